@@ -40,6 +40,8 @@ def dsgd(
     centralised SGD.  With K = `num_local_steps` > 1 the gradient step becomes K optimiser steps from x_i (local SGD
     over a graph); combine-then-adapt adds their displacement to the mixed parameters.
 
+    Under the scenario `dlsim.networks.epidemic(s)` this is Epidemic Learning.
+
     Args:
       problem: what the nodes learn.
       optimizer: the local optimiser, one state a node; its floats may be traced.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class RelaySGDState(NamedTuple):
     params: PyTree  # [N, ...]
     optimizer_state: PyTree  # [N, ...]
-    heard: PyTree  # [E, ...] the last message over each edge: a sum of models
+    heard: PyTree  # [E, ...] the message of the last round over each edge: a sum of models
     counts: Array  # float [E] how many models are in it
 
 
@@ -46,11 +46,14 @@ def relay_sgd(
       num_local_steps: K, structural.
 
     Assumes: an undirected tree (path, star, binary tree); mixing weights are not used.
+      What is not heard in a round (the message is lost, the link down, the neighbour absent) counts for nothing: it is
+      left out of the sum, of its count and of what is relayed next, so that a node that is gone for good is forgotten
+      and the others go on.  Absent nodes keep their state.
     Cost per round: K gradients and one message of D + 1 numbers a neighbour, a different one each; state (1 + 2) D a
-      node on average.  Over a link that fails, and from an absent node, the last message stays; absent nodes keep their
-      state.
+      node on average.
     Source: Vogels, He, Koloskova, Lin, Karimireddy, Stich and Jaggi, RelaySum for decentralized deep learning on
-      heterogeneous data, NeurIPS 2021, Algorithm 1 and its counts for the first rounds.
+      heterogeneous data, NeurIPS 2021, Algorithm 1: the mean over the models counted, in the first rounds and where
+      messages are missing.  Differs from the authors' program, which by default fills up to N models with the initial one.
     """
     local = local_updates(problem, optimizer, num_local_steps, where="relay_sgd")
 
@@ -79,7 +82,9 @@ def relay_sgd(
         ones = jnp.ones(network.num_nodes)
         message = (jax.tree.map(relay, adapted, state.heard), relay(ones, state.counts))
         arrival, network = send_edges(network, key, message)
-        heard, counts = trees.select(arrival.mask, arrival.values, (state.heard, state.counts))
+        there = None if network.is_present is None else network.is_present[network.receivers]
+        silence = trees.select(there, trees.zeros_like(message), (state.heard, state.counts))
+        heard, counts = trees.select(arrival.mask, arrival.values, silence)
         total = trees.add(adapted, jax.tree.map(received, heard))
         params = trees.scale(1 / (ones + received(counts)), total)
         params = trees.select(network.is_present, params, state.params)

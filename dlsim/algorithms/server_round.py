@@ -56,6 +56,9 @@ def collect(network: Network, key: Array, message: PyTree, has_model: Array) -> 
         there = has_model if rows is None else everyone.at[rows].set(has_model, unique_indices=True)
         network = network.replace(is_present=there)
     arrival, network = network.uplink(key, message)
+    if network.channel is not PERFECT:
+        # Weights of zero would not keep out the NaN of a client that diverged and was not heard.
+        arrival = arrival._replace(values=trees.select(arrival.mask, arrival.values, trees.zeros_like(arrival.values)))
     return arrival, network.replace(is_present=present)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dlsim import trees
 from dlsim.algorithms.local import local_updates
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.messages import active_edges
 from dlsim.networks.network import Network
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ def stochastic_gradient_push(
       num_local_steps: K, structural; z moves with x between exchanges.
 
     Assumes: strongly connected network, column-stochastic weights; may be directed.  Absent nodes keep x and w, and
-      senders keep what they would have pushed to them.  A message that is lost takes its mass along, as in a real
-      push-sum without acknowledgements: z stays a weighted mean, of the mass that is left.
+      senders keep what they cannot push to them or over a link that is down: no mass is lost, on any topology.
+      A message lost on its way takes its mass along where only columns sum to one, as in a real push-sum without
+      acknowledgements: z stays a weighted mean, but w shrinks, each step of z grows by 1 / w, and a loss that lasts makes
+      the method diverge.  Where rows sum to one too, receivers make up for it in x and in w, and it does not.
     Cost per round: K gradients and one message of D + 1 numbers a neighbour.
     Source: Assran, Loizou, Ballas and Rabbat, Stochastic gradient push for distributed deep learning, ICML 2019,
       Algorithm 1.
@@ -58,7 +61,7 @@ def stochastic_gradient_push(
 
     def init(key: Array, params: PyTree, network: Network) -> StochasticGradientPushState:
         del key
-        weights = jnp.ones(network.num_nodes, jax.tree.leaves(params)[0].dtype)
+        weights = jnp.ones(network.num_nodes, jnp.promote_types(jnp.float32, jax.tree.leaves(params)[0].dtype))
         return StochasticGradientPushState(params, weights, local.init(params))
 
     def step(
@@ -67,7 +70,7 @@ def stochastic_gradient_push(
         z = debiased(state)
         moved, optimizer_state, info = local.run(key, z, state.optimizer_state, network.node_ids, network.is_present)
         biased = jax.tree.map(lambda x, new, old: x + (new - old), state.biased, moved, z)
-        (pushed, push_weight), network = network.mix(key, (biased, state.push_weight))
+        (pushed, push_weight), network = network.mix(key, (biased, state.push_weight), weights=_push_weights(network))
         new = StochasticGradientPushState(pushed, push_weight, optimizer_state)
         return trees.select(network.is_present, new, state), network, info
 
@@ -78,6 +81,19 @@ def stochastic_gradient_push(
         requires=frozenset({"connected", "column_stochastic"}),
         source="Assran, Loizou, Ballas and Rabbat, ICML 2019",
     )
+
+
+def _push_weights(network: Network) -> tuple[Array, Array] | None:
+    """The round's column-stochastic weights, `(edge_weights [E], self_weights [N])`: what cannot be pushed is kept.
+
+    None where the network's own weights do: nobody is missing, or only columns sum to one.  Where rows do too, its rule
+    for links that are down keeps the rows, which on a directed graph moves mass between the columns.
+    """
+    up = active_edges(network)
+    if up is None or network.is_implicit or "row_stochastic" not in network.properties:
+        return None
+    kept = jax.ops.segment_sum(jnp.where(up, 0, network.edge_weights), network.senders, network.num_nodes)
+    return jnp.where(up, network.edge_weights, 0), network.self_weights + kept
 
 
 def invariant_mass(state: StochasticGradientPushState) -> Array:

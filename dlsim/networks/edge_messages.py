@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, PyTree, Route
@@ -15,6 +16,12 @@ def reverse_edges(network: Network) -> Array:
 
     Edges are sorted by (receiver, sender); sorting them by (sender, receiver) puts the k-th edge's reverse at place k.
     """
+    if checks.is_concrete((network.senders, network.receivers)):
+        # On the host: left in a program, the sort of constants is done by the compiler, seconds for 10,000 nodes.
+        known = np.lexsort((np.asarray(network.receivers), np.asarray(network.senders)))
+        back = np.zeros(network.num_edges, np.int32)
+        back[known] = np.arange(network.num_edges, dtype=np.int32)
+        return jnp.asarray(back)
     order = jnp.lexsort((network.receivers, network.senders))
     return jnp.zeros_like(order).at[order].set(jnp.arange(network.num_edges), unique_indices=True).astype(jnp.int32)
 
@@ -23,8 +30,7 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     """Node `senders[e]` sends row e of `tree [E, ...]` over edge e; `Arrival([E, ...], [E])` is what `receivers[e]` gets.
 
     Every edge is a stream of its own to the channel (error feedback keeps a residual an edge, also over rounds in which
-    the edge is down).  Traffic is counted at
-    the senders, once an edge that is up.
+    the edge is down).  Traffic is counted at the senders, once an edge that is up.
     """
     if network.is_implicit:
         checks.fail("send_edges", "network", "one that lists its edges", "a large complete graph")

@@ -80,6 +80,12 @@ ROWS = (
     Row("scaffold.invariant_control",
         lambda p: algorithms.scaffold(p, RATE, num_local_steps=2), lambda s: s.client_control_variates,
         scenario=cohorts, channel=networks.loss(0.4)),
+    Row("scaffold.invariant_control",
+        lambda p: algorithms.scaffold(p, RATE, num_local_steps=2), lambda s: s.client_control_variates,
+        channel=networks.quantize(4)),
+    Row("scaffold.invariant_control",
+        lambda p: algorithms.scaffold(p, RATE, num_local_steps=2, option="I"), lambda s: s.client_control_variates,
+        scenario=cohorts, channel=networks.chain(networks.quantize(4), networks.loss(0.2))),
 )  # fmt: skip
 
 
@@ -110,12 +116,19 @@ def test_it_holds_while_nodes_and_links_come_and_go(row: Row) -> None:
     assert np.abs(row.part(states[-1].algorithm)).max() > 0.05, "nothing there whose sum could be off"
 
 
-def test_push_sum_conserves_what_is_pushed() -> None:
+def one_way_failures() -> Network:
+    """A ring some of whose links are down in one direction alone."""
+    ring = networks.ring(NUM_NODES)
+    return ring.replace(is_linked=jnp.arange(ring.num_edges) % 5 != 0)
+
+
+@pytest.mark.parametrize("network", [directed, lambda: networks.exponential(NUM_NODES), one_way_failures])
+def test_push_sum_conserves_what_is_pushed(network: Callable[[], Network]) -> None:
     """Without gradients the sum of x stays, whoever is away, and the nodes agree on the mean over all of them."""
     with jax.enable_x64(True):
         algorithm = algorithms.stochastic_gradient_push(six_nodes.problem(), optax.sgd(0.0))
         first = jax.random.normal(jax.random.key(3), (NUM_NODES, DIMENSION), float)
-        states = walk(algorithm, directed(), first, 60, six_nodes.ROLL_CALL)
+        states = walk(algorithm, network(), first, 120, six_nodes.ROLL_CALL)
         for state in states:
             np.testing.assert_allclose(state.biased.sum(axis=0), first.sum(axis=0), atol=1e-12)
         expected = np.broadcast_to(first.mean(axis=0), first.shape)
@@ -170,6 +183,21 @@ def test_relayed_models_agree_without_gradients() -> None:
         first = jax.random.normal(jax.random.key(1), (7, DIMENSION), float)
         x = walk(algorithm, TREES["path"](), first, 150)[-1].params
     assert np.ptp(x, axis=0).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_relay_sgd_forgets_who_is_gone(name: str) -> None:
+    """Leaf 6 leaves for good: the six who stay go on to where they go without it, in the same number of rounds."""
+    left = np.ones((600, 7), bool)
+    left[5:, 6] = False
+    with jax.enable_x64(True):
+        algorithm = algorithms.relay_sgd(seven(), optax.sgd(0.05))
+        first = 3 + jax.random.normal(jax.random.key(1), (7, DIMENSION), float)
+        x = np.asarray(walk(algorithm, TREES[name](), first, 600, left)[-1].params)[:6]
+        curvature, constant = six_nodes.affine(seven())
+    optimum = np.linalg.solve(curvature[:6].mean(axis=0), -constant[:6].mean(axis=0))
+    gone = np.linalg.norm(np.asarray(first)[6] - optimum)
+    assert np.linalg.norm(x - optimum, axis=1).max() < 0.05 * gone
 
 
 def seven() -> Problem:

@@ -54,7 +54,7 @@ def test_dsgd(order: str, num_local_steps: int, present: np.ndarray) -> None:
 
 
 @roll_calls
-@pytest.mark.parametrize("weights", ["column_stochastic", "metropolis_hastings"])
+@pytest.mark.parametrize("weights", ["column_stochastic", "metropolis_hastings", "exponential"])
 def test_stochastic_gradient_push(weights: str, present: np.ndarray) -> None:
     problem = six_nodes.problem()
     algorithm = algorithms.stochastic_gradient_push(problem, optax.sgd(RATE))
@@ -65,6 +65,11 @@ def test_stochastic_gradient_push(weights: str, present: np.ndarray) -> None:
             takers = [j, *(b for a, b in ARROWS if a == j)]
             for i in takers:
                 matrix[i, j] = 1 / len(takers)
+    elif weights == "exponential":  # doubly stochastic, but one-way: absences unbalance rows and columns differently
+        network, matrix = networks.exponential(NUM_NODES), np.zeros((NUM_NODES, NUM_NODES))
+        for j in range(NUM_NODES):
+            for hop in (0, 1, 2, 4):
+                matrix[(j + hop) % NUM_NODES, j] = 1 / 4
     else:
         network, matrix = six_nodes.network(weights), six_nodes.matrix(weights)
     states = six_nodes.play(algorithm, network, present)
@@ -73,7 +78,9 @@ def test_stochastic_gradient_push(weights: str, present: np.ndarray) -> None:
     expected = stochastic_gradient_push(six_nodes.gradients(problem), six_nodes.start(), matrix, RATE, present)
     agree(models, expected[0])
     np.testing.assert_allclose(masses, expected[1], rtol=1e-12)
-    assert (np.ptp(masses[-1]) > 0.1) == (weights == "column_stochastic")
+    somebody_was_away = not present.all()
+    uneven = weights == "column_stochastic" or (weights == "exponential" and somebody_was_away)
+    assert (np.abs(masses - 1).max() > 0.1) == uneven
 
 
 @roll_calls
@@ -177,13 +184,18 @@ def test_fedadam(present: np.ndarray, cohorts: np.ndarray | None) -> None:
 
 
 @parties
+@pytest.mark.parametrize("option", ["I", "II"])
 @pytest.mark.parametrize(("num_local_steps", "server_rate"), [(1, 1.0), (3, 0.6)])
-def test_scaffold(num_local_steps: int, server_rate: float, present: np.ndarray, cohorts: np.ndarray | None) -> None:
+def test_scaffold(
+    num_local_steps: int, server_rate: float, option: str, present: np.ndarray, cohorts: np.ndarray | None
+) -> None:
     problem = six_nodes.problem()
-    algorithm = algorithms.scaffold(problem, RATE, server_learning_rate=server_rate, num_local_steps=num_local_steps)
+    algorithm = algorithms.scaffold(
+        problem, RATE, server_learning_rate=server_rate, num_local_steps=num_local_steps, option=option
+    )
     gradient, start = six_nodes.gradients(problem), six_nodes.start()[0]
     there = answering(present, cohorts)
-    expected = federated.scaffold(gradient, start, NUM_NODES, RATE, server_rate, num_local_steps, there)
+    expected = federated.scaffold(gradient, start, NUM_NODES, RATE, server_rate, num_local_steps, there, option)
     agree(served(algorithm, present, cohorts), expected)
 
 

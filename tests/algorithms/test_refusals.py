@@ -112,6 +112,7 @@ def test_counts_of_local_steps(name: str) -> None:
         ("fedavg", {"weighting": "example"}, "examples"),
         ("fedprox", {"weighting": "uniforms"}, "uniform"),
         ("centralized_sgd", {"weighting": "Uniform"}, "uniform"),
+        ("scaffold", {"option": "IIa"}, "II"),
     ],
 )
 def test_the_nearest_name_is_suggested(name: str, option: dict[str, str], nearest: str) -> None:

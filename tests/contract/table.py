@@ -302,6 +302,11 @@ CASES = (
         ),
     ),
     Case(
+        "scaffold",
+        lambda p, rate: algorithms.scaffold(p, rate, num_local_steps=3, option="I"),
+        variant="option_one",
+    ),
+    Case(
         "isolated_training",
         lambda p, rate: algorithms.isolated_training(p, optax.sgd(rate)),
         communicates=False,

@@ -1,7 +1,7 @@
 """Server-based methods, client by client.
 
 FedAvg: McMahan et al. 2017, Algorithm 1.  FedOpt: Reddi et al. 2021, Algorithm 2 (FedAdam).  FedProx: Li et al. 2020,
-Algorithm 2.  SCAFFOLD: Karimireddy et al. 2020, Algorithm 1, option II.
+Algorithm 2.  SCAFFOLD: Karimireddy et al. 2020, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def scaffold(
     server_rate: float,
     num_local_steps: int,
     cohorts: Cohorts,
+    option: str = "II",
 ) -> np.ndarray:
     """The server's model after rounds 0..T, [T + 1, D]."""
     c, clients = np.zeros_like(x), [np.zeros_like(x) for _ in range(num_clients)]
@@ -86,7 +87,7 @@ def scaffold(
             y = x
             for _ in range(num_local_steps):
                 y = y - local_rate * (gradient(i, y) - clients[i] + c)
-            renewed = clients[i] - c + (x - y) / (num_local_steps * local_rate)
+            renewed = clients[i] - c + (x - y) / (num_local_steps * local_rate) if option == "II" else gradient(i, x)
             moves.append(y - x)
             changes.append(renewed - clients[i])
             clients[i] = renewed

@@ -24,6 +24,8 @@ def relay_sgd(
         heard = dict(messages)
         for i in nodes:
             for j in neighbors[i]:
+                if not there[i] and there[j]:
+                    heard[i, j] = (np.zeros_like(x[0]), 0)  # nothing came, and nothing is counted
                 if there[i] and there[j]:
                     others = [messages[k, i] for k in neighbors[i] if k != j]
                     total, count = half[i], 1
