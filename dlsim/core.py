@@ -12,6 +12,7 @@ State in equals State out in structure, shape and dtype.  Leaves that belong to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -39,12 +40,19 @@ class Process(NamedTuple):
 
     `init(key) -> state`; `step(key, state) -> (state, info)`; `measure(state, info) -> dict` is what `Record` keeps
     when the user names nothing else (scalars, or small labelled arrays).  `sources` are the papers behind the parts.
+
+    What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
+    is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
+    `on(network)` the same process over another of the same nodes, so that a sweep can bring topologies to one form.
     """
 
     init: InitFn
     step: StepFn
     measure: MeasureFn | None = None
     sources: tuple[str, ...] = ()
+    num_nodes: int | None = None
+    network: Any = None
+    on: Callable[[Any], Process] | None = None
 
 
 class Record(NamedTuple):

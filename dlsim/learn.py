@@ -107,7 +107,15 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
         return out
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
-    return Process(init=init, step=step, measure=measure, sources=tuple(s for s in sources if s))
+    return Process(
+        init=init,
+        step=step,
+        measure=measure,
+        sources=tuple(s for s in sources if s),
+        num_nodes=problem.num_nodes,
+        network=network,
+        on=lambda other: learn(problem, algorithm, other, scenario),
+    )
 
 
 def _mean_of_heard(info: Info) -> Array:

@@ -20,14 +20,15 @@ import pytest
 from toy_run import everything, run_walk
 from toys import environment, walk
 
+from dlsim import Run, loop, simulate
 from dlsim.core import Process, Record
+from dlsim.programs import Carry, Programs
 
-loop = importlib.import_module("dlsim.simulate")
-simulate = loop.simulate
+simulation = importlib.import_module("dlsim.simulate")  # `dlsim.simulate` is the function
 pytestmark = pytest.mark.filterwarnings("error::UserWarning:dlsim")  # no warning but those a test asks for
 
 
-def same(a: loop.Run, b: loop.Run) -> None:
+def same(a: Run, b: Run) -> None:
     mine, theirs = everything(a), everything(b)
     assert set(mine) == set(theirs)
     for name, value in mine.items():
@@ -36,7 +37,7 @@ def same(a: loop.Run, b: loop.Run) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken() -> loop.Run:
+def unbroken() -> Run:
     return run_walk(None, 40, resume=False)
 
 
@@ -45,19 +46,19 @@ def steps_in(folder: pathlib.Path) -> list[int]:
 
 
 @pytest.mark.parametrize("first", [3, 7, 28])
-def test_resume_equals_unbroken(tmp_path: pathlib.Path, unbroken: loop.Run, first: int) -> None:
+def test_resume_equals_unbroken(tmp_path: pathlib.Path, unbroken: Run, first: int) -> None:
     run_walk(str(tmp_path), first)
     same(run_walk(str(tmp_path), 40), unbroken)
 
 
-def test_a_finished_run_comes_back_at_once(tmp_path: pathlib.Path, unbroken: loop.Run) -> None:
+def test_a_finished_run_comes_back_at_once(tmp_path: pathlib.Path, unbroken: Run) -> None:
     run_walk(str(tmp_path), 40)
     again = run_walk(str(tmp_path), 40)
     same(again, unbroken)
     assert again.timing["steps_per_second"] == 0
 
 
-def test_resume_in_an_empty_folder_starts_afresh(tmp_path: pathlib.Path, unbroken: loop.Run) -> None:
+def test_resume_in_an_empty_folder_starts_afresh(tmp_path: pathlib.Path, unbroken: Run) -> None:
     same(run_walk(str(tmp_path / "new" / "deep"), 40), unbroken)
 
 
@@ -203,7 +204,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_newest_checkpoint_falls_back(
-    tmp_path: pathlib.Path, unbroken: loop.Run, damage: Callable[[pathlib.Path], None]
+    tmp_path: pathlib.Path, unbroken: Run, damage: Callable[[pathlib.Path], None]
 ) -> None:
     run_walk(str(tmp_path), 15)
     run_walk(str(tmp_path), 30)
@@ -215,7 +216,7 @@ def test_a_damaged_newest_checkpoint_falls_back(
     same(run_walk(str(tmp_path), 40), unbroken)  # and the folder is sound again
 
 
-def test_when_all_are_damaged_the_run_starts_afresh(tmp_path: pathlib.Path, unbroken: loop.Run) -> None:
+def test_when_all_are_damaged_the_run_starts_afresh(tmp_path: pathlib.Path, unbroken: Run) -> None:
     run_walk(str(tmp_path), 15)
     run_walk(str(tmp_path), 30)
     found = steps_in(tmp_path)
@@ -282,19 +283,19 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path: pathlib.Path) -> None
 
 def test_ctrl_c_raises_interrupted_also_without_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
-    real = loop.compile_process
+    real = simulation.compile_process
 
-    def compile_then_interrupt(*arguments: object) -> loop.Programs:
+    def compile_then_interrupt(*arguments: object) -> Programs:
         programs = real(*arguments)
 
-        def advance(carry: loop.Carry, records: int, every: int) -> tuple[loop.Carry, dict[str, jax.Array]]:
+        def advance(carry: Carry, records: int, every: int) -> tuple[Carry, dict[str, jax.Array]]:
             if every:  # not yet while step 0 is measured
                 signal.raise_signal(signal.SIGINT)  # as a terminal would, in the middle of a chunk
             return programs.advance(carry, records, every)
 
         return programs._replace(advance=advance)
 
-    monkeypatch.setattr(loop, "compile_process", compile_then_interrupt)
+    monkeypatch.setattr(simulation, "compile_process", compile_then_interrupt)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(loop.Interrupted, match="stopped at step 1 of 9"):
         simulate(walk(), seed=0, num_steps=9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pathlib
 import subprocess
 import sys
@@ -14,12 +13,10 @@ import numpy as np
 import pytest
 from toys import environment, plain_run, walk
 
-from dlsim import keys
+from dlsim import keys, loop, simulate
 from dlsim.core import Process, Record
 from dlsim.networks import counters
-
-loop = importlib.import_module("dlsim.simulate")  # `dlsim.simulate` is the function
-simulate = loop.simulate
+from dlsim.programs import compile_process
 
 
 def same_bits(a: object, b: object) -> None:
@@ -120,7 +117,7 @@ def test_a_key_is_the_same_as_its_seed_and_keys_are_runs() -> None:
 def test_steps_are_traced_once_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     traces: list[int] = []
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
-    programs = loop.compile_process(walk(on_trace=lambda: traces.append(1)), jax.random.key(0), walk().measure)
+    programs = compile_process(walk(on_trace=lambda: traces.append(1)), jax.random.key(0), walk().measure)
     assert len(traces) == 1
     carry = programs.start()
     for records, every in ((1, 1), (1, 7), (3, 2)):

@@ -5,26 +5,24 @@ The run resumes, checkpoints as often as it can, and leaves its last state and r
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import jax
 import numpy as np
 from toys import walk
 
+from dlsim import Run, loop, simulate
 from dlsim.core import Record
 
-loop = importlib.import_module("dlsim.simulate")  # `dlsim.simulate` is the function
 
-
-def everything(run: loop.Run) -> dict[str, np.ndarray]:
+def everything(run: Run) -> dict[str, np.ndarray]:
     """All that two equal runs share: the leaves of the state and the results."""
     out = {f"state_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(run.state))}
     return out | {f"result_{name}": run.results[name].values for name in (*run.results.data_vars, "step")}
 
 
-def run_walk(folder: str | None, num_steps: int, resume: bool = True, checkpoint_seconds: float = 0.0) -> loop.Run:
-    return loop.simulate(
+def run_walk(folder: str | None, num_steps: int, resume: bool = True, checkpoint_seconds: float = 0.0) -> Run:
+    return simulate(
         walk(),
         seed=3,
         num_steps=num_steps,

@@ -1,0 +1,167 @@
+"""The loop: compiled chunks one after the other, records on the way, checkpoints, and Ctrl-C between chunks."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dlsim.core import Array, Info
+from dlsim.programs import CHUNK_RECORDS, Carry, Programs
+
+if TYPE_CHECKING:
+    from dlsim.checkpoint import Store
+    from dlsim.history import History
+
+CHUNK_SECONDS = 0.5  # aimed at: short enough for a live bar, long enough that the host costs nothing
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the state was saved (where a checkpoint folder was given)."""
+
+
+class Played(NamedTuple):
+    """What the loop gives back."""
+
+    carry: Carry
+    history: History
+    num_done: int  # steps run here, without those of the checkpoint it went on from
+    seconds: float
+
+
+class Checkpoints(NamedTuple):
+    """Where and how often the loop saves its state."""
+
+    folder: str
+    seconds: float = 30.0
+    resume: bool = False
+
+
+def play(
+    programs: Programs,
+    key: Array,
+    num_steps: int,
+    every: int,
+    *,
+    has_runs: bool,
+    checkpoints: Checkpoints | None = None,
+    report: Callable[[int, History], None] = lambda step, history: None,
+    stopped: Callable[[], bool] = lambda: False,
+    first_chunk: int = 1,
+) -> Played:
+    """Run the programs for `num_steps` steps.
+
+    Args:
+      programs: compiled, with their data.
+      key: of the run or runs; tells checkpoints of different runs apart.
+      num_steps: counted from the very start also when resuming.
+      every: steps from record to record.
+      has_runs: whether everything leads with an axis of runs.
+      checkpoints: where the state is kept; None: nowhere.
+      report: called after every chunk, and once before the first, with the step reached.
+      stopped: asked after every chunk; True ends the loop with `Interrupted` once the state is saved.
+      first_chunk: steps of the first chunk, where the pace is known; the length then follows `CHUNK_SECONDS`.
+    """
+    from dlsim import checkpoint
+
+    with contextlib.ExitStack() as stack:
+        store = None
+        if checkpoints is not None:
+            store = checkpoint.Store(checkpoints.folder, checkpoint.signature(programs.shapes, key, every))
+            stack.callback(store.close)  # waits for the last write, also on the way out of an error
+        resume = checkpoints is not None and checkpoints.resume
+        carry, history, step = _begin(programs, store, resume, num_steps, every, has_runs)
+        first_step, chunk = step, first_chunk
+        report(step, history)
+        began = saved_at = time.perf_counter()
+        while step < num_steps:
+            before = time.perf_counter()
+            records, steps = _plan(step, num_steps, every, chunk)
+            carry, buffer = programs.advance(carry, records, steps)
+            jax.block_until_ready(carry.step)
+            taken = time.perf_counter() - before
+            reached = [step + steps * (i + 1) for i in range(records)]
+            step = reached[-1]
+            _keep(history, buffer, reached, num_steps, every, has_runs)
+            chunk = _next_chunk(records * steps, taken)
+            report(step, history)
+            stop = stopped()
+            if store is not None and checkpoints is not None:
+                due = time.perf_counter() - saved_at > checkpoints.seconds
+                if due or step == num_steps or stop:
+                    store.save(step, carry, history)
+                    saved_at = time.perf_counter()
+            if stop and step < num_steps:
+                raise Interrupted(f"stopped at step {step} of {num_steps}")
+        return Played(carry, history, step - first_step, time.perf_counter() - began)
+
+
+def _begin(
+    programs: Programs, store: Store | None, resume: bool, num_steps: int, every: int, has_runs: bool
+) -> tuple[Carry, History, int]:
+    """Where the run starts: at the newest sound checkpoint if it resumes and there is one, else at step 0."""
+    from dlsim.history import History
+
+    if store is not None and resume:
+        found = store.restore(programs.shapes, num_steps)
+        if found is not None:
+            carry, history, step = found
+            if step < num_steps:
+                history.drop_partial(every)
+            return carry, history, step
+    elif store is not None:
+        store.refuse_foreign()
+    # A record without a step: step 0, measured by the program that measures the others.
+    carry, first = programs.advance(programs.start(), 1, 0)
+    history = History()
+    _keep(history, first, [0], num_steps, every, has_runs)
+    return carry, history, 0
+
+
+def _keep(history: History, buffer: Info, reached: list[int], num_steps: int, every: int, has_runs: bool) -> None:
+    """Add the records of a chunk that stand on a multiple of `every` or at the end."""
+    kept = [i for i, step in enumerate(reached) if step % every == 0 or step == num_steps]
+    if kept:
+        rows = jax.tree.map(lambda leaf: np.take(np.asarray(leaf), kept, axis=int(has_runs)), buffer)
+        history.append([reached[i] for i in kept], rows, has_runs)
+
+
+def _plan(step: int, num_steps: int, every: int, chunk: int) -> tuple[int, int]:
+    """The next chunk as (records, steps a record): up to a record's boundary first, then whole records."""
+    to_boundary = min(every - step % every, num_steps - step)
+    if to_boundary < every or chunk < every:
+        return 1, min(to_boundary, max(chunk, 1))
+    return max(1, min(chunk // every, (num_steps - step) // every, CHUNK_RECORDS)), every
+
+
+def _next_chunk(steps: int, seconds: float) -> int:
+    """Steps of the next chunk: as many as take CHUNK_SECONDS, at most ten times more than the last."""
+    return max(1, min(10 * steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
+
+
+class Interrupts:
+    """Notes the first Ctrl-C and lets the chunk finish; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._old: Any = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.seen:
+            raise KeyboardInterrupt
+        self.seen = True
+
+    def __exit__(self, *_: Any) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGINT, self._old)
