@@ -8,10 +8,11 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
     run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=500)
 """
 
-from dlsim import aggregators, algorithms, metrics, networks, problems
+from dlsim import aggregators, algorithms, analysis, metrics, networks, problems
 from dlsim.core import Aggregator, Algorithm, Channel, Problem, Process, Record, Scenario
 from dlsim.learn import learn
 from dlsim.simulate import Interrupted, Run, simulate
+from dlsim.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -27,9 +28,11 @@ __all__ = [
     "Scenario",
     "aggregators",
     "algorithms",
+    "analysis",
     "learn",
     "metrics",
     "networks",
     "problems",
     "simulate",
+    "sweep",
 ]

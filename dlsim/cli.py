@@ -1,4 +1,4 @@
-"""The command line: `dlsim run | list | info`.
+"""The command line: `dlsim run | sweep | bench | list | info`.
 
 A mistake of the user is one line on stderr and exit status 2; Ctrl-C is exit status 130 and the command that goes on.
 """
@@ -16,15 +16,13 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlsim.configs import MODES as DEFAULT_MODES
+from dlsim.configs import MODES as DEFAULT_MODES, split_mode
 
 if TYPE_CHECKING:
-    from dlsim.results import SavedRun
+    pass
 
 # OSError: no file, no permission, no space left.  A TypeError is a mistake in the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError)
-SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance")  # in the table, where measured
-VERDICTS = {True: ("holds", "green"), False: ("does not hold", "red"), None: ("undecided", "yellow")}
 EXTRAS = {"cvxpy": "opt", "pytest": "test", "hypothesis": "test"}
 
 
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         said = f" ({stop})" if str(stop) else ""
         print(f"dlsim: stopped{said}", file=sys.stderr)
-        if options.command == "run":
+        if options.command in ("run", "sweep"):
             print(f"dlsim: go on with: {_resume_command(given)}", file=sys.stderr)
         return 130
     except AttributeError as error:
@@ -71,8 +69,34 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     run.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 .. N-1")
     run.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/<name>-<mode>)")
     run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
-    run.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
     run.set_defaults(run=_run)
+
+    sweep = commands.add_parser(
+        "sweep", parents=[debug], allow_abbrev=False, help="run an experiment file over axes of your own"
+    )
+    sweep.add_argument("file", metavar="FILE[:mode]", help="an experiment file")
+    sweep.add_argument(
+        "--axis", action="append", default=[], metavar="KEY=A,B,...", help="values of any config key; may be repeated"
+    )
+    sweep.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 .. N-1")
+    sweep.add_argument("--out", metavar="DIR", help="folder of the sweep (default: runs/<name>-<mode>-sweep)")
+    sweep.add_argument("--plan", action="store_true", help="print groups, memory and time, and stop")
+    sweep.add_argument("--csv", metavar="FILE", help="write the results as a table too")
+    sweep.add_argument("--workers", metavar="KIND[:N]", help="ray:N, slurm:N or local:N: blocks go to N machines")
+    sweep.set_defaults(run=_sweep)
+    for command in (run, sweep):
+        command.add_argument("--layout", default="auto", help="auto, vmap, map, a number of runs at once, or 32x4")
+        command.add_argument("--memory", metavar="SIZE", help="of a device, such as 8GiB (default: what is free)")
+        command.add_argument(
+            "--lanes", type=int, metavar="N", help="programs at a time on a device (default: by trial)"
+        )
+        command.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
+
+    bench = commands.add_parser("bench", parents=[debug], allow_abbrev=False, help="measure this machine")
+    bench.add_argument("--quick", action="store_true", help="under two minutes")
+    bench.add_argument("--out", metavar="DIR", help="folder of the figures (default: runs/bench)")
+    bench.add_argument("--only", action="append", metavar="NAME", help="one workload; may be repeated")
+    bench.set_defaults(run=_bench)
 
     show = commands.add_parser("list", parents=[debug], allow_abbrev=False, help="list the experiments of a folder")
     show.add_argument("folder", nargs="?", default="experiments")
@@ -82,7 +106,8 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     info.set_defaults(run=_info)
 
     options, rest = parser.parse_known_args(given)
-    overrides, unknown = _overrides(rest) if options.command == "run" else ([], rest)
+    takes_config = options.command in ("run", "sweep")
+    overrides, unknown = _overrides(rest) if takes_config else ([], rest)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return options, overrides
@@ -143,18 +168,76 @@ def _one_line(error: BaseException) -> str:
 
 
 def _resume_command(given: list[str]) -> str:
-    words = given if "--resume" in given else [*given, "--resume"]
+    words = given if "--resume" in given or given[0] == "sweep" else [*given, "--resume"]
     return f"dlsim {shlex.join(words)}"
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    from dlsim import terminal
     from dlsim.experiment import run_experiment
 
     _keep_compiled_programs()
-    path, mode = _file_and_mode(options.file)
-    saved = run_experiment(path, mode, overrides, seeds=options.seeds, out=options.out, resume=options.resume)
-    _report(saved)
+    path, mode = split_mode(options.file)
+    saved = run_experiment(
+        path,
+        mode,
+        overrides,
+        seeds=options.seeds,
+        out=options.out,
+        resume=options.resume,
+        options=_options(options),
+        tell=terminal.tell_plan,
+    )
+    terminal.report(saved)
     return 0
+
+
+def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
+    from dlsim import terminal
+    from dlsim.experiment import sweep_experiment
+    from dlsim.results import SavedRun
+
+    _keep_compiled_programs()
+    path, mode = split_mode(options.file)
+    saved = sweep_experiment(
+        path,
+        mode,
+        overrides,
+        seeds=options.seeds,
+        out=options.out,
+        axes=options.axis,
+        options=_options(options),
+        tell=lambda plan: terminal.tell_plan(plan, whole=True),
+        plan_only=options.plan,
+        workers=_workers(options),
+    )
+    if isinstance(saved, SavedRun):
+        terminal.report(saved)
+        if options.csv:
+            from dlsim.analysis import to_csv
+
+            print(f"csv:     {to_csv(saved.results, options.csv)}")
+    return 0
+
+
+def _options(options: argparse.Namespace) -> Any:
+    from dlsim.sweeps.api import make_options
+
+    return make_options(options.layout, options.memory, options.lanes)
+
+
+def _workers(options: argparse.Namespace) -> Any:
+    if options.workers is None:
+        return None
+    from dlsim.sweeps.workers import parse
+
+    return parse(options.workers)
+
+
+def _bench(options: argparse.Namespace, _: list[str]) -> int:
+    from dlsim.bench import command
+
+    return command(quick=options.quick, out=options.out, only=options.only)
 
 
 def _keep_compiled_programs() -> None:
@@ -165,79 +248,6 @@ def _keep_compiled_programs() -> None:
         base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "dlsim" / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _file_and_mode(text: str) -> tuple[str, str]:
-    path, colon, mode = text.rpartition(":")
-    if colon and path and not mode.endswith(".py"):
-        return path, mode or "default"
-    return text, "default"
-
-
-def _report(saved: SavedRun) -> None:
-    """The table, the claims, what went wrong, and where the files are."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    last = saved.results.isel(step=-1)
-    lead = [str(dim) for dim in saved.results.dims if dim not in ("seed", "step")]
-    scalars = {str(name): one for name, one in last.data_vars.items() if not {*one.dims} - {*lead, "seed"}}
-    lead = [dim for dim in lead if any(dim in one.dims for one in scalars.values())]
-    shown = [name for name in SHOWN if name in scalars] or list(scalars)[:5]
-    steps, seeds = int(last.step), saved.results.sizes.get("seed", 1)
-    console.print(f"after {steps} steps, mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}")
-    table = Table()
-    for name in lead:
-        table.add_column(name.replace("_", " "))
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
-    for place in _places(last, lead):
-        values = [_mean_and_spread(scalars[name].sel(place)) for name in shown]
-        table.add_row(*(str(value) for value in place.values()), *values)
-    console.print(table)
-    if saved.claims:
-        console.print("Claims", style="bold")
-    for claim in saved.claims:
-        verdict, color = VERDICTS[claim.holds]
-        console.print(f"  {verdict:13s}", style=color, end=" ")
-        print(claim.text)
-        print(f"{'':16s}expected {claim.reported}; measured {claim.measured}")
-        print(f"{'':16s}{claim.source}")
-    for part in saved.provenance["runs"]:
-        for line in part["status"]:
-            console.print(f"{part['label']}: {line}".removeprefix(": "), style="bold red", markup=False)
-    timing = [part["timing"] for part in saved.provenance["runs"]]
-    compiling, running = (sum(one[name] for one in timing) for name in ("compile_seconds", "run_seconds"))
-    print(f"compiled in {compiling:.1f} s, ran {running:.1f} s")
-    figure = saved.folder / "figure.png"
-    print(f"results: {_short(saved.folder)}")
-    if figure.exists():
-        print(f"figure:  {_short(figure)}")
-
-
-def _places(last: Any, lead: list[str]) -> list[dict[str, Any]]:
-    """Every combination of the leading coordinates."""
-    import itertools
-
-    return [
-        dict(zip(lead, values, strict=True)) for values in itertools.product(*(last[n].values.tolist() for n in lead))
-    ]
-
-
-def _mean_and_spread(values: Any) -> str:
-    import numpy as np
-
-    numbers = np.atleast_1d(np.asarray(values.values, np.float64)).reshape(-1)
-    if not np.isfinite(numbers).all():
-        return f"not finite in {int((~np.isfinite(numbers)).sum())} of {numbers.size}"
-    spread = f" ± {numbers.std(ddof=1):.2g}" if numbers.size > 1 else ""
-    return f"{numbers.mean():.4g}{spread}"
-
-
-def _short(path: pathlib.Path) -> str:
-    here = pathlib.Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:

@@ -144,6 +144,19 @@ def _parse(name: str, text: str, old: Any) -> Any:
         return text
 
 
+def split_mode(text: str) -> tuple[str, str]:
+    """`FILE[:mode]` as file and mode."""
+    path, colon, mode = text.rpartition(":")
+    if colon and path and not mode.endswith(".py"):
+        return path, mode or "default"
+    return text, "default"
+
+
+def parse_items(name: str, text: str, like: Any) -> list[Any]:
+    """Values separated by commas, each of the type of `like`."""
+    return [_parse(name, item.strip(), like) for item in text.split(",") if item.strip()]
+
+
 def _number(name: str, text: str, kind: type, rule: str) -> Any:
     try:
         value = kind(text)

@@ -43,7 +43,7 @@ class Process(NamedTuple):
 
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
-    `on(network)` the same process over another of the same nodes, so that a sweep can bring topologies to one form.
+    `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.
     """
 
     init: InitFn
@@ -52,7 +52,20 @@ class Process(NamedTuple):
     sources: tuple[str, ...] = ()
     num_nodes: int | None = None
     network: Any = None
-    on: Callable[[Any], Process] | None = None
+    on: Relink | None = None
+
+    def over(self, network: Any) -> Process | None:
+        """The same process over another network of the same nodes; None where nobody knows how."""
+        if self.on is None or any(a is not b for a, b in zip(self.on.parts, self[:3], strict=True)):
+            return None
+        return self.on.make(network)
+
+
+class Relink(NamedTuple):
+    """How to make a process over another network.  Void for one whose functions were replaced since."""
+
+    make: Callable[[Any], Process]
+    parts: tuple[Any, Any, Any]  # the init, step and measure that it was made with
 
 
 class Record(NamedTuple):

@@ -14,34 +14,42 @@ An experiment file holds
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
-import itertools
+import functools
 import json
 import os
 import pathlib
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dlsim import checks, results
-from dlsim.configs import Experiment, apply_overrides, assign, flatten, load_experiment, make_config
-from dlsim.results import PARTIAL, Claim, SavedRun
+from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment, make_config
+from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
+from dlsim.sweeps.api import Outcome, execute, plan_sweep
+from dlsim.sweeps.engine import Options
+from dlsim.sweeps.plan import Plan
+from dlsim.sweeps.source import Source, from_experiment, parse_axes
+from dlsim.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
-    from ml_collections import ConfigDict
+    from matplotlib.figure import Figure
 
-__all__ = ["Claim", "Experiment", "SavedRun", "apply_overrides", "load_experiment", "make_config", "run_experiment"]
+    from dlsim.sweeps.workers import Workers
 
-
-class Outcome(NamedTuple):
-    """What the runs over all combinations gave."""
-
-    dataset: xarray.Dataset  # dims: the axes, seed, step
-    parts: list[dict[str, Any]]  # of each combination: label, ok, status, timing, sources
+__all__ = [
+    "Claim",
+    "Experiment",
+    "SavedRun",
+    "apply_overrides",
+    "load_experiment",
+    "make_config",
+    "run_experiment",
+    "sweep_experiment",
+]
 
 
 def default_folder(name: str, mode: str) -> pathlib.Path:
@@ -57,6 +65,9 @@ def run_experiment(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: str | bool = "auto",
+    *,
+    options: Options | None = None,
+    tell: Callable[[Plan], None] = lambda plan: None,
 ) -> SavedRun:
     """Run an experiment file and save it.
 
@@ -69,6 +80,8 @@ def run_experiment(
         this one is complete, a run of other settings is left alone.
       resume: go on with the unfinished run in `out`; the result equals that of an unbroken run.
       progress: as in `simulate`.
+      options: how runs share programs and devices, from `dlsim.sweeps.make_options`.
+      tell: called with the plan before anything runs.
 
     Raises ValueError with one clear line for bad settings, and leaves nothing behind if no run got anywhere; Interrupted
     on Ctrl-C, after which `resume` goes on.  If `claims` or `figure` fails, the runs are kept: mend it, then `resume`.
@@ -77,21 +90,116 @@ def run_experiment(
     config = make_config(experiment, mode, overrides, seeds)
     identity = results.identify(experiment.name, mode, config.to_dict())
     folder = results.check_folder(default_folder(experiment.name, mode) if out is None else out, identity)
-    combinations = grid(experiment, config)
-    _check_values(experiment, combinations)  # bad settings are told before anything is written
+    source = from_experiment(experiment, config, None, range(config.num_seeds))
     if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
         return results.load(folder)
+    started = _check_partial(folder / PARTIAL, identity, resume)
+    plan = _plan(source, folder / PARTIAL, options)  # bad settings are told before anything is written
     new = [place for place in (folder, *folder.parents) if not place.exists()]
-    began = _open_partial(folder / PARTIAL, identity, resume)
+    began = started or _open_partial(folder / PARTIAL, identity)
     try:
-        outcome = run_axes(experiment, combinations, list(range(config.num_seeds)), folder / PARTIAL, progress)
-    except Exception:
+        store = Store(folder / PARTIAL)
+        store.open(identity)
+        tell(plan)
+        outcome = execute(plan, store, options or Options(), progress)
+    except BaseException:
         _clear_if_empty(folder / PARTIAL, new)
         raise
+    return _finish(experiment, mode, config.to_dict(), identity, outcome, folder, began)
+
+
+def sweep_experiment(
+    path: str | os.PathLike[str],
+    mode: str = "default",
+    overrides: Sequence[str] = (),
+    seeds: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: str | bool = "auto",
+    *,
+    axes: Sequence[str] = (),
+    options: Options | None = None,
+    tell: Callable[[Plan], None] = lambda plan: None,
+    plan_only: bool = False,
+    workers: Workers | None = None,
+) -> SavedRun | Plan:
+    """Run an experiment file over axes of one's own, and keep every block: more values later cost only what is new.
+
+    Args:
+      path, mode, overrides, seeds, progress, options, tell: as in `run_experiment`.
+      out: the folder, by default `runs/<name>-<mode>-sweep`.  What it holds of the same code and settings is used.
+      axes: `"learning_rate=0.01,0.1"` and the like, in place of, or beside, those of the file.
+      plan_only: return the plan and run nothing.
+      workers: several machines (`dlsim.sweeps.workers`); None: this process.
+    """
+    experiment, config, source = load_sweep(os.fspath(path), mode, tuple(overrides), seeds, tuple(axes))
+    settings = {key: list(values) for key, values in source.axes.items()}
+    identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
+    place = pathlib.Path("runs") / f"{experiment.name}-{mode}-sweep" if out is None else out
+    folder = results.check_folder(place, identity, extends=True)
+    store = Store(folder / SWEEP)
+    store.check({**identity, "axes": sorted(source.axes)})
+    plan = _plan(source, folder / SWEEP, options)
+    tell(plan)
+    if plan_only:
+        return plan
+    began = _now()
+    store.open({**identity, "axes": sorted(source.axes)})
+    where = str(pathlib.Path(path).absolute())
+    make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
+    remote = None if workers is None else workers.bind(make_source)
+    outcome = execute(plan, store, options or Options(), progress, workers=remote)
+    own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
+    is_own = set(own) == set(source.axes)
+    return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, is_own)
+
+
+def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tuple[list[Claim], Figure | None]:
+    """The file's claims and figure, which are about the file's axes; of other axes an overview is drawn."""
+    module = experiment.module
+    if is_own:
+        made: list[Claim] = module.claims(dataset) if hasattr(module, "claims") else []
+        return made, module.figure(dataset) if hasattr(module, "figure") else None
+    from dlsim.plotting_overview import overview
+
+    return [], overview(dataset)
+
+
+def load_sweep(
+    path: str, mode: str, overrides: Sequence[str], seeds: int | None, axes: Sequence[str]
+) -> tuple[Experiment, Any, Source]:
+    """An experiment file with its config and the sweep over `axes`."""
+    experiment = load_experiment(path)
+    config = make_config(experiment, mode, overrides, seeds)
+    chosen = parse_axes(axes, flatten(config))
+    return experiment, config, from_experiment(experiment, config, chosen, range(config.num_seeds))
+
+
+def _source_of(path: str, mode: str, overrides: Sequence[str], seeds: int | None, axes: Sequence[str]) -> Source:
+    """What another machine makes of the same words."""
+    return load_sweep(path, mode, overrides, seeds, axes)[2]
+
+
+def _plan(source: Source, folder: pathlib.Path, options: Options | None) -> Plan:
+    """The plan, given what a folder holds already."""
+    store = Store(folder)
+    store.refresh()
+    return plan_sweep(source, store, options or Options())
+
+
+def _finish(
+    experiment: Experiment,
+    mode: str,
+    config: dict[str, Any],
+    identity: dict[str, Any],
+    outcome: Outcome,
+    folder: pathlib.Path,
+    began: str,
+    is_own: bool = True,
+) -> SavedRun:
+    """Claims, figure and provenance of the runs, saved with them."""
     attributes = {"experiment": experiment.name, "mode": mode, "config": json.dumps(identity["config"])}
     dataset = outcome.dataset.assign_attrs(attributes)
-    made: list[Claim] = experiment.module.claims(dataset) if hasattr(experiment.module, "claims") else []
-    figure = experiment.module.figure(dataset) if hasattr(experiment.module, "figure") else None
+    made, figure = _judge(experiment, dataset, is_own)
     provenance = {
         "experiment": experiment.name,
         "mode": mode,
@@ -102,133 +210,18 @@ def run_experiment(
         "started": began,
         "finished": _now(),
         **results.describe(),
-        "sources": list(dict.fromkeys(source for part in outcome.parts for source in part["sources"])),
+        "sources": outcome.sources,
         "ok": all(part["ok"] for part in outcome.parts),
+        "timing": outcome.timing,
         "runs": outcome.parts,
     }
-    return results.save(folder, dataset, config.to_dict(), provenance, made, figure)
-
-
-def grid(experiment: Experiment, config: ConfigDict) -> list[tuple[dict[str, Any], ConfigDict]]:
-    """Every combination of the axes' values, with the config that has them."""
-    axes = dict(experiment.module.axes(config)) if hasattr(experiment.module, "axes") else {}
-    known = flatten(config)
-    for key, values in axes.items():
-        checks.one_of(experiment.name, "axis", key, known)
-        if len(values) == 0 or len({str(value) for value in values}) < len(values):
-            checks.fail(experiment.name, f"axis {key}", "one or more distinct values", list(values))
-    out = []
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        combined = copy.deepcopy(config)
-        for key, value in chosen.items():
-            assign(combined, key, value)
-        out.append((chosen, combined))
-    return out
-
-
-def _check_values(experiment: Experiment, combinations: list[tuple[dict[str, Any], ConfigDict]]) -> None:
-    """Build with every value of every axis once, which costs their sum and not their product."""
-    seen: set[tuple[str, str]] = set()
-    for index, (chosen, config) in enumerate(combinations):
-        values = {(name, str(value)) for name, value in chosen.items()}
-        if index == 0 or values - seen:
-            _built(experiment, config)
-            seen |= values
-
-
-def run_axes(
-    experiment: Experiment,
-    combinations: list[tuple[dict[str, Any], ConfigDict]],
-    seeds: list[int],
-    partial: pathlib.Path,
-    progress: str | bool,
-) -> Outcome:
-    """Run the combinations in turn, the seeds of each side by side; what is finished in `partial` is not run again."""
-    datasets, parts = [], []
-    for index, (chosen, config) in enumerate(combinations):
-        file = partial / f"{index:04d}.nc"
-        if not file.exists():
-            _run_one(experiment, chosen, config, seeds, file, f"{index + 1}/{len(combinations)}", progress)
-        dataset, part = _read_part(file)
-        datasets.append(dataset)
-        parts.append(part)
-    names = list(combinations[0][0])
-    values = [list(dict.fromkeys(chosen[name] for chosen, _ in combinations)) for name in names]
-    return Outcome(dataset=_combine(names, values, iter(datasets)), parts=parts)
-
-
-def _run_one(
-    experiment: Experiment,
-    chosen: dict[str, Any],
-    config: ConfigDict,
-    seeds: list[int],
-    file: pathlib.Path,
-    count: str,
-    progress: str | bool,
-) -> None:
-    from dlsim.simulate import simulate
-
-    label = " ".join(str(value) for value in chosen.values())
-    process, record = _built(experiment, config)
-    checkpoints = file.with_suffix(".checkpoints")
-    run = simulate(
-        process,
-        num_steps=config.num_steps,
-        record=record,
-        seed=seeds,
-        checkpoint_dir=str(checkpoints),
-        resume=True,
-        progress=progress,
-        label=f"{count} {label}".strip(),
-    )
-    part = {
-        "label": label,
-        "ok": run.status.ok,
-        "status": run.status.report(),
-        "timing": run.timing,
-        "sources": list(process.sources),
-        "file_sha256": experiment.sha256,  # of a resumed run, the file may have changed in between
-    }
-    temporary = file.with_suffix(".tmp")
-    run.results.assign_attrs(part=json.dumps(results.plain(part))).to_netcdf(temporary, engine="h5netcdf")
-    temporary.replace(file)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-
-
-def _read_part(file: pathlib.Path) -> tuple[xarray.Dataset, dict[str, Any]]:
-    import xarray
-
-    dataset = xarray.load_dataset(file, engine="h5netcdf")
-    return dataset.drop_attrs(), json.loads(dataset.attrs["part"])
-
-
-def _combine(names: list[str], values: list[list[Any]], datasets: Any) -> xarray.Dataset:
-    """Datasets in the order of the grid as one, with the axes as leading dimensions."""
-    import xarray
-
-    if not names:
-        return next(datasets)
-    pieces = [_combine(names[1:], values[1:], datasets) for _ in values[0]]
-    scalars = all(isinstance(value, bool | int | float | str) for value in values[0])
-    index = xarray.IndexVariable(names[0], values[0] if scalars else [str(value) for value in values[0]])
-    return xarray.concat(pieces, dim=index, data_vars="all", coords="minimal", compat="override", join="outer")
-
-
-def _built(experiment: Experiment, config: ConfigDict) -> tuple[Any, Any]:
-    from dlsim.core import Process, Record
-
-    made = experiment.module.build(config)
-    if not (
-        isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Process) and isinstance(made[1], Record)
-    ):
-        checks.fail(experiment.name, "build", "a function that gives (Process, Record)", type(made).__name__)
-    return made
+    return results.save(folder, dataset, config, provenance, made, figure)
 
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:
     """After an error: without a finished run or a checkpoint there is nothing to resume, so leave no trace."""
-    if any(partial.glob("*.nc")) or any(path.is_file() for path in partial.glob("*.checkpoints/**/*")):
+    kept = (partial / "blocks").glob("*.npz"), (partial / "current").glob("**/*")
+    if any(path.is_file() for paths in kept for path in paths):
         return
     shutil.rmtree(partial, ignore_errors=True)
     for place in new:  # the run's folder and the parents that were made for it
@@ -236,26 +229,31 @@ def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:
             place.rmdir()
 
 
-def _open_partial(partial: pathlib.Path, identity: dict[str, Any], resume: bool) -> str:
-    """Make or check the folder of an unfinished run; when it was started."""
+def _check_partial(partial: pathlib.Path, identity: dict[str, Any], resume: bool) -> str | None:
+    """When the unfinished run in `partial` was started, None if there is none; one line if it is not to be touched."""
     note = partial / "identity.json"
-    if note.exists():
-        if not resume:
-            fix = "Go on with --resume, or remove that folder."
-            checks.fail("run", "out", "without an unfinished run", str(partial), fix)
-        held = json.loads(note.read_text())
-        if held["experiment"] != identity["experiment"]:
-            got = f"{partial.parent} with an unfinished run of {held['experiment']!r}"
-            checks.fail("run", "out", f"a folder of {identity['experiment']!r}", got, "Choose another --out.")
-        changed = results.difference(held, identity)
-        if changed:
-            checks.fail("run", "--resume", "given the settings of the unfinished run", changed)
-        return held["started"]
+    if not note.exists():
+        return None
+    if not resume:
+        fix = "Go on with --resume, or remove that folder."
+        checks.fail("run", "out", "without an unfinished run", str(partial), fix)
+    held: dict[str, Any] = json.loads(note.read_text())
+    if held["experiment"] != identity["experiment"]:
+        got = f"{partial.parent} with an unfinished run of {held['experiment']!r}"
+        checks.fail("run", "out", f"a folder of {identity['experiment']!r}", got, "Choose another --out.")
+    changed = results.difference(held, identity)
+    if changed:
+        checks.fail("run", "--resume", "given the settings of the unfinished run", changed)
+    return str(held["started"])
+
+
+def _open_partial(partial: pathlib.Path, identity: dict[str, Any]) -> str:
+    """Make the folder of a run that begins now."""
     partial.mkdir(parents=True, exist_ok=True)
     began = _now()
     temporary = partial / "identity.tmp"
     temporary.write_text(json.dumps({**identity, "started": began}))
-    temporary.replace(note)
+    temporary.replace(partial / "identity.json")
     return began
 
 

@@ -55,20 +55,25 @@ class History:
                 out[name] = float(np.mean(np.take(value, -1, axis=self._axis)))
         return out
 
-    def dataset(self, seeds: list[int] | None) -> xarray.Dataset:
-        """An xarray Dataset with dims (seed,) step and, for arrays, `<name>_<axis>`; counts become float64."""
-        import xarray
-
+    def variables(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """By name, the dims and values: `step` (after the axis of runs), then `<name>_<axis>`; counts become float64."""
         from dlsim.networks.counters import to_float
 
-        variables = {}
+        out = {}
         for name, value in self.rows().items():
             array = to_float(value) if _is_count(value) else np.asarray(value)
             if array.dtype.kind == "V":  # bfloat16 and its like, unknown to xarray's operations and to NetCDF
                 array = array.astype(np.float32)
-            lead = ["step"] if seeds is None else ["seed", "step"]
-            extra = [f"{name}_{axis}" for axis in range(array.ndim - len(lead))]
-            variables[name] = ((*lead, *extra), array)
+            extra = [f"{name}_{axis}" for axis in range(array.ndim - self._axis - 1)]
+            out[name] = (("step", *extra), array)
+        return out
+
+    def dataset(self, seeds: list[int] | None) -> xarray.Dataset:
+        """An xarray Dataset with dims (seed,) step and, for arrays, `<name>_<axis>`."""
+        import xarray
+
+        lead = () if seeds is None else ("seed",)
+        variables = {name: ((*lead, *dims), array) for name, (dims, array) in self.variables().items()}
         coordinates: dict[str, Any] = {"step": np.asarray(self.steps)}
         if seeds is not None:
             coordinates["seed"] = np.asarray(seeds)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, metrics, status, trees
-from dlsim.core import Algorithm, Array, Info, Problem, Process, PyTree, Scenario
+from dlsim.core import Algorithm, Array, Info, Problem, Process, PyTree, Relink, Scenario
 from dlsim.networks import counters
 from dlsim.networks.messages import active_edges, asked, elapse, open_channels
 from dlsim.networks.network import Network, NetworkState
@@ -114,7 +114,7 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
         sources=tuple(s for s in sources if s),
         num_nodes=problem.num_nodes,
         network=network,
-        on=lambda other: learn(problem, algorithm, other, scenario),
+        on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import signal
 import threading
 import time
@@ -41,6 +42,7 @@ class Checkpoints(NamedTuple):
     folder: str
     seconds: float = 30.0
     resume: bool = False
+    at_end: bool = True  # False: the caller keeps the results, and a short run needs no folder at all
 
 
 def play(
@@ -72,9 +74,14 @@ def play(
 
     with contextlib.ExitStack() as stack:
         store = None
-        if checkpoints is not None:
-            store = checkpoint.Store(checkpoints.folder, checkpoint.signature(programs.shapes, key, every))
-            stack.callback(store.close)  # waits for the last write, also on the way out of an error
+
+        def opened(at: Checkpoints) -> Store:
+            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every))
+            stack.callback(made.close)  # waits for the last write, also on the way out of an error
+            return made
+
+        if checkpoints is not None and (checkpoints.at_end or pathlib.Path(checkpoints.folder).is_dir()):
+            store = opened(checkpoints)
         resume = checkpoints is not None and checkpoints.resume
         carry, history, step = _begin(programs, store, resume, num_steps, every, has_runs)
         first_step, chunk = step, first_chunk
@@ -92,9 +99,10 @@ def play(
             chunk = _next_chunk(records * steps, taken)
             report(step, history)
             stop = stopped()
-            if store is not None and checkpoints is not None:
-                due = time.perf_counter() - saved_at > checkpoints.seconds
-                if due or step == num_steps or stop:
+            if checkpoints is not None:
+                due = time.perf_counter() - saved_at > checkpoints.seconds or stop
+                if checkpoints.at_end if step == num_steps else due:
+                    store = opened(checkpoints) if store is None else store
                     store.save(step, carry, history)
                     saved_at = time.perf_counter()
             if stop and step < num_steps:

@@ -77,6 +77,7 @@ def curves(
     labels: Mapping[Any, str] | None = None,
     band: str = "spread",
     log: bool = False,
+    x: xarray.DataArray | None = None,
 ) -> None:
     """One curve for each value of `hue` over `step`: the mean over seeds, in a band that shows the seeds.
 
@@ -87,30 +88,59 @@ def curves(
       labels: what the legend says of a value; by default the value.
       band: `"spread"` (mean plus and minus one standard deviation over seeds) or `"range"` (least to greatest).
       log: a logarithmic axis; the mean is then geometric, and values of 0 are left out.
+      x: what to draw over in place of `step`, such as `results.bits_sent`: never falling over `step`, with dims among
+        those of `data`.  Seeds that differ in it are interpolated linearly, where all of them have records.
     """
     checks.one_of("curves", "band", band, ("spread", "range"))
     checks.one_of("curves", "hue", hue, [str(dim) for dim in data.dims])
+    if x is not None:
+        for dim in x.dims:
+            checks.one_of("curves", "x.dims", str(dim), [str(known) for known in data.dims])
+        x = x.broadcast_like(data)
     for index, value in enumerate(data[hue].values.tolist()):
-        rows = data.sel({hue: value})
-        rows = rows.transpose("seed", "step") if "seed" in rows.dims else rows.expand_dims("seed")
-        y = np.asarray(rows.values, np.float64)
+        y = _rows(data.sel({hue: value}))
         if log:
             y = np.log10(np.where(y > 0, y, np.nan))
-        x = rows["step"].values
-        kept = np.isfinite(y).all(axis=0)
-        x, y = x[kept], y[:, kept]
-        if not kept.any():
-            x, y = x[:0], y[:1, :0]  # nothing to draw, but the legend names it
+        if x is None:
+            at = data["step"].values
+            kept = np.isfinite(y).all(axis=0)
+            at, y = at[kept], y[:, kept]
+        else:
+            at, y = _common_grid(_rows(x.sel({hue: value})), y)
+        if not len(at):
+            y = y[:1]  # nothing to draw, but the legend names it
         middle, low, high = _band(y, band)
         if log:
             middle, low, high = 10.0**middle, 10.0**low, 10.0**high
         color, line = COLORS[index % len(COLORS)], LINES[index % len(LINES)]
-        ax.plot(x, middle, color=color, linestyle=line, label=(labels or {}).get(value, str(value)))
+        ax.plot(at, middle, color=color, linestyle=line, label=(labels or {}).get(value, str(value)))
         if len(y) > 1:
-            ax.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+            ax.fill_between(at, low, high, color=color, alpha=0.18, linewidth=0)
     if log:
         ax.set_yscale("log")
     ax.margins(x=0.01)
+
+
+def _rows(data: xarray.DataArray) -> np.ndarray:
+    """float64 `[seeds, steps]`."""
+    rows = data.transpose("seed", "step") if "seed" in data.dims else data.expand_dims("seed")
+    return np.asarray(rows.values, np.float64)
+
+
+def _common_grid(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values of all seeds at the same places: the mean places of the records, within the range that all seeds cover."""
+    kept = np.isfinite(x).all(axis=0) & np.isfinite(y).all(axis=0)
+    x, y = x[:, kept], y[:, kept]
+    if not kept.any():
+        return x[0], y
+    if (np.diff(x, axis=1) < 0).any():
+        checks.fail("curves", "x", "never falling over step", f"a step down of {-np.diff(x, axis=1).min():g}")
+    least, greatest = x[:, 0].max(), x[:, -1].min()
+    grid = np.unique(np.clip(x.mean(axis=0), least, greatest)) if least <= greatest else x[0, :0]
+    # Of records at the same place (nothing was sent between them) the last counts.
+    last = [np.append(np.diff(places) > 0, True) for places in x]
+    rows = [np.interp(grid, places[one], values[one]) for places, values, one in zip(x, y, last, strict=True)]
+    return grid, np.stack(rows)
 
 
 def _band(y: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

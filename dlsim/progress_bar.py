@@ -22,11 +22,17 @@ class Bar:
         shown = known or list(latest)[:3]
         text = "  ".join(f"{name.replace('_', ' ')} {latest[name]:.4g}" for name in shown)
         if rate > 0:
-            text += f"  {_short(rate)} node-updates/s"
-        self._display.update(self._task, completed=step, text=text)
+            text += f"  {short(rate)} node-updates/s"
+        self.say(step, text)
+
+    def say(self, done: float, text: str) -> None:
+        """Move the bar to `done`, with any text beside it."""
+        if self._display is not None:
+            self._display.update(self._task, completed=done, text=text)
 
 
-def _short(rate: float) -> str:
+def short(rate: float) -> str:
+    """A rate with k, M or G."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rate >= size:
             return f"{rate / size:.3g} {letter}"

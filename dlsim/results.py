@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 PARTIAL = ".partial"  # the work of an unfinished run
+SWEEP = "sweep"  # the blocks of a sweep, kept so that it can be extended
 FILES = ("config.json", "provenance.json", "results.nc", "claims.json", "figure.png", "figure.svg")
 _DAMAGED = "Remove that folder and run again."
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "xarray")
@@ -78,7 +79,8 @@ def save(
     Raises ValueError, and writes nothing, if the folder cannot be written, holds another experiment, the same one with
     other settings, other files, or a run of a newer format.
     """
-    target = check_folder(run_dir, identify(provenance["experiment"], provenance.get("mode"), config))
+    identity = identify(provenance["experiment"], provenance.get("mode"), config)
+    target = check_folder(run_dir, identity, extends=(pathlib.Path(run_dir) / SWEEP).is_dir())
     staging, old = _beside(target)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -97,6 +99,7 @@ def save(
         shutil.rmtree(old, ignore_errors=True)  # of a process that was killed while it cleared up
         target.rename(old)
     staging.rename(target)
+    _keep_blocks(old, target)
     shutil.rmtree(old, ignore_errors=True)
     return load(target)
 
@@ -140,18 +143,21 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def check_folder(run_dir: str | os.PathLike[str], identity: dict[str, Any]) -> pathlib.Path:
-    """The absolute path of a folder that the run of this `identify` may write; else ValueError with one line."""
+def check_folder(run_dir: str | os.PathLike[str], identity: dict[str, Any], *, extends: bool = False) -> pathlib.Path:
+    """The absolute path of a folder that the run of this `identify` may write; else ValueError with one line.
+
+    `extends`: a sweep, which keeps its blocks and may have other values on its axes than before.
+    """
     where, argument, folder = "run", "out", pathlib.Path(run_dir).absolute()
     _finish_swap(folder)
     if folder.exists() and not folder.is_dir():
         checks.fail(where, argument, "a folder", f"the file {folder}")
     if folder.is_dir():
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, PARTIAL))
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, PARTIAL, SWEEP))
         if foreign:
             got = f"{folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
             checks.fail(where, argument, "a new folder, or one of an earlier run", got)
-        if (folder / "provenance.json").exists():
+        if (folder / "provenance.json").exists() and not (extends and (folder / SWEEP).is_dir()):
             _check_same(folder, identity)
     _check_writable(folder)
     return folder
@@ -190,12 +196,22 @@ def _beside(target: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 def _finish_swap(target: pathlib.Path) -> None:
     """If a process was killed between the two renames of `save`, do the second."""
-    if not target.name or target.exists():
+    if not target.name:
         return
     staging, old = _beside(target)
+    if target.exists():
+        _keep_blocks(old, target)
+        return
     if (staging / "provenance.json").is_file() and old.is_dir():
         staging.rename(target)
+        _keep_blocks(old, target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _keep_blocks(old: pathlib.Path, target: pathlib.Path) -> None:
+    """A new result takes over the blocks of the one it replaces."""
+    if (old / SWEEP).is_dir() and not (target / SWEEP).exists():
+        (old / SWEEP).rename(target / SWEEP)
 
 
 def _provenance(folder: pathlib.Path, where: str) -> dict[str, Any]:

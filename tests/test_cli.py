@@ -15,6 +15,7 @@ import pytest
 import xarray
 
 from dlsim import cli, results
+from dlsim.configs import split_mode
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = str(pathlib.Path(__file__).with_name("small_experiment.py"))
@@ -129,9 +130,9 @@ def test_list_and_info(capsys, tmp_path):
 
 
 def test_file_and_mode():
-    assert cli._file_and_mode("a/b.py") == ("a/b.py", "default")
-    assert cli._file_and_mode("a/b.py:tiny") == ("a/b.py", "tiny")
-    assert cli._file_and_mode("C:\\b.py") == ("C:\\b.py", "default")
+    assert split_mode("a/b.py") == ("a/b.py", "default")
+    assert split_mode("a/b.py:tiny") == ("a/b.py", "tiny")
+    assert split_mode("C:\\b.py") == ("C:\\b.py", "default")
 
 
 @pytest.mark.slow
@@ -145,10 +146,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     )
     try:
         began = time.monotonic()
-        while not (out / PARTIAL / "0000.checkpoints").exists():
+        while not any((out / PARTIAL / "blocks").glob("*.npz")):
             assert child.poll() is None and time.monotonic() - began < 120
             time.sleep(0.05)
-        time.sleep(0.5)
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=60)
     finally:
@@ -160,5 +160,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert cli.main(command[1:]) == 0
     whole = tmp_path / "whole"
     assert cli.main([*words[:2], "--out", str(whole), *words[4:]]) == 0
-    xarray.testing.assert_equal(results.load(out).results, results.load(whole).results)
+    ours, theirs = (results.load(folder).results.drop_vars("seconds_per_step") for folder in (out, whole))
+    xarray.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert json.loads((out / "provenance.json").read_text())["ok"] is True

@@ -14,14 +14,22 @@ import numpy as np
 import pytest
 import xarray
 
-from dlsim import checks, experiment as experiments, results
+from dlsim import checks, results
 from dlsim.configs import apply_overrides, load_experiment, make_config
-from dlsim.experiment import grid, run_experiment
+from dlsim.experiment import run_experiment
 from dlsim.results import PARTIAL
+from dlsim.sweeps.api import make_options
+from dlsim.sweeps.engine import Engine
+from dlsim.sweeps.source import from_experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = pathlib.Path(__file__).with_name("small_experiment.py")
 QUICKSTART = ROOT / "experiments" / "quickstart.py"
+
+
+def equal(ours, theirs):
+    """Equal but for what the clock said."""
+    xarray.testing.assert_allclose(ours.drop_vars("seconds_per_step"), theirs.drop_vars("seconds_per_step"), rtol=1e-6)
 
 
 def small_config(mode="tiny", overrides=(), seeds=None):
@@ -88,9 +96,9 @@ def test_modes_and_files(tmp_path):
 @pytest.mark.parametrize("mode", ["default", "tiny", "paper"])
 def test_quickstart_builds_in_every_mode(mode):
     quickstart = load_experiment(QUICKSTART)
-    combinations = grid(quickstart, make_config(quickstart, mode))
-    assert len(combinations) == 8 and "Command:" in quickstart.module.__doc__
-    process, record = quickstart.module.build(combinations[0][1])
+    source = from_experiment(quickstart, make_config(quickstart, mode), seeds=[0])
+    assert len(source.choices) == 8 and "Command:" in quickstart.module.__doc__
+    process, record, _ = source.build(source.choices[0])
     assert record.every >= 1 and len(process.sources) >= 1
     with pytest.raises(ValueError, match="quickstart: mode must be one of"):
         quickstart.module.get_config("huge")
@@ -104,8 +112,12 @@ def test_saved_run(finished):
     assert finished.config["topology"] == ["ring", "complete"] and finished.config["num_steps"] == 6
     assert json.loads(finished.results.attrs["config"]) == finished.config
     provenance = finished.provenance
-    assert provenance["ok"] and [part["label"] for part in provenance["runs"]] == ["ring", "complete"]
-    assert all(part["timing"]["compile_seconds"] > 0 for part in provenance["runs"])
+    assert provenance["ok"]
+    ran = [
+        (label, seed) for part in provenance["runs"] for label in part["label"].split(", ") for seed in part["seeds"]
+    ]
+    assert sorted(set(ran)) == [("complete", 0), ("complete", 1), ("ring", 0), ("ring", 1)]
+    assert provenance["timing"]["num_programs"] >= 1 and provenance["timing"]["compile_seconds"] > 0
     assert any("Lian" in source for source in provenance["sources"])
     assert (finished.folder / "figure.svg").stat().st_size > 1000
     assert not (finished.folder / PARTIAL).exists()
@@ -114,11 +126,11 @@ def test_saved_run(finished):
 def test_results_are_those_of_simulate(finished):
     import dlsim
 
-    _, config = grid(load_experiment(SMALL), small_config())[1]
-    process, record = load_experiment(SMALL).module.build(config)
-    run = dlsim.simulate(process, seed=[0, 1], num_steps=6, record=record)
+    source = from_experiment(load_experiment(SMALL), small_config(), seeds=[0, 1])
+    process, record, num_steps = source.build({"topology": "complete"})
+    run = dlsim.simulate(process, seed=[0, 1], num_steps=num_steps, record=record)
     ours = finished.results.sel(topology="complete")
-    np.testing.assert_array_equal(ours.train_loss.values, run.results.train_loss.values)
+    np.testing.assert_allclose(ours.train_loss.values, run.results.train_loss.values, rtol=1e-6)
 
 
 def test_resume_of_a_finished_run_gives_it_back(finished):
@@ -136,25 +148,26 @@ def test_bad_settings_write_nothing(tmp_path):
 
 def test_unfinished_run_needs_resume_and_keeps_what_is_done(tmp_path, monkeypatch, finished):
     out = tmp_path / "run"
-    original = experiments._run_one
+    original = Engine._play
     ran = []
 
-    def stop_at_second(experiment, chosen, *rest):
-        ran.append(chosen["topology"])
-        if chosen["topology"] == "complete" and len(ran) == 2:
+    def stop_at_third(self, group, block, *rest):
+        if len(ran) == 2:
+            ran.append(None)
             raise KeyboardInterrupt
-        original(experiment, chosen, *rest)
+        ran.extend((run.choice["topology"], run.seed) for run in block)
+        original(self, group, block, *rest)
 
-    monkeypatch.setattr(experiments, "_run_one", stop_at_second)
+    monkeypatch.setattr(Engine, "_play", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(SMALL, "tiny", out=out, progress=False)
+        run_experiment(SMALL, "tiny", out=out, progress=False, options=make_options(layout=1, lanes=1))
     with pytest.raises(ValueError, match=r"without an unfinished run, got .* Go on with --resume"):
         run_experiment(SMALL, "tiny", out=out, progress=False)
     with pytest.raises(ValueError, match=r"settings of the unfinished run, got learning_rate = 0.2 \(was 0.1\)"):
         run_experiment(SMALL, "tiny", ["learning_rate=0.2"], out=out, resume=True, progress=False)
     saved = run_experiment(SMALL, "tiny", out=out, resume=True, progress=False)
-    assert ran == ["ring", "complete", "complete"]
-    xarray.testing.assert_equal(saved.results, finished.results)
+    assert sorted(run for run in ran if run) == [("complete", 0), ("complete", 1), ("ring", 0), ("ring", 1)]
+    equal(saved.results, finished.results)
 
 
 def test_a_late_value_of_an_axis_is_checked_before_anything_runs(tmp_path):
@@ -177,13 +190,12 @@ def test_a_failing_figure_keeps_the_runs(tmp_path, finished):
     file.write_text(whole.replace("    return made\n", "    raise ValueError('no figure')\n"))
     with pytest.raises(ValueError, match="no figure"):
         run_experiment(file, "tiny", out=out, progress=False)
-    kept = {path.name: path.stat().st_mtime_ns for path in (out / PARTIAL).glob("*.nc")}
-    assert sorted(kept) == ["0000.nc", "0001.nc"]
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / PARTIAL / "blocks").glob("*.npz")}
+    assert 1 <= len(kept) <= 4
     file.write_text(whole)
     saved = run_experiment(file, "tiny", out=out, resume=True, progress=False)
-    xarray.testing.assert_equal(saved.results, finished.results)
-    ran, made = {part["file_sha256"] for part in saved.provenance["runs"]}, saved.provenance["file_sha256"]
-    assert len(ran) == 1 and made not in ran  # the run says that its file changed on the way
+    equal(saved.results, finished.results)
+    assert saved.provenance["timing"]["num_programs"] == 0
 
 
 def test_a_finished_run_of_other_settings_is_left_alone(finished):
@@ -205,22 +217,21 @@ def test_an_unfinished_run_of_another_experiment_is_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_results(tmp_path, finished):
-    """SIGKILL in the middle of the second combination, then resume: bit for bit the unbroken run."""
+    """SIGKILL in the middle of the second combination, then resume: the results of the unbroken run."""
     out = tmp_path / "run"
     code = f"from dlsim.experiment import run_experiment; run_experiment({str(SMALL)!r}, 'tiny', out={str(out)!r})"
     slow = {**os.environ, "DLSIM_TEST_SLOW": "0.3"}
     child = subprocess.Popen([sys.executable, "-c", code], env=slow, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(lambda: (out / PARTIAL / "0001.checkpoints").exists(), child)
-        time.sleep(0.5)
+        _wait_for(lambda: any((out / PARTIAL / "blocks").glob("*.npz")), child)
         child.send_signal(signal.SIGKILL)
         child.wait(30)
     finally:
         child.kill()
     assert child.returncode == -signal.SIGKILL
-    assert (out / PARTIAL / "0000.nc").exists() and not (out / PARTIAL / "0001.nc").exists()
+    assert not (out / "results.nc").exists()
     saved = run_experiment(SMALL, "tiny", out=out, resume=True, progress=False)
-    xarray.testing.assert_equal(saved.results, finished.results)
+    equal(saved.results, finished.results)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -237,6 +248,6 @@ def test_axes_must_be_keys_with_distinct_values(tmp_path):
     (tmp_path / "bad.py").write_text(text)
     bad = load_experiment(tmp_path / "bad.py")
     with pytest.raises(ValueError, match="bad: axis must be one of topology"):
-        grid(bad, make_config(bad, "tiny"))
+        from_experiment(bad, make_config(bad, "tiny"))
     with pytest.raises(ValueError, match="axis topology must be one or more distinct values"):
-        grid(load_experiment(SMALL), small_config(overrides=["topology=ring,ring"]))
+        from_experiment(load_experiment(SMALL), small_config(overrides=["topology=ring,ring"]))

@@ -1,0 +1,164 @@
+"""Results as text: a CSV file that any program reads, and a table on the terminal."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlsim import checks
+from dlsim.analysis.records import axes, dataset, listed, recorded
+from dlsim.analysis.statistics import scored
+
+if TYPE_CHECKING:
+    import xarray
+    from rich.table import Table
+
+SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance", "bits_sent", "simulated_seconds")
+
+
+def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Path:
+    """Write the long format: one line for each run and step, the axes first, then `seed`, `step` and the variables.
+
+    The file appears whole or not at all, in place of an earlier one; missing folders are made.  Numbers are written
+    in full precision, `nan` where there is none.  Steps that a run did not record have no line.  Arrays in a record (one
+    number a node, say) do not fit and are left out.
+
+    Args:
+      results: of a sweep or a run.
+      path: of the file.
+
+    Returns:
+      The file's absolute path.
+    """
+    results, target = dataset("to_csv", results), pathlib.Path(path).absolute()
+    if target.is_dir():
+        checks.fail("to_csv", "path", "a file", f"the folder {target}")
+    order = [*axes(results), *(name for name in ("seed", "step") if name in results.dims)]
+    kept = [name for name, values in results.data_vars.items() if set(values.dims) <= set(order)]
+    if not kept or not order:
+        checks.fail("to_csv", "results", "a Dataset with variables over its axes, seed and step", f"{listed(results)}")
+    flat = results[kept].reset_coords(drop=True)
+    there = recorded(flat)
+    frame = flat.to_dataframe(dim_order=[name for name in order if name in flat.dims])
+    if there is not None:
+        frame = frame[there.broadcast_like(flat).transpose(*frame.index.names).values.ravel()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, for only there is a rename atomic.
+        with tempfile.TemporaryDirectory(prefix=".dlsim-", dir=target.parent) as folder:
+            partial = pathlib.Path(folder) / target.name
+            with partial.open("w", newline="") as file:
+                frame.to_csv(file, na_rep="nan")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+    except OSError as error:
+        checks.fail("to_csv", "path", "a file that can be written", f"{target} ({error.strerror})")
+    return target
+
+
+def to_table(
+    results: xarray.Dataset,
+    metrics: Sequence[str] | None = None,
+    *,
+    at: int | float | str = -1,
+    by: str | None = None,
+    mode: str = "max",
+    is_sorted: bool = False,
+    max_rows: int | None = None,
+    title: str | None = None,
+) -> Table:
+    """A table for the terminal (`rich.print(table)`): a row a setting, mean ± spread over seeds of each metric.
+
+    Args:
+      results: of a sweep.
+      metrics: the columns; default: those of accuracy, loss, consensus distance, bits and simulated seconds there are.
+      at: the record, as in `dlsim.analysis.reduce_steps`.
+      by: the metric that decides for `at="best"` and for the order; default: the first of `metrics`.
+      mode: `"max"` or `"min"`: what is better in `by`.
+      is_sorted: best first, settings with failed runs last; else in the order of the axes.
+      max_rows: show so many; a last line says how many are not shown.
+      title: above the table.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    results = dataset("to_table", results)
+    names = [metrics] if isinstance(metrics, str) else list(metrics or [name for name in SHOWN if name in results])
+    if not names:
+        checks.fail("to_table", "metrics", "given, for none of the usual ones is there", listed(results))
+    found = scored("to_table", results, names if by is None else list(dict.fromkeys([*names, by])), at, by, mode)
+    keys, by = axes(found), names[0] if by is None else by
+    columns = _columns(found, keys)
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right" if found[key].dtype.kind in "iuf" else "left")
+    for name in (*names, "diverged"):
+        table.add_column(name.replace("_", " "), justify="right")
+    total = len(columns["num_failed"])
+    order = _order(columns, by, mode) if is_sorted else list(range(total))
+    shown = order[: total if max_rows is None else checks.integer("to_table", "max_rows", max_rows, 1)]
+    for index in shown:
+        cells = [_key_text(columns[key][index]) for key in keys]
+        cells += [spread_text(columns[name][index], columns[f"{name}_spread"][index]) for name in names]
+        bad = columns["num_diverged"][index]
+        cells.append(f"{bad} of {columns['num_seeds'][index]}")
+        table.add_row(*(escape(cell) for cell in cells), style="red" if bad else None)
+    if len(shown) < total:
+        table.caption, table.caption_justify = f"and {total - len(shown)} more", "left"
+    return table
+
+
+def _columns(found: xarray.Dataset, keys: list[str]) -> dict[str, list[Any]]:
+    """Axes and scores as lists with a value a setting, in the order of the axes."""
+    import xarray
+
+    shape = tuple(found.sizes[key] for key in keys)
+    out: dict[str, list[Any]] = {}
+    for name in [*keys, *(str(one) for one in found.data_vars)]:
+        values = found[name]
+        missing = {key: found.sizes[key] for key in keys if key not in values.dims}
+        full = xarray.DataArray(values.values, dims=values.dims).expand_dims(missing).transpose(*keys)
+        out[name] = np.reshape(np.broadcast_to(full.values, shape), -1).tolist()
+    return out
+
+
+def _order(columns: dict[str, list[Any]], by: str, mode: str) -> list[int]:
+    """Rows from best to worst; those with failed runs after the others, those without a number at the very end."""
+    value = np.asarray(columns[by]) * (1 if mode == "min" else -1)
+    return np.lexsort((np.where(np.isnan(value), np.inf, value), np.asarray(columns["num_failed"]) > 0)).tolist()
+
+
+def _key_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def spread_text(mean: float, spread: float = float("nan")) -> str:
+    """`0.913 ± 0.012` or `(5.62 ± 0.41)e9`: the mean to the two leading digits of its spread.
+
+    The mean stands alone where the spread is NaN; a mean that is not finite is written `-`.
+    """
+    if not np.isfinite(mean):
+        return "-"
+    if not np.isfinite(spread):
+        return short_number(mean)
+    if spread == 0:
+        return f"{short_number(mean)} ± 0"
+    size = int(np.floor(np.log10(max(abs(mean), spread))))
+    power = size if size < -3 or size > 5 else 0
+    decimals = max(0, 1 + power - int(np.floor(np.log10(spread))))
+    if decimals > 8:  # a spread that is rounding error
+        return f"{short_number(mean)} ± {short_number(spread, '.2g')}"
+    text = f"{mean / 10.0**power:.{decimals}f} ± {spread / 10.0**power:.{decimals}f}"
+    return f"({text})e{power}" if power else text
+
+
+def short_number(value: float, form: str = ".4g") -> str:
+    """A number with the digits that its exponent needs and no more: `1e-5`, not `1e-05`."""
+    digits, _, power = format(value, form).partition("e")
+    return f"{digits}e{int(power)}" if power else digits

@@ -1,0 +1,5 @@
+"""Many runs as few programs."""
+
+from dlsim.sweeps.api import sweep
+
+__all__ = ["sweep"]

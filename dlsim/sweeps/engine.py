@@ -1,0 +1,275 @@
+"""Plays the groups of a sweep: lanes take blocks of runs, results are saved block by block."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dlsim import checks
+from dlsim.history import History
+from dlsim.loop import Checkpoints, Interrupted, play
+from dlsim.programs import Data, Executable, compile_traced
+from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
+from dlsim.sweeps.groups import Group, Member
+from dlsim.sweeps.layout import Layout, Tuner
+from dlsim.sweeps.store import Block, Store
+
+CHECKPOINT_SECONDS = 30.0  # a block that takes longer keeps its state on the way
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "failed to allocate")
+
+
+class Options(NamedTuple):
+    """How a sweep is run; none of it changes a result beyond rounding."""
+
+    layout: Any = "auto"  # as `layout.parse` gives it
+    memory: int | None = None  # bytes a device; None: what is free
+    lanes: int | None = None  # a device; None: by trial
+    devices: tuple[Any, ...] = ()  # none: all local ones
+    num_cores: int = 2
+
+
+class Progress:
+    """Run-steps done so far over the whole sweep, told to a display from any lane."""
+
+    def __init__(self, say: Callable[[float, str], None] = lambda done, text: None) -> None:
+        self._say, self._lock = say, threading.Lock()
+        self.done, self.updates, self.runs, self._text = 0, 0.0, 0, ""
+        self._began = time.perf_counter()
+        self._resumed = 0
+
+    def add(self, run_steps: int, updates: float = 0.0, *, resumed: bool = False) -> None:
+        with self._lock:
+            self.done += run_steps
+            self.updates += updates
+            self._resumed += run_steps if resumed else 0
+            self._tell()
+
+    def finished(self, runs: int, text: str) -> None:
+        with self._lock:
+            self.runs += runs
+            self._text = text
+            self._tell()
+
+    def _tell(self) -> None:
+        from dlsim.progress_bar import short
+
+        rate = self.updates / max(time.perf_counter() - self._began, 1e-9)
+        pace = f"  {short(rate)} node-updates/s" if rate else ""
+        self._say(self.done, f"{self.runs} runs done  {self._text}{pace}")
+
+
+class Engine:
+    """Runs groups on this machine's devices."""
+
+    def __init__(
+        self, store: Store, options: Options, progress: Progress, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.store, self._options, self._progress, self._stopped = store, options, progress, stopped
+        self._devices = options.devices or tuple(jax.local_devices())
+        self._programs: dict[tuple[Any, ...], Executable] = {}
+        self._shared: dict[tuple[Any, ...], Any] = {}
+        self._compiling = threading.Lock()
+        self.compile_seconds = self.run_seconds = 0.0  # the latter of all lanes together
+        self.num_programs = 0
+        self.layouts: dict[str, str] = {}  # of each group, the one it ended with
+
+    def run(self, group: Group, need: Need, members: Sequence[Member] | None = None) -> None:
+        """Run what the store does not hold of a group, or of some of its members."""
+        todo = [member for member in members or group.members if member.identity not in self.store]
+        if not todo:
+            return
+        limit = int(HEADROOM * (self._options.memory or memory_limit(self._devices[0])))
+        fits = (limit - need.shared_bytes) // max(need.run_bytes, 1)
+        if fits < 1:
+            self._refuse(group, need, limit)
+        is_cpu = self._devices[0].platform == "cpu"
+        tuner = Tuner(
+            self._options.layout,
+            num_runs=len(todo),
+            fits=int(fits),
+            devices=len(self._devices),
+            lanes=self._options.lanes,
+            num_cores=self._options.num_cores,
+            is_cpu=is_cpu,
+            run_bytes=need.run_bytes,
+        )
+        tuner.runs_left = len(todo)
+        layout: Layout
+        for phase in tuner.phases():
+            layout = phase.layout
+            while todo:
+                blocks = _blocks(todo, layout.runs)
+                blocks = blocks[: phase.blocks] if phase.blocks else blocks
+                compiled, began = self.compile_seconds, time.perf_counter()
+                lost = self._play_all(group, blocks, layout)
+                todo = [member for member in todo if member.identity not in self.store]
+                tuner.runs_left = len(todo)
+                if lost is not None:
+                    smaller = tuner.shrink(layout)
+                    if smaller is None:
+                        self._refuse(group, need, limit, lost)
+                    else:
+                        layout = smaller
+                    continue
+                spent = time.perf_counter() - began - (self.compile_seconds - compiled)
+                tuner.note(layout, sum(map(len, blocks)) / max(spent, 1e-9), self.compile_seconds - compiled)
+                self.layouts[group.label] = str(layout)
+                if phase.blocks:
+                    break
+            if not todo:
+                return
+
+    def _refuse(self, group: Group, need: Need, limit: int, error: BaseException | None = None) -> None:
+        """One line: what one run takes, what there is, and how many nodes would fit."""
+        fix = "Give memory= more, or use a smaller model."
+        if group.num_nodes:
+            share = max(limit - need.shared_bytes, 0) / max(need.run_bytes, 1)
+            fix = f"About {int(min(0.9, share) * group.num_nodes)} nodes would fit."
+        where = f"at least {readable(need.bytes(1))} for one run of {group.label}"
+        try:
+            checks.fail("sweep", "memory", where, readable(limit), fix)
+        except ValueError as line:
+            raise line from error
+
+    def _play_all(self, group: Group, blocks: list[list[Member]], layout: Layout) -> BaseException | None:
+        """Play blocks in lanes; an out-of-memory error if there was one, other errors are raised."""
+        waiting = list(reversed(blocks))
+        places = [(device, lane) for lane in range(layout.lanes) for device in self._devices][: len(blocks)]
+        lock, errors = threading.Lock(), list[BaseException]()
+
+        def lane(device: Any) -> None:
+            while not errors and not self._stopped():
+                with lock:
+                    if not waiting:
+                        return
+                    block = waiting.pop()
+                try:
+                    self._play(group, block, layout, device, lambda: self._stopped() or bool(errors))
+                except Exception as error:
+                    errors.append(error)
+                except Interrupted as error:  # no Exception, so that nobody swallows it
+                    errors.append(error)
+
+        if len(places) == 1:
+            lane(places[0][0])
+        else:
+            with ThreadPoolExecutor(len(places), thread_name_prefix="dlsim-lane") as pool:
+                list(pool.map(lane, [device for device, _ in places]))
+        real = [error for error in errors if not isinstance(error, Interrupted)]
+        for error in real:
+            if not any(text in str(error) for text in _OUT_OF_MEMORY):
+                raise error
+        if real:
+            return real[0]
+        if errors or self._stopped():
+            raise Interrupted("finished runs are kept")
+        return None
+
+    def _play(
+        self, group: Group, block: list[Member], layout: Layout, device: Any, stopped: Callable[[], bool]
+    ) -> None:
+        # The last block is filled up with its last run, so that all blocks share one program.
+        filled = block + [block[-1]] * (layout.runs - len(block))
+        data = self._data(group, filled, device)
+        executable, fresh = self._executable(group, layout, device, data)
+        seen = [0]
+        per_step = group.num_nodes * len(block)
+
+        def report(step: int, history: History) -> None:
+            first = not history.steps or (len(history.steps) == 1 and step == 0)
+            new = step - seen[0]
+            self._progress.add(new * len(block), 0.0 if first else float(new * per_step), resumed=first)
+            seen[0] = step
+
+        folder = self.store.checkpoints([member.identity for member in block])
+        kept = None if folder is None else Checkpoints(str(folder), CHECKPOINT_SECONDS, resume=True, at_end=False)
+        began = time.perf_counter()
+        try:
+            played = play(
+                executable.bind(data),
+                data.own[2],
+                group.num_steps,
+                group.every,
+                has_runs=True,
+                checkpoints=kept,
+                report=report,
+                stopped=stopped,
+                first_chunk=max(1, min(group.num_steps, 4 * group.every)),
+            )
+        except Interrupted:
+            raise
+        except Exception:
+            self._progress.add(-seen[0] * len(block))
+            raise
+        seconds = time.perf_counter() - began
+        self.run_seconds += seconds
+        self.store.save(_result(group, block, played, layout, fresh, seconds))
+        self.store.clear_checkpoints([member.identity for member in block])
+        self._progress.finished(len(block), _latest(played.history))
+
+    def _data(self, group: Group, runs: list[Member], device: Any) -> Data:
+        """The arguments of a block on its device, where what all runs share is put once."""
+        key = (id(group), device)
+        with self._compiling:
+            if key not in self._shared:
+                for other in [other for other in self._shared if other[0] != id(group)]:
+                    del self._shared[other]  # of a group that is done
+                self._shared[key] = jax.device_put(group.shared(), device)
+        return Data(self._shared[key], jax.device_put(group.own(runs), device))
+
+    def _executable(self, group: Group, layout: Layout, device: Any, data: Any) -> tuple[Executable, float]:
+        key = (id(group), layout.runs, layout.at_once, device)
+        with self._compiling:  # XLA compiles in threads of its own
+            if key in self._programs:
+                return self._programs[key], 0.0
+            for other in [other for other in self._programs if other[0] != id(group)]:
+                del self._programs[other]  # of a group that is done
+            executable = compile_traced(group.traced, data, layout.at_once)
+            self._programs[key] = executable
+            self.compile_seconds += executable.compile_seconds
+            self.num_programs += 1
+            return executable, executable.compile_seconds
+
+
+def _blocks(todo: Sequence[Member], runs: int) -> list[list[Member]]:
+    return [list(todo[i : i + runs]) for i in range(0, len(todo), runs)]
+
+
+def _result(
+    group: Group, block: list[Member], played: Any, layout: Layout, compile_seconds: float, seconds: float
+) -> Block:
+    """What is kept of a block: its first runs, without those it was filled up with."""
+    size, log = len(block), played.carry.log
+    history: History = played.history
+    variables = {name: (dims, array[:size]) for name, (dims, array) in history.variables().items()}
+    return Block(
+        identities=[member.identity for member in block],
+        steps=np.asarray(history.steps, np.int64),
+        variables=variables,
+        bits=np.asarray(log.bits)[:size],
+        first_step=np.asarray(log.first_step)[:size],
+        first_node=np.asarray(log.first_node)[:size],
+        seconds=np.full(size, seconds / size),
+        meta={
+            "group": group.label,
+            "choices": [member.choice for member in block],
+            "seeds": [member.seed for member in block],
+            "sources": list(group.sources),
+            "layout": str(layout),
+            "compile_seconds": compile_seconds,
+            "run_seconds": seconds,
+        },
+    )
+
+
+def _latest(history: History) -> str:
+    from dlsim.progress_bar import SHOWN
+
+    latest = history.latest()
+    return "  ".join(f"{name.replace('_', ' ')} {latest[name]:.4g}" for name in SHOWN if name in latest)

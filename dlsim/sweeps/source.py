@@ -1,0 +1,225 @@
+"""What a sweep runs: an experiment file or a function, its axes, and the identity of every run."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import hashlib
+import inspect
+import itertools
+import json
+import numbers
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import dlsim
+from dlsim import checks
+from dlsim.configs import Experiment, assign, flatten
+from dlsim.core import Process, Record
+from dlsim.results import plain
+
+Choice = dict[str, Any]  # a value for each axis
+NOT_BUILDING = ("get_config", "axes", "claims", "figure", "main")  # functions of a file that no run depends on
+
+
+class Built(NamedTuple):
+    """One run, ready for tracing."""
+
+    process: Process
+    record: Record
+    num_steps: int
+
+
+class Source(NamedTuple):
+    """What a sweep runs.
+
+    `build(choice) -> Built`, where the floats of the choice may be tracers; `settings(choice)` is all that decides a run
+    but its seed and the code.
+    """
+
+    name: str
+    axes: dict[str, list[Any]]
+    floats: frozenset[str]  # axes whose values are floats
+    seeds: list[int]
+    build: Callable[[Choice], Built]
+    settings: Callable[[Choice], dict[str, Any]]
+    code: str  # digest of the code that builds
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Every combination, the last axis fastest."""
+        return [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
+
+    def identity(self, choice: Choice, seed: int) -> str:
+        """The address of a run's results: equal for equal code, settings and seed."""
+        decided = [self.name, dlsim.__version__, self.code, plain(self.settings(choice)), seed]
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def from_experiment(
+    experiment: Experiment, config: Any, axes: Mapping[str, Sequence[Any]] | None = None, seeds: Sequence[int] = ()
+) -> Source:
+    """The sweep of an experiment file: its own `axes(config)`, with those of `axes` in place of, or beside them."""
+    own = dict(experiment.module.axes(config)) if hasattr(experiment.module, "axes") else {}
+    known = flatten(config)
+    for key in {**own, **(axes or {})}:
+        checks.one_of(experiment.name, "axis", key, known)
+    given = {key: _of_type(key, list(values), _default(key, own, known)) for key, values in (axes or {}).items()}
+    chosen = {key: list(values) for key, values in {**own, **given}.items()}
+    floats = _check_axes(experiment.name, chosen)
+
+    def configured(choice: Choice) -> Any:
+        combined = copy.deepcopy(config)
+        for key, value in choice.items():
+            assign(combined, key, value)
+        return combined
+
+    def build(choice: Choice) -> Built:
+        combined = configured(choice)
+        made = experiment.module.build(combined)
+        if not (
+            isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Process) and isinstance(made[1], Record)
+        ):
+            checks.fail(experiment.name, "build", "a function that gives (Process, Record)", type(made).__name__)
+        return Built(*made, num_steps=combined.num_steps)
+
+    def settings(choice: Choice) -> dict[str, Any]:
+        decided = configured(choice).to_dict()
+        decided.pop("num_seeds", None)
+        return decided
+
+    code = _digest(_code_of_file(experiment.path.read_text()))
+    return Source(experiment.name, chosen, floats, list(seeds), build, settings, code)
+
+
+def from_function(
+    make: Callable[..., Any],
+    axes: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int],
+    num_steps: int | None,
+    record: Record | None,
+) -> Source:
+    """The sweep of `make(**choice) -> Process`, or `(Process, Record)`."""
+    _check_parameters(make, axes)
+    chosen = {key: list(values) for key, values in axes.items()}
+    floats = _check_axes("sweep", chosen)
+    steps = checks.integer("sweep", "num_steps", num_steps, 1)
+
+    def build(choice: Choice) -> Built:
+        made = make(**choice)
+        process, kept = made if type(made) is tuple and len(made) == 2 else (made, None)
+        checks.instance("sweep", "make(...)", process, Process, "Return dlsim.learn(problem, algorithm, network).")
+        kept = kept or record or Record(every=max(1, steps // 100))
+        checks.instance("sweep", "record", kept, Record, "Pass e.g. dlsim.Record(every=10).")
+        return Built(process, kept, steps)
+
+    def settings(choice: Choice) -> dict[str, Any]:
+        return {**choice, "num_steps": steps, "record_every": None if record is None else record.every}
+
+    name = getattr(make, "__qualname__", type(make).__name__)
+    return Source(name, chosen, floats, list(seeds), build, settings, _digest(_code_of_function(make)))
+
+
+def _check_parameters(make: Callable[..., Any], axes: Mapping[str, Any]) -> None:
+    """Every axis must be a parameter of `make`, and what has no default an axis."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for key in axes:
+        checks.one_of("sweep", "axis", key, names)
+    missing = [p.name for p in parameters if p.name in names and p.default is p.empty and p.name not in axes]
+    if missing:
+        got = ", ".join(axes) or "no axis"
+        checks.fail("sweep", "axes", f"given for {', '.join(missing)}, which make needs", got)
+
+
+def _default(key: str, own: Mapping[str, Sequence[Any]], known: Mapping[str, Any]) -> Any:
+    """A value whose type the values of an axis must have."""
+    value = own[key][0] if own.get(key) else known[key]
+    return value[0] if isinstance(value, tuple | list) and value and key not in own else value
+
+
+def _of_type(key: str, values: list[Any], default: Any) -> list[Any]:
+    """Values of the type of `default`; an int fits a float."""
+    if not isinstance(default, bool | int | float | str):
+        return values
+    out = []
+    for value in values:
+        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+        if type(default) is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            value, fits = float(value), True
+        if not fits:
+            checks.fail("sweep", f"axis {key}", f"values of type {type(default).__name__}", repr(value))
+        out.append(value)
+    return out
+
+
+def _check_axes(where: str, axes: dict[str, list[Any]]) -> frozenset[str]:
+    """One or more distinct values each; gives the axes of floats, whose values become floats."""
+    floats = set()
+    for key, values in axes.items():
+        if len(values) == 0 or len({str(value) for value in values}) < len(values):
+            checks.fail(where, f"axis {key}", "one or more distinct values", values)
+        real = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
+        if real and any(not isinstance(value, numbers.Integral) for value in values):
+            axes[key] = [float(value) for value in values]
+            if not np.isfinite(axes[key]).all():
+                checks.fail(where, f"axis {key}", "finite", values)
+            floats.add(key)
+    return frozenset(floats)
+
+
+def _code_of_file(text: str) -> str:
+    """The file without comments, docstrings and the functions that no run depends on."""
+    tree = ast.parse(text)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in NOT_BUILDING)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def _code_of_function(make: Callable[..., Any]) -> str:
+    """The source of a function, and the plain values it closes over."""
+    function: Any = inspect.unwrap(make)
+    try:
+        text = _code_of_file(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt, a callable object, or a lambda amid an expression
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(make))
+    cells = getattr(function, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells]
+    return text + repr([value if isinstance(value, _PLAIN) else type(value).__name__ for value in held])
+
+
+_PLAIN = (bool, int, float, str, tuple, frozenset, type(None))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_axes(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """`["learning_rate=0.01,0.1", "topology=ring,torus"]` as axes, typed by what the config holds under the key."""
+    from dlsim.configs import parse_items
+
+    axes: dict[str, list[Any]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            checks.fail("sweep", "--axis", "of the form key=value,value", repr(word))
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
+            checks.fail("sweep", "--axis", "a key of the config", repr(key), hint)
+        if key in axes:
+            checks.fail("sweep", "--axis", "given once for each key", f"{key} twice", "Join the values with commas.")
+        default = known[key]
+        default = default[0] if isinstance(default, tuple | list) and default else default
+        axes[key] = parse_items(f"axis {key}", text, default)
+    return axes

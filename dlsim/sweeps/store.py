@@ -1,0 +1,178 @@
+"""Finished blocks of a sweep on disk: one file each, written whole or not at all, found again by the runs' identities.
+
+    sweep.json         what the sweep is of: name and settings that are not axes
+    blocks/<digest>.npz    results of the runs of one block
+    current/<digest>/      checkpoints of a block in flight
+
+Files are never changed, so that several processes and machines may write into one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlsim import checks
+from dlsim.results import difference, plain
+
+_VALUE = "value:"
+_PLAIN = ("steps", "bits", "first_step", "first_node", "seconds")  # fields that are arrays
+
+
+class Block(NamedTuple):
+    """Results of the runs of one block; every array leads with the runs."""
+
+    identities: list[str]
+    steps: np.ndarray  # int64 [records]
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]]  # name -> dims behind that of runs, values
+    bits: np.ndarray  # uint32 [R] status
+    first_step: np.ndarray  # int32 [R, bits]
+    first_node: np.ndarray  # int32 [R, bits]
+    seconds: np.ndarray  # float64 [R] wall seconds a run, without compiling
+    meta: dict[str, Any]  # label, sources, layout, compile_seconds
+
+    @property
+    def digest(self) -> str:
+        return digest(self.identities)
+
+
+def digest(identities: Sequence[str]) -> str:
+    """The name of a block of these runs."""
+    return hashlib.sha256("\n".join(identities).encode()).hexdigest()[:24]
+
+
+class Store:
+    """Where finished blocks are kept: in a folder, or in memory alone (`folder=None`)."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        self.folder = None if folder is None else pathlib.Path(folder).absolute()
+        self._held: dict[str, Block] = {}
+
+    def check(self, about: dict[str, Any]) -> dict[str, Any] | None:
+        """What the folder is of, None if it is new; one line if that is another sweep than `about`.
+
+        `about` is as `results.identify` gives it, with the names of the `axes`, which may differ.
+        """
+        note = None if self.folder is None else self.folder / "sweep.json"
+        if note is None or not note.exists():
+            return None
+        try:
+            held: dict[str, Any] = json.loads(note.read_text())
+        except (OSError, ValueError):
+            checks.fail("sweep", "out", "a folder of a sweep", f"{note}, which is damaged", "Remove it.")
+        fix = "Choose another --out."
+        if held["experiment"] != about["experiment"]:
+            got = f"{self.folder} with one of {held['experiment']!r}"
+            checks.fail("sweep", "out", f"a folder of a sweep of {about['experiment']!r}", got, fix)
+        free = {"num_seeds", *held.get("axes", ()), *about.get("axes", ())}
+        mine, theirs = ({**one, "config": _without(one["config"], free)} for one in (plain(about), held))
+        changed = difference(theirs, mine)
+        if changed:
+            checks.fail("sweep", "out", "a folder of a sweep with these settings", changed, fix)
+        return held
+
+    def open(self, about: dict[str, Any]) -> None:
+        """Make the folder, or check that it holds a sweep of the same thing, and read what it holds."""
+        if self.folder is None:
+            return
+        held = self.check(about)
+        (self.folder / "blocks").mkdir(parents=True, exist_ok=True)
+        axes = sorted({*about.get("axes", ()), *((held or {}).get("axes", ()))})
+        _write(self.folder / "sweep.json", json.dumps({**plain(about), "axes": axes}, indent=2).encode())
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the blocks that others have written since."""
+        if self.folder is None:
+            return
+        known = {block.digest for block in self._held.values()}
+        for file in sorted((self.folder / "blocks").glob("*.npz")):
+            if file.stem not in known:
+                block = _read(file)
+                if block is not None:
+                    self._hold(block)
+
+    def save(self, block: Block) -> None:
+        """Keep a block; on disk before it counts as done."""
+        if self.folder is not None:
+            write_block(self.folder, block)
+        self._hold(block)
+
+    def _hold(self, block: Block) -> None:
+        for identity in block.identities:
+            self._held[identity] = block
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._held
+
+    def blocks(self, identities: Iterable[str]) -> list[Block]:
+        """The blocks that hold these runs, each once."""
+        found = {id(self._held[name]): self._held[name] for name in identities if name in self._held}
+        return list(found.values())
+
+    def checkpoints(self, identities: Sequence[str]) -> pathlib.Path | None:
+        """Where a block in flight keeps its state."""
+        return None if self.folder is None else self.folder / "current" / digest(identities)
+
+    def clear_checkpoints(self, identities: Sequence[str] | None = None) -> None:
+        """Remove those of a block, or all."""
+        if self.folder is not None:
+            place = self.folder / "current"
+            shutil.rmtree(place if identities is None else place / digest(identities), ignore_errors=True)
+
+
+def write_block(folder: pathlib.Path, block: Block) -> None:
+    """Write a block's file whole or not at all."""
+    names = {name: list(dims) for name, (dims, _) in block.variables.items()}
+    arrays: dict[str, Any] = {_VALUE + name: array for name, (_, array) in block.variables.items()}
+    arrays |= {name: np.asarray(getattr(block, name)) for name in _PLAIN}
+    meta = json.dumps(plain({**block.meta, "dims": names}))
+    with tempfile.NamedTemporaryFile(dir=folder / "blocks", prefix=".new-", delete=False) as file:
+        try:
+            np.savez(file, identities=np.asarray(block.identities), meta=np.asarray(meta), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            pathlib.Path(file.name).unlink(missing_ok=True)
+            raise
+    pathlib.Path(file.name).replace(folder / "blocks" / f"{block.digest}.npz")
+
+
+def _read(file: pathlib.Path) -> Block | None:
+    """A block; None, and a warning, where the file is damaged: its runs are run again."""
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            meta = json.loads(str(data["meta"]))
+            dims = meta.pop("dims")
+            return Block(
+                identities=[str(name) for name in data["identities"]],
+                variables={name: (tuple(axes), data[_VALUE + name]) for name, axes in dims.items()},
+                meta=meta,
+                **{name: data[name] for name in _PLAIN},
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"block {file.name} is damaged ({type(error).__name__}); its runs are run again", stacklevel=3)
+        file.replace(file.with_suffix(".damaged"))
+        return None
+
+
+def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in names}
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    pathlib.Path(file.name).replace(path)

@@ -1,0 +1,84 @@
+"""Topologies of one size in one form, so that they are data of one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlsim.networks.mixing import UNROLL
+from dlsim.networks.network import Network, lower
+
+# Up to this many nodes a dense product costs little more than the sparse ones, and always less than another program.
+DENSE_NODES = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+WIDTHS = (4, UNROLL)  # neighbours to which larger networks are padded
+
+
+def common_form(networks: Sequence[Network | None]) -> list[Network | None]:
+    """The networks, those of one size in as few forms as pay.
+
+    Small networks become dense matrices if one of them has more than `UNROLL` neighbours a node, else tables of as many
+    neighbours as the widest has.  Larger ones become tables of 4 or of 16 neighbours; wider ones stay as they are.
+    The mean over the neighbours is the same to rounding.
+    """
+    out = list(networks)
+    by_size: dict[int, list[int]] = {}
+    for i, network in enumerate(networks):
+        if network is not None and not network.is_implicit and network.is_linked is None:
+            by_size.setdefault(network.num_nodes, []).append(i)
+    for size, places in by_size.items():
+        forms = {_form(networks[i]) for i in places}
+        if len(forms) == 1:
+            continue
+        for i in places:
+            # Where the sweep is planned inside of another program too, topologies are arrays and not tracers.
+            with jax.ensure_compile_time_eval():
+                out[i] = _reform(networks[i], [_width(networks[j]) for j in places], size)
+    return out
+
+
+def _form(network: Any) -> tuple[Any, ...]:
+    """What two networks must share to be data of one program."""
+    width = None if network.neighbors is None else network.neighbors.shape[1]
+    return network.lowering, width, network.grid, network.offsets
+
+
+def _width(network: Any) -> int:
+    return int(np.asarray(network.in_degrees).max()) if network.num_edges else 0
+
+
+def _reform(network: Any, widths: list[int], size: int) -> Network:
+    own, widest = _width(network), max(widths)
+    if size <= DENSE_NODES.get(jax.default_backend(), 2048):
+        if widest > UNROLL:
+            return lower(network, "dense").replace(grid=None, offsets=None)
+        return _table(network, widest)
+    target = next((w for w in WIDTHS if own <= w), None)
+    if target is None or not any(w <= target for w in widths if w != own):
+        return network  # wide, or alone in its class
+    return _table(network, max(w for w in widths if w <= target))
+
+
+def _table(network: Network, width: int) -> Network:
+    """The network as a table of `width` neighbours, padded with the node itself at weight zero."""
+    network = lower(network, "neighbors")
+    neighbors, edges, weights = (
+        np.asarray(leaf) for leaf in (network.neighbors, network.neighbor_edges, network.neighbor_weights)
+    )
+    missing = width - neighbors.shape[1]
+    own = np.arange(network.num_nodes, dtype=np.int32)[:, None]
+
+    def widen(table: np.ndarray, filling: Any) -> jax.Array:
+        extra = np.broadcast_to(filling, (network.num_nodes, missing)).astype(table.dtype)
+        return jnp.asarray(np.concatenate([table, extra], axis=1))
+
+    return network.replace(
+        neighbors=widen(neighbors, own),
+        neighbor_edges=widen(edges, network.num_edges),
+        neighbor_weights=widen(weights, 0),
+        grid=None,
+        offsets=None,
+    )
