@@ -16,6 +16,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, PyTree
 from dlsim.history import History
+from dlsim.meshes import put, to_host
 
 KEPT = 2  # the newest and the one before
 
@@ -157,7 +158,7 @@ class Store:
         leaves = []
         for leaf in jax.tree.leaves(tree):
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            leaves.append(np.array(jax.random.key_data(leaf) if is_key else leaf))
+            leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
         return leaves
 
 
@@ -172,7 +173,8 @@ def _named(leaves: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _on_device(named: dict[str, np.ndarray], i: int, like: jax.ShapeDtypeStruct) -> Array:
-    """Leaf i as it was; a copy, because the loop donates it."""
+    """Leaf i as it was, and where it was; a copy, because the loop donates it."""
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.array(named[_name(i)]))
-    return jnp.array(named[_name(i)] if _name(i) in named else np.zeros(like.shape, like.dtype))
+    leaf = named[_name(i)] if _name(i) in named else np.zeros(like.shape, like.dtype)
+    return jnp.array(leaf) if like.sharding is None else put(leaf, like.sharding)

@@ -8,6 +8,7 @@ their programs, side by side (`vmap`), one after the other inside the program (`
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dlsim import checks, keys, status
 from dlsim.core import Array, Info, MeasureFn, Process, PyTree
+from dlsim.meshes import Placement, place
 
 CHUNK_RECORDS = 256  # records a chunk can hold
 
@@ -158,14 +161,16 @@ class Executable(NamedTuple):
         )
 
 
-def compile_traced(traced: Traced, data: Data, at_once: int | None = None, shardings: Any = None) -> Executable:
+def compile_traced(
+    traced: Traced, data: Data, at_once: int | None = None, placement: Placement | None = None
+) -> Executable:
     """Compile for data of these shapes, on the device where they lie.
 
     Args:
       traced: from `trace`.
       data: the runs' data, one run's without and R runs' with a leading axis; their values do not matter.
       at_once: of R runs, how many go side by side (`vmap`); the others follow inside the program.  None: all of them.
-      shardings: `(carry, row) -> (carry shardings, row shardings)` for a node axis over several devices.
+      placement: of the node axis over several devices; `data` lie on all of them.
     """
     began = time.perf_counter()
     start, advance = _functions(traced)
@@ -176,22 +181,25 @@ def compile_traced(traced: Traced, data: Data, at_once: int | None = None, shard
     row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), traced.measure.shapes)
     first: dict[str, Any] = {}
     then: dict[str, Any] = {}
-    if shardings is not None:
-        carry_shardings, row_shardings = shardings(carry, row)
-        first, then = {"out_shardings": carry_shardings}, {"out_shardings": (carry_shardings, row_shardings)}
-        carry = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), carry, carry_shardings)
+    if placement is not None:
+        laid, rows = placement.carry(carry, len(lead)), placement.everywhere(row)
+        first, then = {"out_shardings": laid}, {"out_shardings": (laid, rows)}
+        carry = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), carry, laid)
     count = np.zeros((), np.int32)
     start_program = jax.jit(start, **first).lower(*data).compile()
     program = jax.jit(advance, donate_argnums=(2,), **then).lower(*data, carry, count, count).compile()
     return Executable(start_program, program, (carry, row), time.perf_counter() - began, _bytes_needed(program))
 
 
-def compile_process(process: Process, key: Array, measure: MeasureFn) -> Programs:
-    """Compile the two programs of a run; `key [R]` makes R runs side by side."""
+def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
+    """Compile the two programs of a run; `key [R]` makes R runs side by side, `mesh` lays the nodes over devices."""
     began = time.perf_counter()
-    traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
-    data = single(traced, key)
-    programs = compile_traced(traced, data).bind(data)
+    placement = None if mesh is None else place(process, mesh)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
+        data = single(traced, key)
+        data = data if placement is None else placement.put(data)
+        programs = compile_traced(traced, data, placement=placement).bind(data)
     return programs._replace(compile_seconds=time.perf_counter() - began)
 
 

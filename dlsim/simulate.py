@@ -13,6 +13,7 @@ import numpy as np
 from dlsim import checks, progress_bar, status
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.loop import Checkpoints, Interrupted, Interrupts, play
+from dlsim.meshes import node_mesh
 from dlsim.programs import Programs, compile_process
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def simulate(
     resume: bool = False,
     progress: str | bool = "auto",
     label: str = "",
+    mesh: Any = None,
 ) -> Run:
     """Run `process` for `num_steps` steps.
 
@@ -62,6 +64,8 @@ def simulate(
       resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.
       progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
       label: a name for the bar.
+      mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
+        devices may be those of several processes (`dlsim.meshes.start_distributed`).
 
     Returns:
       Run(state, results, status, timing).
@@ -88,7 +92,7 @@ def simulate(
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
     seeds, key = _keys(key, seed)
     checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoint_seconds, resume)
-    programs = compile_process(process, key, measure)
+    programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
     updates = _updates(programs)
     with Interrupts() as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
         began: list[float] = []

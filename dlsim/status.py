@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlsim.meshes import gathered
+
 Array = jax.Array
 
 NOT_FINITE = 1 << 0  # a node's loss or parameters are NaN or infinite
@@ -55,7 +57,7 @@ def flag(condition: Array, bit: int) -> Array:
 
 def update(log: StatusLog, status: Array, step: Array) -> StatusLog:
     """The log after a step whose status is uint32 `[]` or `[n]` (by node)."""
-    rows = jnp.atleast_1d(status)
+    rows = gathered(jnp.atleast_1d(status))  # not every engine can reduce by "or" across devices
     seen = jax.lax.reduce(rows, jnp.uint32(0), jax.lax.bitwise_or, (0,))
 
     def note(log: StatusLog) -> StatusLog:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import trees
+from dlsim.meshes import gathered
 
 if TYPE_CHECKING:
     from dlsim.networks.graph import Graph
@@ -155,14 +156,14 @@ def _dense(weights: Array, values: Array, own: Array, self_weights: Array | None
     weights = weights.astype(flat.dtype)
     # Around one node's values: the product then rounds in proportion to disagreement too.
     anchor = flat[:1] if self_weights is None else jnp.zeros_like(flat[:1])
-    heard = jnp.matmul(weights, flat - anchor, precision=jax.lax.Precision.HIGHEST)
+    heard = jnp.matmul(weights, gathered(flat - anchor), precision=jax.lax.Precision.HIGHEST)
     if self_weights is None:
         heard = heard - jnp.sum(weights, axis=1, keepdims=True) * (flat_own - anchor)
     return _start(own, self_weights) + heard.reshape(values.shape)
 
 
 def _edges(network: Network, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:
-    messages = values.at[network.senders].get(mode="promise_in_bounds")
+    messages = gathered(values).at[network.senders].get(mode="promise_in_bounds")
     mine = own.at[network.receivers].get(mode="promise_in_bounds") if self_weights is None else own
     heard = jax.ops.segment_sum(
         _weigh(weights, messages, mine, self_weights),
@@ -176,6 +177,7 @@ def _edges(network: Network, weights: Array, values: Array, own: Array, self_wei
 
 def _neighbors(network: Network, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
     neighbors: Any = network.neighbors
+    values = gathered(values)
 
     # Row gathers promise to be in bounds: clamping every index keeps XLA's CPU loop from vectorising (7 times slower).
     def column(k: Array | int) -> Array:

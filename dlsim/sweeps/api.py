@@ -189,6 +189,9 @@ def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -
     with display(plan, progress) as say, Interrupts() as interrupts:
         shown = Progress(say)
         engine = Engine(store, options, shown, lambda: interrupts.seen)
+        for group, need, left in zip(plan.groups, plan.needs, plan.todo, strict=True):
+            if left:
+                engine.check(group, need)  # of all groups, before the first is run
         done_before = [(group, len(group.members) - left) for group, left in zip(plan.groups, plan.todo, strict=True)]
         for group, done in done_before:
             shown.add(done * group.num_steps, resumed=True)

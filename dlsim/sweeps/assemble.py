@@ -100,8 +100,10 @@ def _narrowed(array: np.ndarray, blocks: Sequence[Block], name: str) -> np.ndarr
 
 def _labels(values: list[Any]) -> list[Any]:
     scalars = all(isinstance(value, bool | int | float | str) for value in values)
-    alike = len({type(value) for value in values}) == 1
-    return values if scalars and alike else [str(value) for value in values]
+    if scalars and len({type(value) for value in values}) == 1:
+        return values
+    named = [getattr(value, "__name__", str(value)) if callable(value) else str(value) for value in values]
+    return [name if named.count(name) == 1 else f"{name} {i}" for i, name in enumerate(named)]
 
 
 def attributes(source: Source, **more: Any) -> dict[str, str]:

@@ -79,20 +79,30 @@ class Engine:
         self.num_programs = 0
         self.layouts: dict[str, str] = {}  # of each group, the one it ended with
 
+    def check(self, group: Group, need: Need) -> None:
+        """One line if a run of the group does not fit."""
+        limit, fits = self._limit(need)
+        if fits < 1:
+            self._refuse(group, need, limit)
+
+    def _limit(self, need: Need) -> tuple[int, int]:
+        """Bytes that may be used of a device, and the runs that fit into them at once."""
+        limit = int(HEADROOM * (self._options.memory or memory_limit(self._devices[0])))
+        return limit, int((limit - need.shared_bytes) // max(need.run_bytes, 1))
+
     def run(self, group: Group, need: Need, members: Sequence[Member] | None = None) -> None:
         """Run what the store does not hold of a group, or of some of its members."""
         todo = [member for member in members or group.members if member.identity not in self.store]
         if not todo:
             return
-        limit = int(HEADROOM * (self._options.memory or memory_limit(self._devices[0])))
-        fits = (limit - need.shared_bytes) // max(need.run_bytes, 1)
+        limit, fits = self._limit(need)
         if fits < 1:
             self._refuse(group, need, limit)
         is_cpu = self._devices[0].platform == "cpu"
         tuner = Tuner(
             self._options.layout,
             num_runs=len(todo),
-            fits=int(fits),
+            fits=fits,
             devices=len(self._devices),
             lanes=self._options.lanes,
             num_cores=self._options.num_cores,
@@ -127,13 +137,13 @@ class Engine:
 
     def _refuse(self, group: Group, need: Need, limit: int, error: BaseException | None = None) -> None:
         """One line: what one run takes, what there is, and how many nodes would fit."""
-        fix = "Give memory= more, or use a smaller model."
-        if group.num_nodes:
-            share = max(limit - need.shared_bytes, 0) / max(need.run_bytes, 1)
-            fix = f"About {int(min(0.9, share) * group.num_nodes)} nodes would fit."
-        where = f"at least {readable(need.bytes(1))} for one run of {group.label}"
+        got = readable(limit) if error is None else f"an error of the device with {readable(limit)} free"
+        share = max(limit - need.shared_bytes, 0) / max(need.run_bytes, 1)
+        nodes = int(min(0.9 if error is None else 0.5, share) * group.num_nodes)
+        fix = f"About {nodes} nodes would fit." if nodes else "Give memory= more, or use a smaller model or data set."
+        rule = f"at least {readable(need.bytes(1))} (estimated) for one run of {group.label}"
         try:
-            checks.fail("sweep", "memory", where, readable(limit), fix)
+            checks.fail("sweep", "memory", rule, got, fix)
         except ValueError as line:
             raise line from error
 
@@ -187,7 +197,9 @@ class Engine:
             self._progress.add(new * len(block), 0.0 if first else float(new * per_step), resumed=first)
             seen[0] = step
 
-        folder = self.store.checkpoints([member.identity for member in block])
+        # Of the filled block: its size is part of a checkpoint, and may differ when the sweep goes on.
+        places = [member.identity for member in filled]
+        folder = self.store.checkpoints(places)
         kept = None if folder is None else Checkpoints(str(folder), CHECKPOINT_SECONDS, resume=True, at_end=False)
         began = time.perf_counter()
         try:
@@ -202,15 +214,13 @@ class Engine:
                 stopped=stopped,
                 first_chunk=max(1, min(group.num_steps, 4 * group.every)),
             )
-        except Interrupted:
-            raise
-        except Exception:
-            self._progress.add(-seen[0] * len(block))
+        except (Exception, Interrupted):
+            self._progress.add(-seen[0] * len(block))  # it is played again, perhaps in other company
             raise
         seconds = time.perf_counter() - began
         self.run_seconds += seconds
         self.store.save(_result(group, block, played, layout, fresh, seconds))
-        self.store.clear_checkpoints([member.identity for member in block])
+        self.store.clear_checkpoints(places)
         self._progress.finished(len(block), _latest(played.history))
 
     def _data(self, group: Group, runs: list[Member], device: Any) -> Data:

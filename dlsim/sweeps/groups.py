@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ from dlsim import checks
 from dlsim.core import MeasureFn, Process
 from dlsim.programs import Traced, Values, trace
 from dlsim.sweeps.signature import content, signature
-from dlsim.sweeps.source import Built, Choice, Source
-from dlsim.sweeps.topologies import common_form
+from dlsim.sweeps.source import RESERVED, Built, Choice, Source
+from dlsim.sweeps.topologies import Form, common_forms
 
 
 class Member(NamedTuple):
@@ -61,8 +62,11 @@ class Group(NamedTuple):
         values = {name: np.asarray([run.values[name] for run in runs], dtype) for name in runs[0].values}
         return constants, values, jax.numpy.stack([jax.random.key(run.seed) for run in runs])
 
-    def _stack(self, runs: Sequence[Member], part: int, position: int) -> np.ndarray:
-        return np.stack([np.asarray(self.constants[run.variant][part][position]) for run in runs])
+    def _stack(self, runs: Sequence[Member], part: int, position: int) -> Any:
+        leaves = [self.constants[run.variant][part][position] for run in runs]
+        if jax.dtypes.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+            return jax.numpy.stack(leaves)
+        return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 class _Variant(NamedTuple):
@@ -71,7 +75,7 @@ class _Variant(NamedTuple):
     choice: Choice  # a value for every axis; those of `floats` are the first ones
     floats: tuple[str, ...]
     built: Built
-    network: Any  # in the form that it shares with others; None: as built
+    form: Form | None  # of its network, which it shares with others; None: as built
 
 
 def group_runs(
@@ -89,16 +93,13 @@ def group_runs(
     if wanted is not None:
         variants = [one for one in variants if any(run.identity in wanted for run in _members(source, one, 0))]
     if common_topologies:
-        given = [_movable(variant.built.process) for variant in variants]
-        formed = common_form(given)
-        variants = [
-            variant if mine is old else variant._replace(network=mine)
-            for variant, old, mine in zip(variants, given, formed, strict=True)
-        ]
+        forms = common_forms([_movable(variant.built.process) for variant in variants])
+        variants = [variant._replace(form=form) for variant, form in zip(variants, forms, strict=True)]
     found: dict[tuple[Any, ...], list[tuple[_Variant, Traced]]] = {}
     for i, variant in enumerate(variants):
         note(f"tracing {i + 1}/{len(variants)} {_label(variant.choice, variant.floats)}")
         for traced_variant, traced in _trace(source, variant):
+            _check_names(source, traced)
             built = traced_variant.built
             key = (signature(traced), traced_variant.floats, built.num_steps, built.record.every)
             found.setdefault(key, []).append((traced_variant, traced))
@@ -130,6 +131,14 @@ def _variants(source: Source, note: Callable[[str], None]) -> list[_Variant]:
     return out
 
 
+def _check_names(source: Source, traced: Traced) -> None:
+    """One array cannot hold an axis and a record of one name."""
+    for name in traced.measure.shapes:
+        if name in source.axes or name in RESERVED:
+            rule = "of other names than the axes, seed, step, diverged_step and seconds_per_step"
+            checks.fail(source.name, "records", rule, repr(name), "Rename the axis or the record.")
+
+
 def _checked(source: Source, choice: Choice) -> Built:
     built = source.build(choice)
     checks.integer(source.name, "num_steps", built.num_steps, 1)
@@ -145,35 +154,37 @@ def _trace(source: Source, variant: _Variant) -> list[tuple[_Variant, Traced]]:
     traceable = variant.floats
     if traceable:
         try:
-            values = {name: variant.choice[name] for name in traceable}
-            return [(variant, trace(_maker(source, variant), values, key))]
+            return [(variant, trace(_maker(source, variant), {name: variant.choice[name] for name in traceable}, key))]
         except Exception:  # whatever host code raises when it meets a tracer
-            traceable = tuple(name for name in variant.floats if _is_data(source, variant, name))
+            traceable = _traceable(source, variant)
     structural = [name for name in variant.floats if name not in traceable]
     out = []
     for values_ in itertools.product(*(source.axes[name] for name in structural)):
         choice = {**variant.choice, **dict(zip(structural, values_, strict=True))}
-        built = _checked(source, choice) if structural else variant.built
-        one = _Variant(choice, traceable, built, variant.network)
+        one = _Variant(choice, traceable, _checked(source, choice) if structural else variant.built, variant.form)
         out.append((one, trace(_maker(source, one), {name: choice[name] for name in traceable}, key)))
     return out
 
 
-def _is_data(source: Source, variant: _Variant, name: str) -> bool:
-    alone = variant._replace(floats=(name,))
-    try:
-        trace(_maker(source, alone), {name: variant.choice[name]}, jax.random.key(0))
-    except Exception:  # as above
-        return False
-    return True
+def _traceable(source: Source, variant: _Variant) -> tuple[str, ...]:
+    """As many floats as can be data together, in their order, where all cannot."""
+    found: tuple[str, ...] = ()
+    for name in variant.floats if len(variant.floats) > 1 else ():
+        with contextlib.suppress(Exception):  # as above
+            values = {one: variant.choice[one] for one in (*found, name)}
+            trace(_maker(source, variant), values, jax.random.key(0))
+            found = (*found, name)
+    return found
 
 
 def _maker(source: Source, variant: _Variant) -> Callable[[Values], tuple[Process, MeasureFn]]:
     def make(values: Values) -> tuple[Process, MeasureFn]:
         built = variant.built if not values else source.build({**variant.choice, **values})
         process, record = built.process, built.record
-        if variant.network is not None:
-            moved = process.over(variant.network)
+        if (
+            variant.form is not None and process.network is not None
+        ):
+            moved = process.over(variant.form.of(process.network))
             process = process if moved is None else moved
         measure = record.fn if record.fn is not None else process.measure
         assert measure is not None  # _checked has seen to it

@@ -2,13 +2,15 @@
 
 Two traced processes share their programs when the same primitives are applied in the same order to arrays of the same
 shapes, with the same literals.  What a process closes over is data and counts by shape; what a jitted function inside
-it has baked in is part of the program and counts by content.
+it has baked in is part of the program and counts by content.  A function of the host, or any other object that cannot
+be read, is the same only as itself: rather a program too many than two programs taken for one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +20,18 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from dlsim.programs import Traced
 
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
+# What a traced program never calls again: rules of derivatives, and the function that a jaxpr beside it was made of.
+_SPENT = {"jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "policy", "computation", "out_trees"}
 
 
 def signature(traced: Traced) -> str:
-    """Digest of the three functions of a process."""
+    """Digest of the three functions of a process; to compare while the processes are alive."""
     digest = hashlib.sha256()
-    for part in traced.parts:
-        digest.update(_Walk().jaxpr(part.closed.jaxpr).encode())
-        digest.update(str(jax.tree.structure(part.shapes)).encode())
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # arrays inside of other objects, in full
+        for part in traced.parts:
+            digest.update(_Walk().jaxpr(part.closed.jaxpr).encode())
+            digest.update(str(jax.tree.structure(part.shapes)).encode())
     return digest.hexdigest()
 
 
@@ -46,9 +51,7 @@ class _Walk:
         lines = [f"in {self._vars([*jaxpr.constvars, *jaxpr.invars])}"]
         for equation in jaxpr.eqns:
             named = sorted(equation.params.items())
-            params = ",".join(f"{name}={self._param(value)}" for name, value in named)
-            if "callback" in equation.primitive.name:  # a function of the host is no data: the same object, or another
-                params += ",".join(str(id(getattr(value, "callback_func", value))) for _, value in named)
+            params = ",".join(f"{name}={self._param(value)}" for name, value in named if name not in _SPENT)
             heard = self._vars(equation.invars)
             lines.append(f"{self._vars(equation.outvars)} = {equation.primitive.name}[{params}] {heard}")
         lines.append(f"out {self._vars(jaxpr.outvars)}")
@@ -72,10 +75,12 @@ class _Walk:
             return f"{type(value).__name__}(" + ",".join(self._param(item) for item in value) + ")"
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return _of_array(value)
-        if callable(value) and not isinstance(value, type):
-            # Rules of derivatives and the like: by name.  What they compute is in the jaxprs beside them.
-            return getattr(value, "__qualname__", type(value).__name__)
-        return _ADDRESS.sub("", str(value))
+        if hasattr(value, "callback_func"):  # wrapped anew at each trace
+            return f"{type(value).__name__} {id(value.callback_func)} {value.in_tree}"
+        text = str(value)
+        if (callable(value) and not isinstance(value, type)) or _ADDRESS.search(text):
+            return f"{_ADDRESS.sub('', text)} {id(value)}"
+        return text
 
     def _inner(self, value: Any) -> str:
         """An inner jaxpr, walked once however often it is called."""

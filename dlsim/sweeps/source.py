@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import difflib
 import hashlib
@@ -10,10 +9,10 @@ import inspect
 import itertools
 import json
 import numbers
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import dlsim
@@ -21,9 +20,10 @@ from dlsim import checks
 from dlsim.configs import Experiment, assign, flatten
 from dlsim.core import Process, Record
 from dlsim.results import plain
+from dlsim.sweeps.identity import code_of_experiment, code_of_function, describe
 
 Choice = dict[str, Any]  # a value for each axis
-NOT_BUILDING = ("get_config", "axes", "claims", "figure", "main")  # functions of a file that no run depends on
+RESERVED = ("seed", "step", "diverged_step", "seconds_per_step")  # what a Dataset of a sweep has beside the axes
 
 
 class Built(NamedTuple):
@@ -56,7 +56,8 @@ class Source(NamedTuple):
 
     def identity(self, choice: Choice, seed: int) -> str:
         """The address of a run's results: equal for equal code, settings and seed."""
-        decided = [self.name, dlsim.__version__, self.code, plain(self.settings(choice)), seed]
+        precision = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        decided = [self.name, dlsim.__version__, precision, self.code, plain(self.settings(choice)), seed]
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -68,9 +69,14 @@ def from_experiment(
     known = flatten(config)
     for key in {**own, **(axes or {})}:
         checks.one_of(experiment.name, "axis", key, known)
-    given = {key: _of_type(key, list(values), _default(key, own, known)) for key, values in (axes or {}).items()}
-    chosen = {key: list(values) for key, values in {**own, **given}.items()}
+        if key == "num_seeds":
+            checks.fail(
+                experiment.name, "axis", "another key than num_seeds", "num_seeds", "Seeds have an axis anyway."
+            )
+    given = {key: _of_type(key, _values(values), _default(key, own, known)) for key, values in (axes or {}).items()}
+    chosen = {key: _values(values) for key, values in {**own, **given}.items()}
     floats = _check_axes(experiment.name, chosen)
+    described = _Described(chosen)
 
     def configured(choice: Choice) -> Any:
         combined = copy.deepcopy(config)
@@ -88,11 +94,11 @@ def from_experiment(
         return Built(*made, num_steps=combined.num_steps)
 
     def settings(choice: Choice) -> dict[str, Any]:
-        decided = configured(choice).to_dict()
+        decided = {**known, **described(choice)}
         decided.pop("num_seeds", None)
         return decided
 
-    code = _digest(_code_of_file(experiment.path.read_text()))
+    code = code_of_experiment(experiment.module, experiment.path.read_text())
     return Source(experiment.name, chosen, floats, list(seeds), build, settings, code)
 
 
@@ -105,8 +111,9 @@ def from_function(
 ) -> Source:
     """The sweep of `make(**choice) -> Process`, or `(Process, Record)`."""
     _check_parameters(make, axes)
-    chosen = {key: list(values) for key, values in axes.items()}
+    chosen = {key: _values(values) for key, values in axes.items()}
     floats = _check_axes("sweep", chosen)
+    described = _Described(chosen)
     steps = checks.integer("sweep", "num_steps", num_steps, 1)
 
     def build(choice: Choice) -> Built:
@@ -118,10 +125,38 @@ def from_function(
         return Built(process, kept, steps)
 
     def settings(choice: Choice) -> dict[str, Any]:
-        return {**choice, "num_steps": steps, "record_every": None if record is None else record.every}
+        return {**described(choice), "num_steps": steps, "record_every": None if record is None else record.every}
 
     name = getattr(make, "__qualname__", type(make).__name__)
-    return Source(name, chosen, floats, list(seeds), build, settings, _digest(_code_of_function(make)))
+    code = code_of_function((make, None if record is None else record.fn))
+    return Source(name, chosen, floats, list(seeds), build, settings, code)
+
+
+def _line(values: Any) -> str:
+    return " ".join(str(values).split())
+
+
+class _Described:
+    """The values of a choice as an identity holds them; each value of an axis is read once."""
+
+    def __init__(self, axes: dict[str, list[Any]]) -> None:
+        self._axes = axes  # keeps the values where they are
+        self._known: dict[int, Any] = {}
+
+    def __call__(self, choice: Choice) -> dict[str, Any]:
+        return {key: self._of(value) for key, value in choice.items()}
+
+    def _of(self, value: Any) -> Any:
+        if isinstance(value, bool | int | float | str):
+            return value
+        if id(value) not in self._known:
+            self._known[id(value)] = describe(value)
+        return self._known[id(value)]
+
+
+def _values(values: Sequence[Any]) -> list[Any]:
+    """NumPy's numbers as Python's."""
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def _check_parameters(make: Callable[..., Any], axes: Mapping[str, Any]) -> None:
@@ -154,7 +189,7 @@ def _of_type(key: str, values: list[Any], default: Any) -> list[Any]:
         if type(default) is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
             value, fits = float(value), True
         if not fits:
-            checks.fail("sweep", f"axis {key}", f"values of type {type(default).__name__}", repr(value))
+            checks.fail("sweep", f"axis {key}", f"values of type {type(default).__name__}", _line(repr(value)))
         out.append(value)
     return out
 
@@ -163,45 +198,18 @@ def _check_axes(where: str, axes: dict[str, list[Any]]) -> frozenset[str]:
     """One or more distinct values each; gives the axes of floats, whose values become floats."""
     floats = set()
     for key, values in axes.items():
-        if len(values) == 0 or len({str(value) for value in values}) < len(values):
-            checks.fail(where, f"axis {key}", "one or more distinct values", values)
+        if key in RESERVED:
+            checks.fail(where, "axis", f"another name than {', '.join(RESERVED)}", repr(key), "Rename the parameter.")
         real = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
         if real and any(not isinstance(value, numbers.Integral) for value in values):
             axes[key] = [float(value) for value in values]
             if not np.isfinite(axes[key]).all():
                 checks.fail(where, f"axis {key}", "finite", values)
             floats.add(key)
+        labels, contents = ({str(one) for one in axes[key]}, {json.dumps(describe(one)) for one in axes[key]})
+        if not 0 < len(values) == len(labels) == len(contents):
+            checks.fail(where, f"axis {key}", "one or more distinct values", _line(values))
     return frozenset(floats)
-
-
-def _code_of_file(text: str) -> str:
-    """The file without comments, docstrings and the functions that no run depends on."""
-    tree = ast.parse(text)
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in NOT_BUILDING)]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def _code_of_function(make: Callable[..., Any]) -> str:
-    """The source of a function, and the plain values it closes over."""
-    function: Any = inspect.unwrap(make)
-    try:
-        text = _code_of_file(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # typed at a prompt, a callable object, or a lambda amid an expression
-        code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_consts, code.co_names)) if code is not None else repr(type(make))
-    cells = getattr(function, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells]
-    return text + repr([value if isinstance(value, _PLAIN) else type(value).__name__ for value in held])
-
-
-_PLAIN = (bool, int, float, str, tuple, frozenset, type(None))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_axes(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -9,7 +9,9 @@ Files are never changed, so that several processes and machines may write into o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -151,19 +153,32 @@ def write_block(folder: pathlib.Path, block: Block) -> None:
 def _read(file: pathlib.Path) -> Block | None:
     """A block; None, and a warning, where the file is damaged: its runs are run again."""
     try:
-        with np.load(file, allow_pickle=False) as data:
-            meta = json.loads(str(data["meta"]))
-            dims = meta.pop("dims")
-            return Block(
-                identities=[str(name) for name in data["identities"]],
-                variables={name: (tuple(axes), data[_VALUE + name]) for name, axes in dims.items()},
-                meta=meta,
-                **{name: data[name] for name in _PLAIN},
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"block {file.name} is damaged ({type(error).__name__}); its runs are run again", stacklevel=3)
-        file.replace(file.with_suffix(".damaged"))
+        data = file.read_bytes()
+    except FileNotFoundError:  # another process was faster
         return None
+    try:
+        return _parsed(data)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        warnings.warn(f"block {file.name} is damaged ({type(error).__name__}); its runs are run again", stacklevel=3)
+        with contextlib.suppress(OSError):
+            file.replace(file.with_suffix(".damaged"))
+        return None
+
+
+def _parsed(contents: bytes) -> Block:
+    with zipfile.ZipFile(io.BytesIO(contents)) as archive:
+        bad = archive.testzip()  # NumPy stops reading where an array ends, and so may miss a wrong checksum
+        if bad is not None:
+            raise zipfile.BadZipFile(bad)
+    with np.load(io.BytesIO(contents), allow_pickle=False) as data:
+        meta = json.loads(str(data["meta"]))
+        dims = meta.pop("dims")
+        return Block(
+            identities=[str(name) for name in data["identities"]],
+            variables={name: (tuple(axes), data[_VALUE + name]) for name, axes in dims.items()},
+            meta=meta,
+            **{name: data[name] for name in _PLAIN},
+        )
 
 
 def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:

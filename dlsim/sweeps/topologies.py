@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +17,46 @@ DENSE_NODES = {"cpu": 256, "gpu": 2048, "tpu": 2048}
 WIDTHS = (4, UNROLL)  # neighbours to which larger networks are padded
 
 
+class Form(NamedTuple):
+    """How to write a network; what it says of channels, links and the rest stays."""
+
+    width: int  # of its table of neighbours; 0: a dense matrix
+
+    def of(self, network: Network) -> Network:
+        """The network in this form; as it is if it has more neighbours than the table holds."""
+        # Where the network is made inside of another program too, topologies are arrays and not tracers.
+        with jax.ensure_compile_time_eval():
+            if self.width == 0:
+                return lower(network, "dense").replace(grid=None, offsets=None)
+            return network if _width(network) > self.width else _table(network, self.width)
+
+
 def common_form(networks: Sequence[Network | None]) -> list[Network | None]:
-    """The networks, those of one size in as few forms as pay.
+    """The networks, those of one size in as few forms as pay; see `common_forms`."""
+    forms = common_forms(networks)
+    return [
+        network if form is None or network is None else form.of(network)
+        for network, form in zip(networks, forms, strict=True)
+    ]
+
+
+def common_forms(networks: Sequence[Network | None]) -> list[Form | None]:
+    """For each network the form in which it shares a program with others; None: as it is.
 
     Small networks become dense matrices if one of them has more than `UNROLL` neighbours a node, else tables of as many
     neighbours as the widest has.  Larger ones become tables of 4 or of 16 neighbours; wider ones stay as they are.
     The mean over the neighbours is the same to rounding.
     """
-    out = list(networks)
+    out: list[Form | None] = [None] * len(networks)
     by_size: dict[int, list[int]] = {}
     for i, network in enumerate(networks):
         if network is not None and not network.is_implicit and network.is_linked is None:
             by_size.setdefault(network.num_nodes, []).append(i)
     for size, places in by_size.items():
-        forms = {_form(networks[i]) for i in places}
-        if len(forms) == 1:
-            continue
-        for i in places:
-            # Where the sweep is planned inside of another program too, topologies are arrays and not tracers.
-            with jax.ensure_compile_time_eval():
-                out[i] = _reform(networks[i], [_width(networks[j]) for j in places], size)
+        if len({_form(networks[i]) for i in places}) > 1:
+            widths = [_width(networks[j]) for j in places]
+            for i, own in zip(places, widths, strict=True):
+                out[i] = _shared(own, widths, size)
     return out
 
 
@@ -50,16 +70,15 @@ def _width(network: Any) -> int:
     return int(np.asarray(network.in_degrees).max()) if network.num_edges else 0
 
 
-def _reform(network: Any, widths: list[int], size: int) -> Network:
-    own, widest = _width(network), max(widths)
+def _shared(own: int, widths: list[int], size: int) -> Form | None:
+    """The form of a network with `own` neighbours a node at most, among others of its size."""
+    widest = max(widths)
     if size <= DENSE_NODES.get(jax.default_backend(), 2048):
-        if widest > UNROLL:
-            return lower(network, "dense").replace(grid=None, offsets=None)
-        return _table(network, widest)
+        return Form(0 if widest > UNROLL else widest)
     target = next((w for w in WIDTHS if own <= w), None)
     if target is None or not any(w <= target for w in widths if w != own):
-        return network  # wide, or alone in its class
-    return _table(network, max(w for w in widths if w <= target))
+        return None  # wide, or alone in its class
+    return Form(max(w for w in widths if w <= target))
 
 
 def _table(network: Network, width: int) -> Network:
