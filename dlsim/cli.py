@@ -90,6 +90,7 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         command.add_argument(
             "--lanes", type=int, metavar="N", help="programs at a time on a device (default: by trial)"
         )
+        command.add_argument("--mesh", metavar="nodes=N", help="lay the nodes of each run over N devices")
         command.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
 
     bench = commands.add_parser("bench", parents=[debug], allow_abbrev=False, help="measure this machine")
@@ -176,7 +177,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     from dlsim import terminal
     from dlsim.experiment import run_experiment
 
-    _keep_compiled_programs()
+    _prepare(options)
     path, mode = split_mode(options.file)
     saved = run_experiment(
         path,
@@ -197,7 +198,7 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
     from dlsim.experiment import sweep_experiment
     from dlsim.results import SavedRun
 
-    _keep_compiled_programs()
+    _prepare(options)
     path, mode = split_mode(options.file)
     saved = sweep_experiment(
         path,
@@ -223,7 +224,7 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
 def _options(options: argparse.Namespace) -> Any:
     from dlsim.sweeps.api import make_options
 
-    return make_options(options.layout, options.memory, options.lanes)
+    return make_options(options.layout, options.memory, options.lanes, options.mesh)
 
 
 def _workers(options: argparse.Namespace) -> Any:
@@ -238,6 +239,16 @@ def _bench(options: argparse.Namespace, _: list[str]) -> int:
     from dlsim.bench import command
 
     return command(quick=options.quick, out=options.out, only=options.only)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """What must be set before JAX starts: on a CPU, as many devices as the mesh asks for."""
+    import jax
+
+    _keep_compiled_programs()
+    number = (options.mesh or "").rpartition("=")[2]
+    if number.isdigit() and int(number) > 1 and not jax.config.jax_num_cpu_devices > 1:  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", int(number))
 
 
 def _keep_compiled_programs() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dlsim import checks
-from dlsim.core import Process, PyTree
+from dlsim.core import PyTree
 
 AXIS = "nodes"
 
@@ -89,17 +89,17 @@ def node_mesh(spec: Any, where: str = "simulate") -> Mesh:
     return jax.make_mesh((int(number),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[: int(number)])
 
 
-def place(process: Process, mesh: Mesh, where: str = "simulate") -> Placement:
-    """Check that a process can be laid over the mesh."""
-    if process.num_nodes is None:
+def place(num_nodes: int | None, mesh: Mesh, where: str = "simulate") -> Placement:
+    """Check that a process of so many nodes can be laid over the mesh."""
+    if num_nodes is None:
         fix = "Set num_nodes of the Process."
         checks.fail(where, "mesh", "given to a process that says its number of nodes", "one that does not", fix)
     parts = mesh.shape[AXIS]
-    if process.num_nodes % parts:
-        fix = f"Use {process.num_nodes - process.num_nodes % parts} nodes."
-        got = f"{parts} for {process.num_nodes} nodes"
+    if num_nodes % parts:
+        fix = f"Use {num_nodes - num_nodes % parts} nodes."
+        got = f"{parts} for {num_nodes} nodes"
         checks.fail(where, "mesh", "of a number of devices that divides the number of nodes", got, fix)
-    return Placement(mesh, process.num_nodes)
+    return Placement(mesh, num_nodes)
 
 
 def num_parts() -> int:

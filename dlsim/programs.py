@@ -194,7 +194,7 @@ def compile_traced(
 def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
     """Compile the two programs of a run; `key [R]` makes R runs side by side, `mesh` lays the nodes over devices."""
     began = time.perf_counter()
-    placement = None if mesh is None else place(process, mesh)
+    placement = None if mesh is None else place(process.num_nodes, mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
         data = single(traced, key)

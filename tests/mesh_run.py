@@ -53,7 +53,7 @@ def both(process: Process, steps: int = 12, seed: object = 0) -> tuple[float, bo
 def collectives(process: Process) -> dict[str, int]:
     """How many of each kind the program of a step has."""
     mesh, key = node_mesh(4), jax.random.key(0)
-    placement = place(process, mesh)
+    placement = place(process.num_nodes, mesh)
     with jax.set_mesh(mesh):
         traced = trace(lambda _: (process, lambda state, info: {"step": jnp.zeros(())}), {}, key)
         program = compile_traced(traced, placement.put(single(traced, key)), placement=placement).advance

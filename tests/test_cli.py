@@ -16,7 +16,6 @@ import xarray
 
 from dlsim import cli, results
 from dlsim.configs import split_mode
-from dlsim.configs import split_mode
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = str(pathlib.Path(__file__).with_name("small_experiment.py"))

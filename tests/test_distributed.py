@@ -25,7 +25,11 @@ def together(out: pathlib.Path, num_steps: int, *folder: str) -> dict[str, np.nd
     words = [sys.executable, "-m", "distributed_run", str(port), "2"]
     both = [
         subprocess.Popen(
-            [*words, str(this), str(out), str(num_steps), *folder], cwd=HERE, env=world, stderr=subprocess.PIPE, text=True
+            [*words, str(this), str(out), str(num_steps), *folder],
+            cwd=HERE,
+            env=world,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for this in range(2)
     ]

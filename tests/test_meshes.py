@@ -86,14 +86,13 @@ def test_a_process_must_say_its_nodes_and_devices_must_divide_them() -> None:
     with pytest.raises(ValueError, match="a process that says its number of nodes, got one that does not. Set"):
         simulate(walk(), seed=0, num_steps=1, mesh=1)
     fake = Mesh(np.asarray(jax.devices()[:1]), ("nodes",))
-    process = walk()._replace(num_nodes=7)
-    assert meshes.place(process, fake).num_nodes == 7
+    assert meshes.place(7, fake).num_nodes == 7
 
     class Three:
         shape = {"nodes": 3}  # noqa: RUF012
 
     with pytest.raises(ValueError, match=r"divides the number of nodes, got 3 for 7 nodes. Use 6 nodes."):
-        meshes.place(process, Three())  # type: ignore[arg-type]
+        meshes.place(7, Three())  # type: ignore[arg-type]
 
 
 def test_one_device_changes_nothing() -> None:

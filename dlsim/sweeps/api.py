@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+
 from dlsim import checks
 from dlsim.core import Record
 from dlsim.loop import Interrupts
+from dlsim.meshes import node_mesh
 from dlsim.sweeps import layout as layouts
 from dlsim.sweeps.assemble import attributes, dataset
 from dlsim.sweeps.engine import Engine, Options, Progress
@@ -45,6 +48,7 @@ def sweep(
     layout: Any = "auto",
     memory: Any = None,
     lanes: int | None = None,
+    mesh: Any = None,
     common_topologies: bool = True,
     workers: Any = None,
     **more_axes: Sequence[Any],
@@ -70,6 +74,7 @@ def sweep(
         `"32x4"`: 32 runs a program, 4 at a time.
       memory: bytes a device, or `"8GiB"`; default: what is free.
       lanes: programs that run at a time on a device; default: by trial on a CPU, 1 elsewhere.
+      mesh: lay the nodes of every run over devices, as in `simulate`; runs then follow one another.
       common_topologies: bring topologies of one size to a common form, so that they share a program.
       workers: an executor of `dlsim.sweeps.workers`, for several machines; None: this process.
 
@@ -92,7 +97,7 @@ def sweep(
     source, mode = _source(what, chosen, seed, num_steps, record)
     store = Store(out)
     store.open({"experiment": source.name, "mode": mode, "config": {}})
-    options = make_options(layout, memory, lanes)
+    options = make_options(layout, memory, lanes, mesh)
     plan = plan_sweep(source, store, options, common_topologies=common_topologies)
     bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
     return execute(plan, store, options, progress, workers=bound).dataset
@@ -149,25 +154,30 @@ def check_seeds(seed: int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def make_options(layout: Any = "auto", memory: Any = None, lanes: int | None = None) -> Options:
+def make_options(layout: Any = "auto", memory: Any = None, lanes: int | None = None, mesh: Any = None) -> Options:
     """Options of the engine from what a user writes."""
+    if mesh is not None and jax.process_count() > 1:
+        fix = "Over several hosts run one process with dlsim.simulate(mesh=...), or spread blocks with workers."
+        checks.fail("sweep", "mesh", "of one host's devices", f"{jax.process_count()} processes", fix)
     return Options(
         layout=layouts.parse(layout),
         memory=None if memory is None else parse_memory(memory),
         lanes=None if lanes is None else checks.integer("sweep", "lanes", lanes, 1, 64),
         num_cores=num_cores(),
+        mesh=None if mesh is None else node_mesh(mesh, "sweep"),
     )
 
 
 def plan_sweep(source: Source, store: Store, options: Options, *, common_topologies: bool = True) -> Plan:
     """What is to be run, given what the store holds."""
-    return make_plan(
-        source,
-        store.__contains__,
-        memory=options.memory,
-        devices=options.devices,
-        common_topologies=common_topologies,
-    )
+    with contextlib.nullcontext() if options.mesh is None else jax.set_mesh(options.mesh):
+        return make_plan(
+            source,
+            store.__contains__,
+            memory=options.memory,
+            devices=options.devices,
+            common_topologies=common_topologies,
+        )
 
 
 def execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.history import History
 from dlsim.loop import Checkpoints, Interrupted, play
+from dlsim.meshes import Placement, place
 from dlsim.programs import Data, Executable, compile_traced
 from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
 from dlsim.sweeps.groups import Group, Member
@@ -32,6 +34,7 @@ class Options(NamedTuple):
     lanes: int | None = None  # a device; None: by trial
     devices: tuple[Any, ...] = ()  # none: all local ones
     num_cores: int = 2
+    mesh: Any = None  # lays the nodes of each run over devices; runs then follow one another
 
 
 class Progress:
@@ -72,6 +75,9 @@ class Engine:
     ) -> None:
         self.store, self._options, self._progress, self._stopped = store, options, progress, stopped
         self._devices = options.devices or tuple(jax.local_devices())
+        if options.mesh is not None:
+            self._devices = self._devices[:1]  # one lane, whose programs run on all devices of the mesh
+            self._options = options._replace(layout=(1, 1) if options.layout == "auto" else options.layout, lanes=1)
         self._programs: dict[tuple[Any, ...], Executable] = {}
         self._shared: dict[tuple[Any, ...], Any] = {}
         self._compiling = threading.Lock()
@@ -87,6 +93,8 @@ class Engine:
 
     def _limit(self, need: Need) -> tuple[int, int]:
         """Bytes that may be used of a device, and the runs that fit into them at once."""
+        if self._options.mesh is not None:
+            need = need.over(self._options.mesh.size)
         limit = int(HEADROOM * (self._options.memory or memory_limit(self._devices[0])))
         return limit, int((limit - need.shared_bytes) // max(need.run_bytes, 1))
 
@@ -230,8 +238,16 @@ class Engine:
             if key not in self._shared:
                 for other in [other for other in self._shared if other[0] != id(group)]:
                     del self._shared[other]  # of a group that is done
-                self._shared[key] = jax.device_put(group.shared(), device)
-        return Data(self._shared[key], jax.device_put(group.own(runs), device))
+                self._shared[key] = self._put(group, group.shared(), device)
+        return Data(self._shared[key], self._put(group, group.own(runs), device))
+
+    def _put(self, group: Group, tree: Any, device: Any) -> Any:
+        if self._options.mesh is None:
+            return jax.device_put(tree, device)
+        return self._placement(group).put(tree)
+
+    def _placement(self, group: Group) -> Placement:
+        return place(group.num_nodes or None, self._options.mesh, "sweep")
 
     def _executable(self, group: Group, layout: Layout, device: Any, data: Any) -> tuple[Executable, float]:
         key = (id(group), layout.runs, layout.at_once, device)
@@ -240,7 +256,10 @@ class Engine:
                 return self._programs[key], 0.0
             for other in [other for other in self._programs if other[0] != id(group)]:
                 del self._programs[other]  # of a group that is done
-            executable = compile_traced(group.traced, data, layout.at_once)
+            mesh = self._options.mesh
+            with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+                placement = None if mesh is None else self._placement(group)
+                executable = compile_traced(group.traced, data, layout.at_once, placement)
             self._programs[key] = executable
             self.compile_seconds += executable.compile_seconds
             self.num_programs += 1

@@ -38,6 +38,10 @@ class Need(NamedTuple):
     run_bytes: int  # for each run that is held at a time
     step_seconds: float  # of one run; a rough estimate, within a factor of about three
 
+    def over(self, num_devices: int) -> Need:
+        """The need of each of several devices that share the nodes of a run."""
+        return self._replace(run_bytes=self.run_bytes // num_devices, step_seconds=self.step_seconds / num_devices)
+
     def bytes(self, runs: int) -> int:
         return self.shared_bytes + runs * self.run_bytes
 

@@ -181,9 +181,7 @@ def _maker(source: Source, variant: _Variant) -> Callable[[Values], tuple[Proces
     def make(values: Values) -> tuple[Process, MeasureFn]:
         built = variant.built if not values else source.build({**variant.choice, **values})
         process, record = built.process, built.record
-        if (
-            variant.form is not None and process.network is not None
-        ):
+        if variant.form is not None and process.network is not None:
             moved = process.over(variant.form.of(process.network))
             process = process if moved is None else moved
         measure = record.fn if record.fn is not None else process.measure
