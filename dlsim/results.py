@@ -85,13 +85,13 @@ def save(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        _write_json(staging / "config.json", config)
-        _write_json(staging / "claims.json", [claim._asdict() for claim in claims])
+        write_json(staging / "config.json", config)
+        write_json(staging / "claims.json", [claim._asdict() for claim in claims])
         dataset.to_netcdf(staging / "results.nc", engine="h5netcdf")
         if figure is not None:
             _write_figure(staging, figure)
         # Last: a folder that holds it is complete.
-        _write_json(staging / "provenance.json", {**provenance, "format_version": FORMAT_VERSION})
+        write_json(staging / "provenance.json", {**provenance, "format_version": FORMAT_VERSION})
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -242,7 +242,8 @@ def _read_dataset(path: pathlib.Path) -> xarray.Dataset:
         checks.fail("results.load", path.name, "readable NetCDF, as a run leaves it", f"{path} ({error})", _DAMAGED)
 
 
-def _write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write plain values, and wait until they are on disk."""
     with path.open("w") as file:
         json.dump(plain(value), file, indent=2, allow_nan=False)
         file.write("\n")

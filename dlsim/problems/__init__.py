@@ -1,6 +1,7 @@
 """What the nodes want: data sets, who holds what, models, objectives."""
 
 from dlsim.problems.blocks import auto_block, map_nodes
+from dlsim.problems.bootstrap import bootstrap
 from dlsim.problems.classification import classification
 from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
@@ -31,6 +32,7 @@ __all__ = [
     "auto_block",
     "avg_pool",
     "batch_positions",
+    "bootstrap",
     "by_column",
     "classification",
     "concept_shift",

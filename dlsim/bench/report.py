@@ -1,0 +1,109 @@
+"""The figures of a bench as a table, a file and a picture."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlsim import checks
+from dlsim.results import write_json
+from dlsim.sweeps.estimate import readable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def scaling_exponent(rows: Sequence[dict[str, float]]) -> float | None:
+    """Slope of log seconds a round over log nodes; 1 is linear.  None with fewer than two sizes."""
+    if len(rows) < 2:
+        return None
+    x, y = (np.log([row[name] for row in rows]) for name in ("num_nodes", "round_seconds"))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print machine, ceilings, and a row a workload and size."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    about, ceilings = found["machine"], found["ceilings"]
+    load = ", ".join(f"{value:.1f}" for value in about["load"])
+    console.print(
+        f"{about['device']}, {about['num_devices']} device(s), {about['num_cores']} cores, jax {about['jax']}, load {load}"
+    )
+    console.print(
+        f"float32 products {ceilings['flops'] / 1e9:.0f} Gflop/s, copies {ceilings['copy_bytes'] / 1e9:.1f} GB/s, "
+        f"memory {readable(ceilings['memory_bytes'])}"
+    )
+    table = Table(title="D-SGD, random 4-regular graph, batch 32, 784 pixels")
+    table.add_column("model")
+    for name in ("nodes", "node-updates/s", "ms a round", "of products", "of copies", "compile s", "peak memory"):
+        table.add_column(name, justify="right")
+    for name, workload in found["workloads"].items():
+        for row in workload["rows"]:
+            table.add_row(
+                name,
+                f"{row['num_nodes']:,}",
+                f"{row['node_updates_per_second']:,.0f}",
+                f"{1e3 * row['round_seconds']:.3g}",
+                f"{row['fraction_of_product_rate']:.0%}",
+                f"{row['fraction_of_copy_rate']:.0%}",
+                f"{row['compile_seconds']:.1f}",
+                readable(row["peak_bytes"]),
+            )
+    if found["workloads"]:
+        console.print(table)
+    for name, workload in found["workloads"].items():
+        if workload["scaling_exponent"] is not None:
+            console.print(f"{name}: seconds a round grow as nodes to the {workload['scaling_exponent']:.2f}")
+    for name, values in found["extra"].items():
+        console.print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in values.items()))
+
+
+def figure(found: dict[str, Any]) -> Figure:
+    """Node-updates a second, and the fraction of the product rate, against the number of nodes."""
+    from dlsim import plotting
+
+    with plotting.style():
+        made, axes = plotting.panels(1, 2, height=2.8)
+        rates, fractions = axes[0]
+        for index, (name, workload) in enumerate(found["workloads"].items()):
+            nodes = [row["num_nodes"] for row in workload["rows"]]
+            style = {"marker": "o", "markersize": 3, "color": plotting.COLORS[index], "label": name}
+            rates.loglog(nodes, [row["node_updates_per_second"] for row in workload["rows"]], **style)
+            fractions.semilogx(nodes, [100 * row["fraction_of_product_rate"] for row in workload["rows"]], **style)
+        rates.set(xlabel="nodes", ylabel="node-updates a second")
+        fractions.set(xlabel="nodes", ylabel="of the product rate (%)", ylim=(0, None))
+        plotting.letters(axes, ["throughput", "arithmetic"])
+        plotting.share_legend(made, axes)
+    return made
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """One line if nothing can be written there, before minutes are spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        checks.fail("bench", "out", "a folder that can be written", f"{folder} ({error.strerror})")
+
+
+def write(found: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """`bench.json`, and the figure where a model was measured; each file whole or not at all."""
+    paths = [folder / "bench.json"]
+    staging = folder / ".bench.json.new"
+    write_json(staging, found)
+    staging.replace(paths[0])
+    if found["workloads"]:
+        made = figure(found)
+        for kind in ("png", "svg"):
+            staging = folder / f".bench.new.{kind}"
+            made.savefig(staging, dpi=200)
+            staging.replace(folder / f"bench.{kind}")
+            paths.append(folder / f"bench.{kind}")
+    return paths
