@@ -1,0 +1,171 @@
+"""Play: what the events do, wave after wave, inside one compiled loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks
+from dlsim.clocks.waves import NOTHING, Blocks
+from dlsim.core import Array, PyTree
+
+
+class Events(NamedTuple):
+    """C events of one kind that share no node.  Where `is_event` is false the rest is filler, and so is b of one node."""
+
+    a: Array  # int32 [C] positions, always of nodes that exist
+    b: Array  # int32 [C]
+    kind: int
+    number: Array  # uint32 [C] of the event at its clock
+    position: Array  # uint32 [C] in the tape
+    seconds: Array  # float32 [C] time
+    since_a: Array  # float32 [C] seconds since the last event of a
+    since_b: Array  # float32 [C]
+    is_event: Array  # bool [C]
+    columns: dict[str, Array]  # [C, ...] of the tape
+
+
+class EventFn(Protocol):
+    """What events of a kind do: `(events, rows_a [C, ...], rows_b [C, ...]) -> (rows_a, rows_b)`, or with one node
+    `(events, rows_a) -> rows_a`; with `collect` followed by what to collect, `[C, ...]`."""
+
+    def __call__(self, events: Events, /, *rows: PyTree) -> Any: ...
+
+
+def play(
+    carry: PyTree,
+    blocks: Blocks,
+    event_fns: EventFn | Mapping[int, EventFn],
+    *,
+    start: Any = None,
+    num: int | None = None,
+    collect: bool = False,
+) -> Any:
+    """The carry after the blocks' events: what one event at a time gives, bit for bit.
+
+    One event at a time is `play` of `pack(one_by_one(tape), tape, width=blocks.width)`: the same program, a block an
+    event.  For equal bits the function must treat every event by itself (row k of what it returns depends on row k of
+    what it is given) and draw its random numbers from `event_keys`.  At another width the bits are the same wherever
+    the compiler rounds a row alike: always for sums and products by powers of two, and for widths that are multiples
+    of 8 in all that was tried; exp, tanh and the like may differ in the last bit at odd widths.
+
+    Donate the carry to the compiled function around this one to update it in place.
+
+    Args:
+      carry: what the nodes hold, leaves `[N, ...]`.
+      blocks: see `pack`.
+      event_fns: see `EventFn`; one, or one for each kind on the tape.
+      start: first block to play, may be traced; default 0.
+      num: blocks to play from there; default: all.
+      collect: also return what the functions say of each event.
+    Returns: the carry; with `collect` also what was collected, leaves `[B, C, ...]` (see `in_tape_order`).
+    """
+    functions = _functions(blocks, event_fns)
+    for leaf in jax.tree.leaves(carry):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != blocks.num_nodes:
+            checks.fail("play", "carry", f"of leaves [{blocks.num_nodes}, ...]", str(list(jnp.shape(leaf))))
+    if num is not None:
+        checks.integer("play", "num", num, 1, blocks.num_blocks)
+        begin = 0 if start is None else start
+        blocks = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), begin, num), blocks)
+    elif start is not None:
+        checks.fail("play", "num", "given with start", "None", "Say how many blocks to play from there.")
+    has_pairs = any(blocks.is_pair)
+
+    def body(carry: PyTree, block: Blocks) -> tuple[PyTree, Any]:
+        rows_a = _gather(carry, block.a)
+        rows_b = _gather(carry, block.b) if has_pairs else None
+        branches = [
+            _branch(function, kind, is_pair, collect)
+            for function, kind, is_pair in zip(functions, blocks.kinds, blocks.is_pair, strict=True)
+        ]
+        if len(branches) == 1:
+            rows_a, rows_b, collected = branches[0](block, rows_a, rows_b)
+        else:
+            rows_a, rows_b, collected = jax.lax.switch(block.kind, branches, block, rows_a, rows_b)
+        carry = _scatter(carry, block.a, rows_a)
+        return (_scatter(carry, block.b, rows_b) if has_pairs else carry), collected
+
+    carry, collected = jax.lax.scan(body, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
+    return (carry, collected) if collect else carry
+
+
+def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Array:
+    """One key an event, `[C]`: it depends on (key, kind, ids of a and b, number) alone.
+
+    Args:
+      key: of the run.
+      events: given to the function.
+      node_ids: ids of the nodes, `[N]`, where they are not their positions.
+    """
+    a, b = (events.a, events.b) if node_ids is None else (node_ids[events.a], node_ids[events.b])
+
+    def one(a: Array, b: Array, number: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, a), b), number)
+
+    key = jax.random.fold_in(key, events.kind)
+    return jax.vmap(one)(a, b, events.number)
+
+
+def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> list[EventFn]:
+    checks.instance("play", "blocks", blocks, Blocks, "Make them with dlsim.clocks.pack.")
+    if not isinstance(event_fns, Mapping):
+        if len(blocks.kinds) > 1:
+            fix = "Give a mapping {kind: function}."
+            checks.fail("play", "event_fns", f"one for each of the kinds {list(blocks.kinds)}", "one function", fix)
+        return [event_fns]
+    missing = [kind for kind in blocks.kinds if kind not in event_fns]
+    if missing:
+        checks.fail("play", "event_fns", f"one for each of the kinds {list(blocks.kinds)}", f"none for {missing[0]}")
+    return [event_fns[kind] for kind in blocks.kinds]
+
+
+def _branch(function: EventFn, kind: int, is_pair: bool, collect: bool) -> Any:
+    def branch(block: Blocks, rows_a: PyTree, rows_b: PyTree) -> tuple[PyTree, PyTree, Any]:
+        last = block.num_nodes - 1
+        events = Events(
+            a=jnp.minimum(block.a, last),
+            b=jnp.minimum(block.b, last) if is_pair else jnp.full_like(block.b, -1),
+            kind=kind,
+            number=block.number,
+            position=block.position,
+            seconds=block.seconds,
+            since_a=block.since_a,
+            since_b=block.since_b,
+            is_event=block.position != NOTHING,
+            columns=block.columns,
+        )
+        result = function(events, rows_a, rows_b) if is_pair else function(events, rows_a)
+        *changed, collected = result if collect else ((*result, None) if is_pair else (result, None))
+        new_a = _like("rows_a", changed[0], rows_a)
+        return new_a, _like("rows_b", changed[1], rows_b) if is_pair else rows_b, collected
+
+    return branch
+
+
+def _like(name: str, new: PyTree, old: PyTree) -> PyTree:
+    """Rows as the carry holds them, or one clear line."""
+    got: Any = jax.tree.structure(new)
+    if got != jax.tree.structure(old):
+        checks.fail("play", f"{name} from the function", "of the carry's structure", str(got))
+
+    def cast(value: Array, like: Array) -> Array:
+        if jnp.shape(value) != like.shape:
+            checks.fail(
+                "play", f"{name} from the function", f"of shape {list(like.shape)}", str(list(jnp.shape(value)))
+            )
+        return jnp.asarray(value, like.dtype)
+
+    return jax.tree.map(cast, new, old)
+
+
+def _gather(carry: PyTree, index: Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), carry)
+
+
+def _scatter(carry: PyTree, index: Array, rows: PyTree) -> PyTree:
+    # In place inside a loop: the rows were read before, and no two slots name one node.
+    return jax.tree.map(lambda leaf, row: leaf.at[index].set(row, mode="drop", unique_indices=True), carry, rows)
