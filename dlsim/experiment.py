@@ -91,6 +91,7 @@ def run_experiment(
     identity = results.identify(experiment.name, mode, config.to_dict())
     folder = results.check_folder(default_folder(experiment.name, mode) if out is None else out, identity)
     source = from_experiment(experiment, config, None, range(config.num_seeds))
+    options = _options(experiment, options)
     if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
         return results.load(folder)
     started = _check_partial(folder / PARTIAL, identity, resume)
@@ -101,7 +102,7 @@ def run_experiment(
         store = Store(folder / PARTIAL)
         store.open(identity)
         tell(plan)
-        outcome = execute(plan, store, options or Options(), progress)
+        outcome = execute(plan, store, options, progress)
     except BaseException:
         _clear_if_empty(folder / PARTIAL, new)
         raise
@@ -132,6 +133,7 @@ def sweep_experiment(
       workers: several machines (`dlsim.sweeps.workers`); None: this process.
     """
     experiment, config, source = load_sweep(os.fspath(path), mode, tuple(overrides), seeds, tuple(axes))
+    options = _options(experiment, options)
     settings = {key: list(values) for key, values in source.axes.items()}
     identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
     place = pathlib.Path("runs") / f"{experiment.name}-{mode}-sweep" if out is None else out
@@ -147,7 +149,7 @@ def sweep_experiment(
     where = str(pathlib.Path(path).absolute())
     make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
     remote = None if workers is None else workers.bind(make_source)
-    outcome = execute(plan, store, options or Options(), progress, workers=remote)
+    outcome = execute(plan, store, options, progress, workers=remote)
     own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
     is_own = set(own) == set(source.axes)
     return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, is_own)
@@ -162,6 +164,14 @@ def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tup
     from dlsim.plotting_overview import overview
 
     return [], overview(dataset)
+
+
+def _options(experiment: Experiment, options: Options | None) -> Options:
+    """How runs share the machine; where a file says TIMED they go one at a time, unless the user has said how."""
+    options = options or Options()
+    if getattr(experiment.module, "TIMED", False) and options.layout == "auto" and options.lanes is None:
+        return options._replace(layout=(1, 1), lanes=1)
+    return options
 
 
 def load_sweep(
@@ -179,11 +189,11 @@ def _source_of(path: str, mode: str, overrides: Sequence[str], seeds: int | None
     return load_sweep(path, mode, overrides, seeds, axes)[2]
 
 
-def _plan(source: Source, folder: pathlib.Path, options: Options | None) -> Plan:
+def _plan(source: Source, folder: pathlib.Path, options: Options) -> Plan:
     """The plan, given what a folder holds already."""
     store = Store(folder)
     store.refresh()
-    return plan_sweep(source, store, options or Options())
+    return plan_sweep(source, store, options)
 
 
 def _finish(

@@ -60,9 +60,9 @@ def report(saved: SavedRun) -> None:
         print(claim.text)
         print(f"{'':16s}expected {claim.reported}; measured {claim.measured}")
         print(f"{'':16s}{claim.source}")
-    wrong = [f"{part['label']}: {line}" for part in saved.provenance["runs"] for line in part["status"]]
+    wrong = [line for part in saved.provenance["runs"] for line in part["status"]]
     for line in wrong[:MOST_LINES]:
-        console.print(line.removeprefix(": "), style="bold red", markup=False)
+        console.print(line, style="bold red", markup=False)
     if len(wrong) > MOST_LINES:
         print(f"... and {len(wrong) - MOST_LINES} more; `diverged_step` in results.nc has all")
     timing = saved.provenance["timing"]

@@ -233,13 +233,17 @@ def _part(block: Any) -> dict[str, Any]:
     """What the provenance keeps of a block."""
     from dlsim.status import Status, StatusLog
 
-    status = Status(StatusLog(block.bits, block.first_step, block.first_node), block.meta["seeds"])
     labels = [" ".join(str(value) for value in choice.values()) for choice in block.meta["choices"]]
+    lines, ok = [], True
+    for run, (label, seed) in enumerate(zip(labels, block.meta["seeds"], strict=True)):
+        status = Status(StatusLog(block.bits[run], block.first_step[run], block.first_node[run]), [seed])
+        ok = ok and status.ok
+        lines.extend(f"{label}: {line}".removeprefix(": ") for line in status.report())
     return {
         "label": ", ".join(dict.fromkeys(labels)),
         "seeds": block.meta["seeds"],
-        "ok": status.ok,
-        "status": status.report(),
+        "ok": ok,
+        "status": lines,
         "layout": block.meta["layout"],
         "timing": {name: block.meta[name] for name in ("compile_seconds", "run_seconds")},
         "sources": block.meta["sources"],

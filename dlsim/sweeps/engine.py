@@ -284,7 +284,7 @@ def _result(
         bits=np.asarray(log.bits)[:size],
         first_step=np.asarray(log.first_step)[:size],
         first_node=np.asarray(log.first_node)[:size],
-        seconds=np.full(size, seconds / size),
+        seconds=np.full(size, played.seconds * group.num_steps / max(played.num_done, 1) / size),
         meta={
             "group": group.label,
             "choices": [member.choice for member in block],

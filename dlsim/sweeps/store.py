@@ -40,7 +40,7 @@ class Block(NamedTuple):
     bits: np.ndarray  # uint32 [R] status
     first_step: np.ndarray  # int32 [R, bits]
     first_node: np.ndarray  # int32 [R, bits]
-    seconds: np.ndarray  # float64 [R] wall seconds a run, without compiling
+    seconds: np.ndarray  # float64 [R] wall seconds a run, without compiling and its start
     meta: dict[str, Any]  # label, sources, layout, compile_seconds
 
     @property
@@ -69,8 +69,10 @@ class Store:
         if note is None or not note.exists():
             return None
         try:
-            held: dict[str, Any] = json.loads(note.read_text())
+            held: Any = json.loads(note.read_text())
         except (OSError, ValueError):
+            held = None
+        if not isinstance(held, dict) or not {"experiment", "mode", "config"} <= held.keys():
             checks.fail("sweep", "out", "a folder of a sweep", f"{note}, which is damaged", "Remove it.")
         fix = "Choose another --out."
         if held["experiment"] != about["experiment"]:
@@ -88,7 +90,14 @@ class Store:
         if self.folder is None:
             return
         held = self.check(about)
-        (self.folder / "blocks").mkdir(parents=True, exist_ok=True)
+        foreign = _foreign(self.folder) if held is None else []
+        if foreign:
+            got = f"{self.folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
+            checks.fail("sweep", "out", "a new folder, or one of a sweep", got)
+        try:
+            (self.folder / "blocks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            checks.fail("sweep", "out", "a folder that can be written", f"{self.folder} ({error.strerror})")
         axes = sorted({*about.get("axes", ()), *((held or {}).get("axes", ()))})
         _write(self.folder / "sweep.json", json.dumps({**plain(about), "axes": axes}, indent=2).encode())
         self.refresh()
@@ -179,6 +188,14 @@ def _parsed(contents: bytes) -> Block:
             meta=meta,
             **{name: data[name] for name in _PLAIN},
         )
+
+
+def _foreign(folder: pathlib.Path) -> list[str]:
+    """What lies in a folder that no sweep and no run has put there; hidden files are left out of it."""
+    known = ("blocks", "current", "jobs", "identity.json")
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
 
 
 def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:

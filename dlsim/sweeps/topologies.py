@@ -75,10 +75,11 @@ def _shared(own: int, widths: list[int], size: int) -> Form | None:
     widest = max(widths)
     if size <= DENSE_NODES.get(jax.default_backend(), 2048):
         return Form(0 if widest > UNROLL else widest)
-    target = next((w for w in WIDTHS if own <= w), None)
-    if target is None or not any(w <= target for w in widths if w != own):
-        return None  # wide, or alone in its class
-    return Form(max(w for w in widths if w <= target))
+    for least, most in zip((0, *WIDTHS), WIDTHS, strict=False):
+        alike = [width for width in widths if least < width <= most]
+        if least < own <= most and len(alike) > 1:
+            return Form(max(alike))
+    return None  # wide, or alone in its class
 
 
 def _table(network: Network, width: int) -> Network:

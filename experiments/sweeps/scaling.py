@@ -1,0 +1,140 @@
+"""A million nodes: does a node cost the same whatever their number?
+
+Command: `dlsim run experiments/sweeps/scaling.py` (about ten minutes on 2 cores, up to 20 GiB of memory).
+
+D-SGD of softmax regression (650 parameters) on handwritten digits over a random 4-regular graph, from 100 to 1,000,000
+nodes.  Every node draws 14 digits of two classes of its own (more nodes than digits: they share them).  What is
+measured is the time: `seconds_per_step` of every run, compiling apart; runs go one at a time.
+
+Expected: time a round is proportional to the number of nodes; a node costs within 25 % of the same from 1,000 to
+100,000; a million fit into 24 GiB.  Measured: see the claims of the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+import dlsim
+from dlsim import checks
+from dlsim.experiment import Claim
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+MODES = ("default", "tiny", "paper")
+TIMED = True  # runs go one at a time, and not side by side
+FROM, TO, MARGIN = 1_000, 100_000, 0.25  # a node's cost between these sizes
+MILLION = 1_000_000
+
+
+def get_config(mode: str = "default") -> ConfigDict:
+    """Settings of a mode; a tuple is an axis of the sweep."""
+    checks.one_of("scaling", "mode", mode, MODES)
+    config = ConfigDict()
+    config.num_nodes = {
+        "default": (100, 1_000, 10_000, 100_000, 1_000_000),
+        "tiny": (100, 1_000),
+        "paper": (100, 1_000, 10_000, 100_000, 1_000_000, 4_000_000),
+    }[mode]
+    config.num_seeds = 1 if mode == "tiny" else 3
+    config.num_examples = 14
+    config.num_classes = 2
+    config.batch_size = 8
+    config.learning_rate = 0.05
+    config.degree = 4
+    config.num_steps = 20
+    config.num_watched = 100  # nodes whose models are evaluated
+    return config
+
+
+def axes(config: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """The number of nodes, which is structure: a program each."""
+    return {"num_nodes": config.num_nodes}
+
+
+def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
+    """One population."""
+    num_nodes = config.num_nodes
+    problem = dlsim.problems.classification(
+        "digits",
+        num_nodes=num_nodes,
+        partition=dlsim.problems.bootstrap(config.num_examples, num_classes=config.num_classes),
+        model="softmax",
+        batch_size=config.batch_size,
+    )
+    network = dlsim.networks.random_regular(num_nodes, degree=config.degree, seed=0)
+    algorithm = dlsim.algorithms.dsgd(problem, optax.sgd(config.learning_rate))
+    process = dlsim.learn(problem, algorithm, network)
+    watched = jnp.asarray(np.linspace(0, num_nodes - 1, min(config.num_watched, num_nodes)).astype(np.int32))
+
+    def measure(state: Any, info: dict[str, Any]) -> dict[str, Any]:
+        """The accuracy of some nodes: that of a million would take longer than their round."""
+        params = algorithm.params(state.algorithm)
+        some = {name: leaf[watched] for name, leaf in params.items()}
+        found = problem.evaluate(some, watched)
+        return {"accuracy": jnp.mean(found["accuracy"]), "train_loss": jnp.mean(info["loss"])}
+
+    return process, dlsim.Record(every=config.num_steps, fn=measure)
+
+
+def cost(results: xarray.Dataset) -> xarray.DataArray:
+    """Nanoseconds a node and round: the best of the seeds, which run the same program."""
+    return 1e9 * results.seconds_per_step.min("seed") / results.num_nodes
+
+
+def claims(results: xarray.Dataset) -> list[Claim]:
+    """Time a node over the number of nodes."""
+    found = cost(results)
+    sizes = results.num_nodes.values.tolist()
+    out = []
+    if FROM in sizes and TO in sizes:
+        part = found.sel(num_nodes=[size for size in sizes if FROM <= size <= TO])
+        change = float(part.max() / part.min() - 1)
+        out.append(
+            Claim(
+                text=f"A node-update costs the same from {FROM:,} to {TO:,} nodes",
+                source="work and memory traffic are proportional to the number of nodes",
+                reported=f"within {MARGIN:.0%}",
+                measured=f"within {change:.0%} ({', '.join(f'{value:.0f} ns' for value in part.values)})",
+                holds=change < MARGIN,
+            )
+        )
+    if MILLION in sizes:
+        learnt = results.train_loss.sel(num_nodes=MILLION).isel(step=-1)
+        out.append(
+            Claim(
+                text="A million nodes run, and learn",
+                source="650 parameters a node: 2.6 GB for all",
+                reported="training loss below that of the start (ln 10 = 2.3)",
+                measured=f"{float(learnt.mean()):.2f} after {int(results.step[-1])} rounds, "
+                f"{float(results.seconds_per_step.sel(num_nodes=MILLION).min()):.2f} s a round",
+                holds=bool((learnt < np.log(10)).all()),
+            )
+        )
+    return out
+
+
+def figure(results: xarray.Dataset) -> Figure:
+    """Seconds a round against nodes, with slope 1; and nanoseconds a node."""
+    from dlsim import plotting
+
+    sizes, seconds = results.num_nodes.values, results.seconds_per_step
+    with plotting.style():
+        made, panels = plotting.panels(1, 2, height=2.9)
+        left, right = panels[0]
+        left.loglog(sizes, seconds.min("seed"), "o-", markersize=4, color=plotting.COLORS[0], label="measured")
+        middle = sizes[len(sizes) // 2]
+        at = float(seconds.sel(num_nodes=middle).min())
+        left.loglog(sizes, at * sizes / middle, "k--", linewidth=0.8, label="proportional")
+        left.set(xlabel="nodes", ylabel="seconds a round")
+        left.legend()
+        right.semilogx(sizes, cost(results), "o-", markersize=4, color=plotting.COLORS[0])
+        right.set(xlabel="nodes", ylabel="nanoseconds a node and round", ylim=(0, None))
+        plotting.letters(panels, ["a round", "a node"])
+    return made
