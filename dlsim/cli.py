@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # OSError: no file, no permission, no space left.  A TypeError is a mistake in the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError)
-EXTRAS = {"cvxpy": "opt", "pytest": "test", "hypothesis": "test"}
+EXTRAS = {"cvxpy": "opt", "ray": "ray", "submitit": "slurm", "pytest": "test", "hypothesis": "test"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

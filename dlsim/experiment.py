@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from dlsim import checks, results
 from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment, make_config
 from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
-from dlsim.sweeps.api import Outcome, execute, plan_sweep
+from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan
 from dlsim.sweeps.source import Source, from_experiment, parse_axes
@@ -96,6 +96,7 @@ def run_experiment(
         return results.load(folder)
     started = _check_partial(folder / PARTIAL, identity, resume)
     plan = _plan(source, folder / PARTIAL, options)  # bad settings are told before anything is written
+    check_memory(plan, options)
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     began = started or _open_partial(folder / PARTIAL, identity)
     try:
@@ -144,6 +145,7 @@ def sweep_experiment(
     tell(plan)
     if plan_only:
         return plan
+    check_memory(plan, options)
     began = _now()
     store.open({**identity, "axes": sorted(source.axes)})
     where = str(pathlib.Path(path).absolute())

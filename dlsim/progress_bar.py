@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from dlsim import checks
+
 SHOWN = ("loss", "accuracy", "consensus_distance")  # in this order, where a run measures them
 
 
@@ -37,6 +39,12 @@ def short(rate: float) -> str:
         if rate >= size:
             return f"{rate / size:.3g} {letter}"
     return f"{rate:.3g} "
+
+
+def check(where: str, progress: Any) -> None:
+    """One line if `progress` is none of its values."""
+    if progress not in (True, False, "auto"):
+        checks.fail(where, "progress", 'True, False or "auto"', repr(progress))
 
 
 @contextlib.contextmanager

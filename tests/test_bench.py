@@ -67,7 +67,9 @@ def test_the_report_is_a_table_a_file_and_a_figure(tmp_path: pathlib.Path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "bench.svg"]
 
 
-def test_an_unknown_workload_and_a_bad_folder_are_one_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_unknown_workload_and_a_bad_folder_are_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="bench: --only must be one of softmax, mlp, .* got 'sofmax'. Did you mean"):
         bench.run_bench(True, ["sofmax"])
     (tmp_path / "file").write_text("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback(tmp_path):
 def test_list_and_info(capsys, tmp_path):
     status, printed, _ = call(capsys, "list", ROOT / "experiments")
     lines = printed.splitlines()
-    assert status == 0 and any("quickstart.py  Quickstart: " in line for line in lines)
+    assert status == 0 and any(re.search("quickstart.py +Quickstart: ", line) for line in lines)
     assert not any("startup.py" in line for line in lines)  # a benchmark is no experiment
     below = lines[next(i for i, line in enumerate(lines) if "quickstart.py" in line) + 1]
     assert below.strip() == "modes: default, tiny, paper"

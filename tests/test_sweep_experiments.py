@@ -54,7 +54,11 @@ def test_the_modes_recursion_is_the_method(algorithm: str) -> None:
         modes[:, 1] = start
     for t in range(30):
         state, _ = process.step(jax.random.key(t), state)
-        push = np.zeros_like(modes) if algorithm == "gradient_tracking" else drive[..., None] * (vectors.T @ pulls)[:, None]
+        push = (
+            np.zeros_like(modes)
+            if algorithm == "gradient_tracking"
+            else drive[..., None] * (vectors.T @ pulls)[:, None]
+        )
         modes = np.einsum("kij,kjd->kid", matrix, modes) + push
     expected = vectors @ modes[:, 0]
     np.testing.assert_allclose(np.asarray(state.algorithm.params) - optimum, expected, atol=2e-3)

@@ -8,6 +8,8 @@ from dlsim import checks
 from dlsim.problems.data import Dataset
 from dlsim.problems.partition import Partition, PartitionFn
 
+LARGEST_INDEX = 2**31 - 1  # places in the index lists of all nodes are int32
+
 
 def bootstrap(num_examples: int, *, num_classes: int | None = None) -> PartitionFn:
     """Every node draws `num_examples` examples, each uniformly and independently: nodes share examples.
@@ -18,13 +20,19 @@ def bootstrap(num_examples: int, *, num_classes: int | None = None) -> Partition
 
     Args:
       num_examples: a node's, structural.
-      num_classes: classes a node knows; None: all, as they come.
+      num_classes: classes a node knows, at most `num_examples`; None: all, as they come.
     """
     num_examples = checks.integer("bootstrap", "num_examples", num_examples, 1)
     if num_classes is not None:
-        num_classes = checks.integer("bootstrap", "num_classes", num_classes, 1)
+        num_classes = checks.integer("bootstrap", "num_classes", num_classes, 1, num_examples)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
+        most = LARGEST_INDEX // num_examples
+        if num_nodes > most:
+            checks.fail("bootstrap", "num_nodes", f"at most {most} with {num_examples} examples each", num_nodes)
+        if num_classes is not None and not dataset.num_classes:
+            fix = "Leave num_classes out."
+            checks.fail("bootstrap", "dataset", "one with class labels where num_classes is given", "a regression", fix)
         if num_classes is None:
             drawn = rng.integers(0, len(dataset.labels), (num_nodes, num_examples), np.int32)
         else:

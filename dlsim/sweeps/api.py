@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from dlsim import checks
+from dlsim import checks, progress_bar
 from dlsim.core import Record
 from dlsim.loop import Interrupts
 from dlsim.meshes import node_mesh
@@ -96,9 +96,15 @@ def sweep(
             checks.fail("sweep", f"axis {key}", "a list of values", repr(chosen[key]), f"Write {key}=[...].")
     source, mode = _source(what, chosen, seed, num_steps, record)
     store = Store(out)
-    store.open({"experiment": source.name, "mode": mode, "config": {}})
+    about: dict[str, Any] = {"experiment": source.name, "mode": mode, "config": {}}
     options = make_options(layout, memory, lanes, mesh)
+    progress_bar.check("sweep", progress)
+    store.check(about)
+    store.refresh()
     plan = plan_sweep(source, store, options, common_topologies=common_topologies)
+    if workers is None:
+        check_memory(plan, options)
+    store.open(about)  # last: bad settings are told before anything is written
     bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
     return execute(plan, store, options, progress, workers=bound).dataset
 
@@ -194,14 +200,20 @@ def execute(
     return Outcome(merged, parts, timing, list(dict.fromkeys(s for group in plan.groups for s in group.sources)))
 
 
+def check_memory(plan: Plan, options: Options) -> None:
+    """One line if a run of any group does not fit, before the first one is run."""
+    engine = Engine(Store(), options, Progress())
+    for group, need, left in zip(plan.groups, plan.needs, plan.todo, strict=True):
+        if left:
+            engine.check(group, need)
+
+
 def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -> dict[str, float]:
     """Run what is left of a plan in this process."""
+    check_memory(plan, options)
     with display(plan, progress) as say, Interrupts() as interrupts:
         shown = Progress(say)
         engine = Engine(store, options, shown, lambda: interrupts.seen)
-        for group, need, left in zip(plan.groups, plan.needs, plan.todo, strict=True):
-            if left:
-                engine.check(group, need)  # of all groups, before the first is run
         done_before = [(group, len(group.members) - left) for group, left in zip(plan.groups, plan.todo, strict=True)]
         for group, done in done_before:
             shown.add(done * group.num_steps, resumed=True)
@@ -219,10 +231,7 @@ def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -
 @contextlib.contextmanager
 def display(plan: Plan, progress: str | bool) -> Iterator[Callable[[float, str], None]]:
     """A bar over all run-steps of a plan; gives what moves it."""
-    from dlsim import progress_bar
-
-    if progress not in (True, False, "auto"):
-        checks.fail("sweep", "progress", 'True, False or "auto"', repr(progress))
+    progress_bar.check("sweep", progress)
     total = sum(len(group.members) * group.num_steps for group in plan.groups)
     label = f"{plan.source.name}: {plan.num_runs} runs" if plan.num_runs > 1 else plan.source.name
     with progress_bar.bar(total, 0, progress, label) as bar:
@@ -234,7 +243,8 @@ def _part(block: Any) -> dict[str, Any]:
     from dlsim.status import Status, StatusLog
 
     labels = [" ".join(str(value) for value in choice.values()) for choice in block.meta["choices"]]
-    lines, ok = [], True
+    lines: list[str] = []
+    ok = True
     for run, (label, seed) in enumerate(zip(labels, block.meta["seeds"], strict=True)):
         status = Status(StatusLog(block.bits[run], block.first_step[run], block.first_node[run]), [seed])
         ok = ok and status.ok

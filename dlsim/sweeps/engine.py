@@ -145,6 +145,8 @@ class Engine:
 
     def _refuse(self, group: Group, need: Need, limit: int, error: BaseException | None = None) -> None:
         """One line: what one run takes, what there is, and how many nodes would fit."""
+        if self._options.mesh is not None:
+            need = need.over(self._options.mesh.size)
         got = readable(limit) if error is None else f"an error of the device with {readable(limit)} free"
         share = max(limit - need.shared_bytes, 0) / max(need.run_bytes, 1)
         nodes = int(min(0.9 if error is None else 0.5, share) * group.num_nodes)

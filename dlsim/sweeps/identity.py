@@ -23,6 +23,10 @@ import numpy as np
 from dlsim.sweeps.signature import content
 
 NOT_BUILDING = ("get_config", "axes", "claims", "figure", "main")  # functions of a file that no run depends on
+_LOOKING = (
+    "analysis", "bench", "cli", "experiment", "plotting", "plotting_overview", "plotting_sweeps", "progress_bar", "results",
+    "sweeps", "terminal",
+)  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 _OWN = pathlib.Path(__file__).resolve().parent.parent
@@ -52,6 +56,16 @@ def describe(value: Any) -> Any:
     if type(value) in (tuple, list):
         return [describe(item) for item in value]
     return hashlib.sha256(_Reader().read(value).encode()).hexdigest()
+
+
+@functools.cache
+def code_of_package() -> str:
+    """Digest of this package's own code, less what only looks at results or talks to a terminal."""
+    digest = hashlib.sha256()
+    for path in sorted(_OWN.rglob("*.py")):
+        if path.relative_to(_OWN).parts[0].partition(".")[0] not in _LOOKING:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def code_of_file(text: str) -> str:

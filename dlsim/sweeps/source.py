@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import dlsim
 from dlsim import checks
 from dlsim.configs import Experiment, assign, flatten
 from dlsim.core import Process, Record
 from dlsim.results import plain
-from dlsim.sweeps.identity import code_of_experiment, code_of_function, describe
+from dlsim.sweeps.identity import code_of_experiment, code_of_function, code_of_package, describe
 
 Choice = dict[str, Any]  # a value for each axis
 RESERVED = ("seed", "step", "diverged_step", "seconds_per_step")  # what a Dataset of a sweep has beside the axes
@@ -57,7 +56,7 @@ class Source(NamedTuple):
     def identity(self, choice: Choice, seed: int) -> str:
         """The address of a run's results: equal for equal code, settings and seed."""
         precision = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-        decided = [self.name, dlsim.__version__, precision, self.code, plain(self.settings(choice)), seed]
+        decided = [self.name, code_of_package(), precision, self.code, plain(self.settings(choice)), seed]
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -115,6 +114,8 @@ def from_function(
     floats = _check_axes("sweep", chosen)
     described = _Described(chosen)
     steps = checks.integer("sweep", "num_steps", num_steps, 1)
+    if record is not None:
+        checks.instance("sweep", "record", record, Record, "Pass e.g. dlsim.Record(every=10).")
 
     def build(choice: Choice) -> Built:
         made = make(**choice)

@@ -66,7 +66,10 @@ class Store:
         `about` is as `results.identify` gives it, with the names of the `axes`, which may differ.
         """
         note = None if self.folder is None else self.folder / "sweep.json"
-        if note is None or not note.exists():
+        if note is None:
+            return None
+        if not note.exists():
+            _refuse_foreign(note.parent)
             return None
         try:
             held: Any = json.loads(note.read_text())
@@ -90,10 +93,6 @@ class Store:
         if self.folder is None:
             return
         held = self.check(about)
-        foreign = _foreign(self.folder) if held is None else []
-        if foreign:
-            got = f"{self.folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
-            checks.fail("sweep", "out", "a new folder, or one of a sweep", got)
         try:
             (self.folder / "blocks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -190,12 +189,16 @@ def _parsed(contents: bytes) -> Block:
         )
 
 
-def _foreign(folder: pathlib.Path) -> list[str]:
-    """What lies in a folder that no sweep and no run has put there; hidden files are left out of it."""
+def _refuse_foreign(folder: pathlib.Path) -> None:
+    """One line if something is there that no sweep and no run has put there; hidden files are nobody's work."""
+    if folder.exists() and not folder.is_dir():
+        checks.fail("sweep", "out", "a folder", f"the file {folder}")
     known = ("blocks", "current", "jobs", "identity.json")
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in there if name not in known and not name.startswith(".")]
+    if foreign:
+        got = f"{folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
+        checks.fail("sweep", "out", "a new folder, or one of a sweep", got)
 
 
 def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -76,7 +77,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     def measure(state: Any, info: dict[str, Any]) -> dict[str, Any]:
         """The accuracy of some nodes: that of a million would take longer than their round."""
         params = algorithm.params(state.algorithm)
-        some = {name: leaf[watched] for name, leaf in params.items()}
+        some = jax.tree.map(lambda leaf: leaf[watched], params)
         found = problem.evaluate(some, watched)
         return {"accuracy": jnp.mean(found["accuracy"]), "train_loss": jnp.mean(info["loss"])}
 
