@@ -8,7 +8,7 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
     run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=500)
 """
 
-from dlsim import aggregators, algorithms, analysis, metrics, networks, problems
+from dlsim import aggregators, algorithms, analysis, clocks, meshes, metrics, networks, problems
 from dlsim.core import Aggregator, Algorithm, Channel, Problem, Process, Record, Scenario
 from dlsim.learn import learn
 from dlsim.simulate import Interrupted, Run, simulate
@@ -29,7 +29,9 @@ __all__ = [
     "aggregators",
     "algorithms",
     "analysis",
+    "clocks",
     "learn",
+    "meshes",
     "metrics",
     "networks",
     "problems",

@@ -35,6 +35,8 @@ HEAVY = (
     "cvxpy",
     "rich",
     "ml_collections",
+    "ray",
+    "submitit",
 )
 SLOWEST_IMPORT = 2.5  # seconds, of `import dlsim` in a fresh process
 NOT_OF_A_PAPER = ("LocalUpdates", "local_updates", "centralized_sgd", "isolated_training")  # parts and references
@@ -160,13 +162,18 @@ def readme_blocks():
 
 @pytest.mark.slow
 def test_readme_example_runs():
-    example, hard = readme_blocks()
+    example, hard, sweep = readme_blocks()
     assert len(example.strip().splitlines()) <= 15
     check = "\nprint(run.status.ok, float(run.results.accuracy[-1]), dict(run.results.sizes))\n"
     shorter = hard.replace("num_steps=500", "num_steps=40")
     assert shorter != hard
     also = "\nprint(float(run.results.accuracy_of_mean[-1]), int(run.results.num_present[-1]), type(robust).__name__)"
-    first, second = fresh(example + check + shorter + also, MPLBACKEND="Agg").splitlines()
+    shortest = sweep.replace("num_steps=500", "num_steps=20").replace("range(8)", "range(2)")
+    assert shortest.count("range(2)") == 1 and "num_steps=20" in shortest
+    last = "\nprint(dict(results.accuracy.sizes), chosen.learning_rate.dims)"
+    printed = fresh(example + check + shorter + also + "\n" + shortest + last, MPLBACKEND="Agg")
+    first, second, third = printed.splitlines()
+    assert third == "{'topology': 3, 'learning_rate': 3, 'seed': 2, 'step': 21} ('topology',)"
     ok, accuracy, sizes = first.split(" ", 2)
     assert ok == "True" and 0.7 < float(accuracy) <= 1.0 and "'step': 51" in sizes
     accuracy, num_present, kind = second.split()
@@ -192,7 +199,7 @@ def test_readme_commands_are_those_of_ci():
     test_command = f"{install} '.[test]' && .venv/bin/python -m pytest -n 2"
     assert test_command in first_screen
     script = ROOT / ".ci" / "run"
-    assert test_command.replace("[test]", "[test,lint,opt]") in script.read_text()
+    assert test_command.replace("[test]", "[test,lint,opt,ray,slurm]") in script.read_text()
     assert script.stat().st_mode & stat.S_IXUSR
 
 
@@ -225,8 +232,8 @@ def test_constraints_pin_every_dependency():
     assert all(re.fullmatch(r"[a-z0-9._-]+==[\w.]+( ; .*)?", line) for line in lines)
     pinned = {line.partition("==")[0] for line in lines}
     project = (ROOT / "pyproject.toml").read_text()
-    extras = re.findall(r"^(?:test|lint|opt|cuda) = \[(.*)\]", project, flags=re.M)
-    assert len(extras) == 4 and any(name.startswith("jax-cuda") for name in pinned)
+    extras = re.findall(r"^(?:test|lint|opt|cuda|ray|slurm) = \[(.*)\]", project, flags=re.M)
+    assert len(extras) == 6 and any(name.startswith("jax-cuda") for name in pinned)
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, flags=re.S | re.M).group(1) + "".join(extras)
     wanted = {re.split(r"[<>=\[]", text)[0].lower() for text in re.findall(r'"([^"]+)"', listed)}
     assert len(wanted) > 15 and wanted <= pinned
