@@ -15,7 +15,7 @@ def test_floating_point_operations_are_those_of_the_layers() -> None:
     batch = workloads.BATCH
     assert workloads.MODELS["softmax"].flops == 4 * batch * 784 * 10  # no gradient for the input
     assert workloads.MODELS["mlp"].flops == batch * (4 * 784 * 128 + 6 * 128 * 10)
-    assert workloads.MODELS["cnn"].flops > 6 * batch * 25 * 96 * 100
+    assert workloads.MODELS["cnn"].flops == batch * (4 * 25 * 16 * 784 + 6 * 25 * 512 * 196 + 6 * 15_680)
 
 
 @pytest.mark.parametrize("name", workloads.MODELS)
@@ -24,6 +24,12 @@ def test_a_workload_runs_and_has_the_parameters_it_says(name: str) -> None:
     assert row["parameters"] == workloads.MODELS[name].parameters
     assert row["node_updates_per_second"] == pytest.approx(6 / row["round_seconds"])
     assert row["compile_seconds"] > 0 and row["peak_bytes"] > 2**20 and row["loss"] > 0
+
+
+def test_events_are_counted() -> None:
+    row = workloads.EXTRA["events"](True)
+    assert 80_000 < row["events"] < 120_000  # 2,000 links, a rate of one, fifty seconds
+    assert row["events_per_second"] > row["events"] / 60 and 1 < row["events_a_wave"] <= 500
 
 
 def test_sizes_stop_at_the_memory() -> None:

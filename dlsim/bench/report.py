@@ -63,7 +63,7 @@ def show(found: dict[str, Any]) -> None:
         if workload["scaling_exponent"] is not None:
             console.print(f"{name}: seconds a round grow as nodes to the {workload['scaling_exponent']:.2f}")
     for name, values in found["extra"].items():
-        console.print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in values.items()))
+        console.print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:,.4g}" for key, value in values.items()))
 
 
 def figure(found: dict[str, Any]) -> Figure:
