@@ -16,7 +16,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, PyTree
 from dlsim.history import History
-from dlsim.meshes import put, to_host
+from dlsim.meshes import is_leader, put, to_host, told
 
 KEPT = 2  # the newest and the one before
 
@@ -41,28 +41,57 @@ class Store:
 
     Each checkpoint holds the state's leaves, the records so far and a checksum over both.  Orbax writes into a
     temporary folder and renames it, so a run killed while writing leaves the earlier ones as they were.
+
+    Where several processes share the run (`shared`), the first one gathers the state, a leaf at a time, and writes; all
+    read, and every method is to be called by all.  The folder is one that all of them see.
     """
 
-    def __init__(self, folder: str, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: str, identity: dict[str, Any], shared: bool = False) -> None:
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         self._folder = pathlib.Path(folder).absolute()
         self._identity = identity
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            checks.fail("simulate", "checkpoint_dir", "a folder that can be written", f"{folder} ({error.strerror})")
+        self._shared, self._writes = shared, not shared or is_leader()
+        reason = ""
+        if self._writes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f" ({error.strerror})"
+        if self._any(bool(reason)):
+            checks.fail("simulate", "checkpoint_dir", "a folder that can be written", f"{folder}{reason}")
+        if self._any(not self._folder.is_dir()):
+            checks.fail("simulate", "checkpoint_dir", "a folder that every process sees", folder, "Use a shared disk.")
+        alone = jax.process_index()  # orbax is not to wait for the others
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=KEPT,
+            create=False,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=self._writes,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"process_{alone}"
+            ),
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
+    def _any(self, said: bool) -> bool:
+        """Whether any of the processes says so."""
+        return bool(told(said).any()) if self._shared else said
+
+    def _newest(self) -> int | None:
+        """The newest step there is, as the process that writes sees it."""
+        step = max(self._manager.all_steps(), default=-1)
+        step = int(told(step)[0, 0]) if self._shared else step
+        return None if step < 0 else step
+
     def save(self, step: int, carry: PyTree, history: History) -> None:
         """Write a checkpoint of `step`."""
-        if step in self._manager.all_steps():
+        if self._newest() == step:
             return
         leaves = self._host_leaves(carry)
+        if not self._writes:
+            return
         rows = jax.tree.leaves(history.rows())
         tree = {"carry": _named(leaves), "rows": _named(rows)}
         meta = {
@@ -80,28 +109,33 @@ class Store:
 
     def refuse_foreign(self) -> None:
         """One line if the folder already holds checkpoints: a fresh run must not mix with them."""
-        steps = self._manager.all_steps()
-        if steps:
+        step = self._newest()
+        if step is not None:
             checks.fail(
                 "simulate",
                 "checkpoint_dir",
                 "empty for a fresh run",
-                f"{self._folder} with a checkpoint of step {max(steps)}",
+                f"{self._folder} with a checkpoint of step {step}",
                 "Pass resume=True to go on from it, or another folder.",
             )
 
     def restore(self, abstract: PyTree, num_steps: int) -> tuple[PyTree, History, int] | None:
         """(carry, history, step) of the newest sound checkpoint up to `num_steps`; None if there is none."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        while (step := self._newest()) is not None:
             if step > num_steps:
                 checks.fail(
                     "simulate", "num_steps", f"at least the {step} steps already run", num_steps, "Raise num_steps."
                 )
+            reason = ""
             try:
                 parts, meta = self._read(step)
             except Exception as error:  # whatever a damaged file makes the reader raise
                 reason = f"{type(error).__name__}"
-                warnings.warn(f"checkpoint of step {step} is damaged ({reason}); trying the one before", stacklevel=3)
+            if self._any(bool(reason)):
+                if self._writes:
+                    reason = reason or "in another process"
+                    message = f"checkpoint of step {step} is damaged ({reason}); trying the one before"
+                    warnings.warn(message, stacklevel=3)
                 self._set_aside(step)
                 continue
             self._check_identity(meta)
@@ -110,9 +144,11 @@ class Store:
 
     def _set_aside(self, step: int) -> None:
         """Out of the way, but not deleted: what could not be read may be a fault of this machine, not of the file."""
-        aside = self._folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        (self._folder / str(step)).rename(aside)
+        if self._writes:
+            aside = self._folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        self._any(False)  # the others read on when it is gone
         self._manager.reload()
 
     def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
@@ -175,6 +211,7 @@ def _named(leaves: list[np.ndarray]) -> dict[str, np.ndarray]:
 def _on_device(named: dict[str, np.ndarray], i: int, like: jax.ShapeDtypeStruct) -> Array:
     """Leaf i as it was, and where it was; a copy, because the loop donates it."""
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.array(named[_name(i)]))
+        made = jax.random.wrap_key_data(jnp.array(named[_name(i)]))
+        return made if like.sharding is None else put(made, like.sharding)
     leaf = named[_name(i)] if _name(i) in named else np.zeros(like.shape, like.dtype)
     return jnp.array(leaf) if like.sharding is None else put(leaf, like.sharding)

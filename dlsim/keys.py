@@ -30,10 +30,12 @@ def _hash(key: Array, first: Array, second: Array) -> Array:
 
     Generators with longer keys (rbg) lend the first two words of theirs: their own bits depend on the shape drawn.
     """
-    from jax.extend.random import threefry_2x32
+    from jax.extend.random import threefry2x32_p
 
-    data = jax.random.key_data(key).astype(jnp.uint32)[..., :2]
-    return threefry_2x32(data, jnp.stack([first.astype(jnp.uint32), second.astype(jnp.uint32)]))
+    data = jax.random.key_data(key).astype(jnp.uint32)
+    # The primitive works word by word, so nodes laid over devices draw their own; `threefry_2x32` flattens first.
+    words = threefry2x32_p.bind(data[..., 0], data[..., 1], first.astype(jnp.uint32), second.astype(jnp.uint32))
+    return jnp.stack(words)
 
 
 def node_bits(key: Array, node_ids: Array, num: int) -> Array:

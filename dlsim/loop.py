@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from dlsim.core import Array, Info
+from dlsim.meshes import is_shared, told
 from dlsim.programs import CHUNK_RECORDS, Carry, Programs
 
 if TYPE_CHECKING:
@@ -72,15 +73,16 @@ def play(
     """
     from dlsim import checkpoint
 
+    shared = is_shared(programs.shapes[0])
     with contextlib.ExitStack() as stack:
         store = None
 
         def opened(at: Checkpoints) -> Store:
-            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every))
+            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every), shared)
             stack.callback(made.close)  # waits for the last write, also on the way out of an error
             return made
 
-        if checkpoints is not None and (checkpoints.at_end or pathlib.Path(checkpoints.folder).is_dir()):
+        if checkpoints is not None and (shared or checkpoints.at_end or pathlib.Path(checkpoints.folder).is_dir()):
             store = opened(checkpoints)
         resume = checkpoints is not None and checkpoints.resume
         carry, history, step = _begin(programs, store, resume, num_steps, every, has_runs)
@@ -96,11 +98,13 @@ def play(
             reached = [step + steps * (i + 1) for i in range(records)]
             step = reached[-1]
             _keep(history, buffer, reached, num_steps, every, has_runs)
-            chunk = _next_chunk(records * steps, taken)
             report(step, history)
-            stop = stopped()
+            waited, stop = time.perf_counter() - saved_at, stopped()
+            if shared:
+                taken, waited, stop = _of_all(taken, waited, stop)
+            chunk = _next_chunk(records * steps, taken)
             if checkpoints is not None:
-                due = time.perf_counter() - saved_at > checkpoints.seconds or stop
+                due = waited > checkpoints.seconds or stop
                 if checkpoints.at_end if step == num_steps else due:
                     store = opened(checkpoints) if store is None else store
                     store.save(step, carry, history)
@@ -146,6 +150,12 @@ def _plan(step: int, num_steps: int, every: int, chunk: int) -> tuple[int, int]:
     if to_boundary < every or chunk < every:
         return 1, min(to_boundary, max(chunk, 1))
     return max(1, min(chunk // every, (num_steps - step) // every, CHUNK_RECORDS)), every
+
+
+def _of_all(taken: float, waited: float, stop: bool) -> tuple[float, float, bool]:
+    """The first process's clock, and whether any process was asked to stop: all must run the same chunks."""
+    said = told(taken, waited, float(stop))
+    return float(said[0, 0]), float(said[0, 1]), bool(said[:, 2].any())
 
 
 def _next_chunk(steps: int, seconds: float) -> int:

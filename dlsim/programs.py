@@ -170,7 +170,7 @@ def compile_traced(
       traced: from `trace`.
       data: the runs' data, one run's without and R runs' with a leading axis; their values do not matter.
       at_once: of R runs, how many go side by side (`vmap`); the others follow inside the program.  None: all of them.
-      placement: of the node axis over several devices; `data` lie on all of them.
+      placement: of the node axis over several devices; `data` are where it `put` them.
     """
     began = time.perf_counter()
     start, advance = _functions(traced)
@@ -183,6 +183,7 @@ def compile_traced(
     then: dict[str, Any] = {}
     if placement is not None:
         laid, rows = placement.carry(carry, len(lead)), placement.everywhere(row)
+        laid = laid._replace(log=placement.everywhere(carry.log), step=placement.everywhere(carry.step))
         first, then = {"out_shardings": laid}, {"out_shardings": (laid, rows)}
         carry = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), carry, laid)
     count = np.zeros((), np.int32)
@@ -194,7 +195,7 @@ def compile_traced(
 def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
     """Compile the two programs of a run; `key [R]` makes R runs side by side, `mesh` lays the nodes over devices."""
     began = time.perf_counter()
-    placement = None if mesh is None else place(process.num_nodes, mesh)
+    placement = None if mesh is None else place(process.num_nodes, mesh, network=process.network)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
         data = single(traced, key)

@@ -13,7 +13,7 @@ import numpy as np
 from dlsim import checks, progress_bar, status
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.loop import Checkpoints, Interrupted, Interrupts, play
-from dlsim.meshes import node_mesh
+from dlsim.meshes import is_leader, node_mesh
 from dlsim.programs import Programs, compile_process
 
 if TYPE_CHECKING:
@@ -92,7 +92,13 @@ def simulate(
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
     seeds, key = _keys(key, seed)
     checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoint_seconds, resume)
+    if checkpoint_dir is not None and mesh is None and jax.process_count() > 1:
+        fix = "Pass mesh, so that they run it together, or give each process a folder and no start_distributed."
+        got = f"given to a run that each of {jax.process_count()} processes does alone"
+        checks.fail("simulate", "checkpoint_dir", "of one run", got, fix)
     programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
+    if mesh is not None and not is_leader():
+        progress = False
     updates = _updates(programs)
     with Interrupts() as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
         began: list[float] = []

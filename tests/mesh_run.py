@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 
@@ -21,7 +22,7 @@ from dlsim import Process, Record, algorithms, networks  # noqa: E402
 from dlsim.meshes import AXIS, node_mesh, place  # noqa: E402
 from dlsim.programs import compile_traced, single, trace  # noqa: E402
 
-NUM_NODES = 64
+NUM_NODES, DIMENSION = 64, 6
 COLLECTIVES = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
 
 
@@ -50,19 +51,24 @@ def both(process: Process, steps: int = 12, seed: object = 0) -> tuple[float, bo
     return max(far(alone.state, laid.state), far(*results)), is_laid
 
 
-def collectives(process: Process) -> dict[str, int]:
-    """How many of each kind the program of a step has."""
+def collectives(process: Process) -> dict[str, list[int]]:
+    """Numbers in each message between devices, by kind, in the program of a step."""
     mesh, key = node_mesh(4), jax.random.key(0)
-    placement = place(process.num_nodes, mesh)
+    placement = place(process.num_nodes, mesh, network=process.network)
     with jax.set_mesh(mesh):
         traced = trace(lambda _: (process, lambda state, info: {"step": jnp.zeros(())}), {}, key)
         program = compile_traced(traced, placement.put(single(traced, key)), placement=placement).advance
-    text = program.as_text()
-    return {kind: len(re.findall(rf"= \S+ {kind}(?:-start)?\(", text)) for kind in COLLECTIVES}
+    found: dict[str, list[int]] = {kind: [] for kind in COLLECTIVES}
+    for line in program.as_text().splitlines():
+        made = re.search(rf"= (.+?) ({'|'.join(COLLECTIVES)})(?:-start)?\(", line)
+        if made:
+            shapes = re.findall(r"\w+\[([\d,]*)\]", made[1])
+            found[made[2]] += [math.prod(int(size) for size in shape.split(",") if size) for shape in shapes]
+    return found
 
 
 def lowerings() -> None:
-    problem = dlsim.problems.quadratic(NUM_NODES, 6, heterogeneity=1.0, gradient_noise=0.2, seed=0)
+    problem = dlsim.problems.quadratic(NUM_NODES, DIMENSION, heterogeneity=1.0, gradient_noise=0.2, seed=0)
     algorithm = algorithms.dsgd(problem, optax.sgd(0.1, momentum=0.9))
     cases = {
         "shifts": networks.torus(NUM_NODES, lowering="shifts"),
@@ -74,7 +80,9 @@ def lowerings() -> None:
     for name, network in cases.items():
         process = dlsim.learn(problem, algorithm, network)
         distance, is_laid = both(process)
-        say(name, distance, is_laid, lowering=network.lowering, **collectives(process))
+        say(name, distance, is_laid, lowering=network.lowering, collectives=collectives(process))
+    sparse = cases["shifts"].with_channel(networks.chain(networks.top_k(2, error_feedback=True), networks.quantize(8)))
+    say("sparse", 0.0, True, collectives=collectives(dlsim.learn(problem, algorithm, sparse)))
 
 
 def table() -> None:
@@ -87,7 +95,7 @@ def table() -> None:
 
 def worlds() -> None:
     """Channels, scenarios, links and blocks; every verb is behind one of the methods of the table."""
-    problem = dlsim.problems.quadratic(NUM_NODES, 6, heterogeneity=1.0, gradient_noise=0.2, seed=0)
+    problem = dlsim.problems.quadratic(NUM_NODES, DIMENSION, heterogeneity=1.0, gradient_noise=0.2, seed=0)
     torus = networks.torus(NUM_NODES)
     sgd = algorithms.dsgd(problem, optax.sgd(0.1))
     lossy = torus.with_channel(networks.chain(networks.top_k(0.5, error_feedback=True), networks.loss(0.2)))

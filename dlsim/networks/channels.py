@@ -16,6 +16,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Channel, Packet, PyTree, Route
+from dlsim.meshes import by_part
 
 NORMS = ("l2", "max")
 
@@ -59,6 +60,11 @@ def loss(probability: Any) -> Channel:
     return Channel(init=_stateless, send=send)
 
 
+def _places(sizes: Array, k: int) -> Array:
+    """Where the k largest entries of each row are, int32 `[n, k]`; each device looks through its own rows."""
+    return by_part(lambda rows: jax.lax.top_k(rows, k)[1], sizes.shape[0])(sizes)
+
+
 def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     """The k entries of largest magnitude, the rest zero: C(x)_d = x_d where |x_d| is among the k largest.
 
@@ -75,11 +81,10 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         del key, route
         flat, unravel = trees.ravel(packet.values)
-        num_senders, dimension = flat.shape
+        dimension = flat.shape[1]
         k = _num_kept(fraction, dimension)
-        _, largest = jax.lax.top_k(jnp.abs(flat), k)
-        rows = jnp.arange(num_senders)[:, None]
-        kept = jnp.zeros_like(flat).at[rows, largest].set(flat[rows, largest], unique_indices=True)
+        largest = _places(jnp.abs(flat), k)
+        kept = jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(flat, largest)
         index_bits = k * max(1, math.ceil(math.log2(dimension))) if k < dimension else 0
         return state, packet._replace(
             values=unravel(kept),
@@ -107,11 +112,12 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         flat, unravel = trees.ravel(packet.values)
-        num_senders, dimension = flat.shape
+        dimension = flat.shape[1]
         k = _num_kept(fraction, dimension)
-        _, chosen = jax.lax.top_k(keys.node_bits(key, route.node_ids, dimension), k)
-        rows = jnp.arange(num_senders)[:, None]
-        kept = jnp.zeros(flat.shape, bool).at[rows, chosen].set(True, unique_indices=True) & _is_sent(flat, packet)
+        chosen = _places(keys.node_bits(key, route.node_ids, dimension), k)
+        nothing = jnp.zeros(dimension, bool)
+        drawn = jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(chosen)
+        kept = drawn & _is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import trees
-from dlsim.meshes import gathered
+from dlsim.meshes import gathered, spread
 
 if TYPE_CHECKING:
     from dlsim.networks.graph import Graph
@@ -163,8 +163,8 @@ def _dense(weights: Array, values: Array, own: Array, self_weights: Array | None
 
 
 def _edges(network: Network, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:
-    messages = gathered(values).at[network.senders].get(mode="promise_in_bounds")
-    mine = own.at[network.receivers].get(mode="promise_in_bounds") if self_weights is None else own
+    messages = spread(gathered(values).at[network.senders].get(mode="promise_in_bounds"))
+    mine = gathered(own).at[network.receivers].get(mode="promise_in_bounds") if self_weights is None else own
     heard = jax.ops.segment_sum(
         _weigh(weights, messages, mine, self_weights),
         network.receivers,

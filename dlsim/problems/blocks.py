@@ -55,7 +55,7 @@ def map_nodes(fn: BlockFn, node_block: int | str | None = "auto") -> BlockFn:
             checks.fail("map_nodes", "every leaf", "of shape [n, ...] for one n", shapes)
         block = _resolve(node_block, num_nodes, fn, trees)
         if block >= num_nodes:
-            return fn(*trees)
+            return by_part(fn, num_nodes)(*trees)
 
         def of_device(*rows: Array) -> PyTree:
             count = rows[0].shape[0]
