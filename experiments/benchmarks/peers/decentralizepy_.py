@@ -34,10 +34,10 @@ PEER = driver.Peer(
     server=frozenset(),
     checkout=frozenset({"dsgd"}),
     most_nodes=200,
-    unequal="DecentralizePy: a process a node (so at most 200 nodes here) on all cores; the processes are forks that "
-    "share what was imported before; models are pickled and sent over loopback TCP, and every node writes its results "
-    "to disk every round, as it always does.  Rounds are timed inside one run, from the last node's second "
-    "round to the last node's last.",
+    unequal="DecentralizePy: a process a node (so at most 200 nodes here) on all cores, forks that share what was imported "
+    "before; models are pickled and sent over loopback TCP, and every node writes its results to disk every round, as it "
+    "always does.  Rounds are timed inside one run, from the last node's second round to the last node's last.  Its "
+    "processes keep the load up for a while after the run.",
 )
 
 
