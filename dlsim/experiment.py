@@ -172,7 +172,9 @@ def _options(experiment: Experiment, options: Options | None) -> Options:
     """How runs share the machine; where a file says TIMED they go one at a time, unless the user has said how."""
     options = options or Options()
     if getattr(experiment.module, "TIMED", False) and options.layout == "auto" and options.lanes is None:
-        return options._replace(layout=(1, 1), lanes=1)
+        import jax
+
+        return options._replace(layout=(1, 1), lanes=1, devices=options.devices or tuple(jax.local_devices()[:1]))
     return options
 
 
