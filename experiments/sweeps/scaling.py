@@ -9,9 +9,10 @@ measured is the time: `seconds_per_step` of every run, compiling apart; runs go 
 Expected: time a round is proportional to the number of nodes; a node costs within 25 % of the same from 1,000 to
 100,000; a million fit into 24 GiB.
 
-Measured on 2 cores, with other work on them: a node costs 2.8 us at 1,000 nodes, 3.3 us at 10,000 and 4.8 us at 100,000,
-so the 25 % do not hold on this CPU (+72 %).  Four fifths of the growth are mixing: four random rows of 2.6 KB a node, in
-cache at 1,000 nodes and in memory at 100,000.  A million nodes run in 5.7 GiB, and learn, but a round took 18 to 27 s,
+Measured on 2 cores (load 1): a node costs 2.97 us at 1,000 nodes, 3.42 us at 10,000 and 4.18 us at 100,000, so the 25 %
+do not hold on this CPU (+41 %; +72 % beside other work).  Four fifths of the growth are mixing: four random rows of 2.6 KB
+a node, in cache at 1,000 nodes and in memory at 100,000.
+A million nodes run in 5.7 GiB, and learn, but a round took 18 to 27 s,
 several times what its parts explain; why is not known yet.
 """
 
