@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+LARGEST_SEED = 2**32 - 1  # keys are made of 32 bits: a larger seed would repeat a smaller one
+
 
 def fail(where: str, argument: str, rule: str, got: Any, fix: str = "") -> NoReturn:
     """Raise the one line."""
@@ -31,6 +33,20 @@ def integer(where: str, argument: str, value: Any, minimum: int | None = None, m
     if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
         fail(where, argument, f"an integer{bounds}", int(value))
     return int(value)
+
+
+def seed(where: str, value: Any) -> int:
+    """A seed that a key of 32 bits can tell from others."""
+    value = integer(where, "seed", value, 0)
+    return value if value <= LARGEST_SEED else integer(where, "seed", value, 0, LARGEST_SEED)
+
+
+def seeds(where: str, values: Iterable[Any]) -> list[int]:
+    """One or more seeds, all different."""
+    checked = [seed(where, value) for value in values]
+    if not checked or len(set(checked)) < len(checked):
+        fail(where, "seed", "one or more distinct integers", str(checked))
+    return checked
 
 
 def _bounds(minimum: Any, maximum: Any) -> str:

@@ -183,10 +183,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         path,
         mode,
         overrides,
-        seeds=options.seeds,
-        out=options.out,
+        **_settings(options),
         resume=options.resume,
-        options=_options(options),
         tell=terminal.tell_plan,
     )
     terminal.report(saved)
@@ -204,10 +202,8 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
         path,
         mode,
         overrides,
-        seeds=options.seeds,
-        out=options.out,
+        **_settings(options),
         axes=options.axis,
-        options=_options(options),
         tell=lambda plan: terminal.tell_plan(plan, whole=True),
         plan_only=options.plan,
         workers=_workers(options),
@@ -221,10 +217,12 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _options(options: argparse.Namespace) -> Any:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What `run` and `sweep` have in common."""
     from dlsim.sweeps.api import make_options
 
-    return make_options(options.layout, options.memory, options.lanes, options.mesh)
+    engine = make_options(options.layout, options.memory, options.lanes, options.mesh)
+    return {"seeds": options.seeds, "out": options.out, "options": engine}
 
 
 def _workers(options: argparse.Namespace) -> Any:

@@ -95,12 +95,13 @@ def run_experiment(
     if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
         return results.load(folder)
     started = _check_partial(folder / PARTIAL, identity, resume)
-    plan = _plan(source, folder / PARTIAL, options)  # bad settings are told before anything is written
+    store = Store(folder / PARTIAL)
+    store.refresh()
+    plan = plan_sweep(source, store, options)  # bad settings are told before anything is written
     check_memory(plan, options)
     new = [place for place in (folder, *folder.parents) if not place.exists()]
     began = started or _open_partial(folder / PARTIAL, identity)
     try:
-        store = Store(folder / PARTIAL)
         store.open(identity)
         tell(plan)
         outcome = execute(plan, store, options, progress)
@@ -141,7 +142,8 @@ def sweep_experiment(
     folder = results.check_folder(place, identity, extends=True)
     store = Store(folder / SWEEP)
     store.check({**identity, "axes": sorted(source.axes)})
-    plan = _plan(source, folder / SWEEP, options)
+    store.refresh()
+    plan = plan_sweep(source, store, options)
     tell(plan)
     if plan_only:
         return plan
@@ -191,13 +193,6 @@ def load_sweep(
 def _source_of(path: str, mode: str, overrides: Sequence[str], seeds: int | None, axes: Sequence[str]) -> Source:
     """What another machine makes of the same words."""
     return load_sweep(path, mode, overrides, seeds, axes)[2]
-
-
-def _plan(source: Source, folder: pathlib.Path, options: Options) -> Plan:
-    """The plan, given what a folder holds already."""
-    store = Store(folder)
-    store.refresh()
-    return plan_sweep(source, store, options)
 
 
 def _finish(

@@ -82,9 +82,7 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
     def step(key: Array, state: LearnState) -> tuple[LearnState, Info]:
         current = network.with_state(state.network)
         algorithm_state, scenario_state, current, info = round_(key, state.algorithm, state.scenario, current)
-        # Where all nodes do the same, the counts are a constant: left to itself XLA would sum it up while compiling, which
-        # takes seconds for a million nodes.
-        count = jax.lax.optimization_barrier(info["num_gradients"].astype(jnp.uint32))
+        count = info["num_gradients"].astype(jnp.uint32)
         info = {**info, "status": _status(algorithm, current, info)}
         if current.is_present is not None:
             info["num_present"] = jnp.sum(current.is_present)

@@ -32,6 +32,7 @@ all of them can read.  `Run.state` is in parts; `to_host`, called by all, gives 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -166,6 +167,11 @@ def _by_node(network: Any, num_nodes: int) -> tuple[Any, ...]:
     named = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(network)]
     by_edge = (".senders", ".receivers", ".edge_weights", ".is_linked", ".cohort")
     return tuple(leaf for name, leaf in named if np.shape(leaf)[:1] == (num_nodes,) and name not in by_edge)
+
+
+def laid_over(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Tracing and compiling inside are for nodes laid over the mesh; None: for one device."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def num_parts() -> int:

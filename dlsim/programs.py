@@ -8,7 +8,6 @@ their programs, side by side (`vmap`), one after the other inside the program (`
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jax.sharding import Mesh
 
 from dlsim import checks, keys, status
 from dlsim.core import Array, Info, MeasureFn, Process, PyTree
-from dlsim.meshes import Placement, place
+from dlsim.meshes import Placement, laid_over, place
 
 CHUNK_RECORDS = 256  # records a chunk can hold
 
@@ -196,7 +195,7 @@ def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh
     """Compile the two programs of a run; `key [R]` makes R runs side by side, `mesh` lays the nodes over devices."""
     began = time.perf_counter()
     placement = None if mesh is None else place(process.num_nodes, mesh, network=process.network)
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+    with laid_over(mesh):
         traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
         data = single(traced, key)
         data = data if placement is None else placement.put(data)

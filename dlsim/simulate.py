@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from dlsim.history import History
 
-LARGEST_SEED = 2**32 - 1  # keys are made of 32 bits: a larger seed would repeat a smaller one
 
 __all__ = ["Interrupted", "Run", "simulate"]
 
@@ -85,8 +84,7 @@ def simulate(
     measure = record.fn if record.fn is not None else process.measure
     if measure is None:
         checks.fail("simulate", "record.fn", "given for a process that measures nothing", "None")
-    if progress not in (True, False, "auto"):
-        checks.fail("simulate", "progress", 'True, False or "auto"', repr(progress))
+    progress_bar.check("simulate", progress)
     checks.number("simulate", "checkpoint_seconds", checkpoint_seconds, 0.0)
     if resume and checkpoint_dir is None:
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
@@ -135,16 +133,9 @@ def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int
             checks.fail("simulate", "key", "a typed key", type(key).__name__, "Use jax.random.key(0), or seed=0.")
         return (list(range(key.shape[0])) if key.ndim else None), key
     if np.ndim(seed) == 0:
-        return None, jax.random.key(_seed(seed))
-    labels = [_seed(s) for s in seed]  # type: ignore[union-attr]
-    if not labels or len(set(labels)) < len(labels):
-        checks.fail("simulate", "seed", "one or more distinct integers", str(labels))
+        return None, jax.random.key(checks.seed("simulate", seed))
+    labels = checks.seeds("simulate", seed)  # type: ignore[arg-type]
     return labels, jnp.stack([jax.random.key(label) for label in labels])
-
-
-def _seed(value: Any) -> int:
-    value = checks.integer("simulate", "seed", value, 0)
-    return value if value <= LARGEST_SEED else checks.integer("simulate", "seed", value, 0, LARGEST_SEED)
 
 
 def _updates(programs: Programs) -> int:

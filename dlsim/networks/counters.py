@@ -64,7 +64,9 @@ def from_words(low: Array) -> Counter:
 def total(count: Counter) -> Counter:
     """Sum over all entries, exact."""
     zero = jnp.zeros((), jnp.uint32)
-    flat = Counter(low=count.low.ravel(), high=count.high.ravel())
+    # Where all nodes do the same, what is summed is a constant: left to itself XLA would sum it up while compiling, which
+    # takes seconds for a million nodes.
+    flat = jax.lax.optimization_barrier(Counter(low=count.low.ravel(), high=count.high.ravel()))
     low, high = jax.lax.reduce(tuple(flat), (zero, zero), lambda a, b: tuple(add(Counter(*a), Counter(*b))), (0,))
     return Counter(low=low, high=high)
 

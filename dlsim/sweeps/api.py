@@ -12,7 +12,7 @@ import jax
 from dlsim import checks, progress_bar
 from dlsim.core import Record
 from dlsim.loop import Interrupts
-from dlsim.meshes import node_mesh
+from dlsim.meshes import laid_over, node_mesh
 from dlsim.sweeps import layout as layouts
 from dlsim.sweeps.assemble import attributes, dataset
 from dlsim.sweeps.engine import Engine, Options, Progress
@@ -23,8 +23,6 @@ from dlsim.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
-
-LARGEST_SEED = 2**32 - 1
 
 
 class Outcome(NamedTuple):
@@ -153,11 +151,7 @@ def _source(
 
 def check_seeds(seed: int | Sequence[int]) -> list[int]:
     """One or more distinct seeds that 32 bits hold."""
-    seeds = [seed] if isinstance(seed, int) or not hasattr(seed, "__len__") else list(seed)
-    seeds = [checks.integer("sweep", "seed", value, 0, LARGEST_SEED) for value in seeds]
-    if not seeds or len(set(seeds)) < len(seeds):
-        checks.fail("sweep", "seed", "one or more distinct integers", seeds)
-    return seeds
+    return checks.seeds("sweep", [seed] if isinstance(seed, int) or not hasattr(seed, "__len__") else seed)
 
 
 def make_options(layout: Any = "auto", memory: Any = None, lanes: int | None = None, mesh: Any = None) -> Options:
@@ -176,7 +170,7 @@ def make_options(layout: Any = "auto", memory: Any = None, lanes: int | None = N
 
 def plan_sweep(source: Source, store: Store, options: Options, *, common_topologies: bool = True) -> Plan:
     """What is to be run, given what the store holds."""
-    with contextlib.nullcontext() if options.mesh is None else jax.set_mesh(options.mesh):
+    with laid_over(options.mesh):
         return make_plan(
             source,
             store.__contains__,
@@ -216,16 +210,12 @@ def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -
         engine = Engine(store, options, shown, lambda: interrupts.seen)
         done_before = [(group, len(group.members) - left) for group, left in zip(plan.groups, plan.todo, strict=True)]
         for group, done in done_before:
-            shown.add(done * group.num_steps, resumed=True)
+            shown.add(done * group.num_steps)
             shown.finished(done, "")
         for group, need in zip(plan.groups, plan.needs, strict=True):
             engine.run(group, need)
         store.clear_checkpoints()
-    return {
-        "num_programs": float(engine.num_programs),
-        "compile_seconds": engine.compile_seconds,
-        "run_seconds": engine.run_seconds,
-    }
+    return engine.timing
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.history import History
 from dlsim.loop import Checkpoints, Interrupted, play
-from dlsim.meshes import Placement, place
+from dlsim.meshes import Placement, laid_over, place
 from dlsim.programs import Data, Executable, compile_traced
 from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
 from dlsim.sweeps.groups import Group, Member
@@ -44,13 +43,11 @@ class Progress:
         self._say, self._lock = say, threading.Lock()
         self.done, self.updates, self.runs, self._text = 0, 0.0, 0, ""
         self._began = time.perf_counter()
-        self._resumed = 0
 
-    def add(self, run_steps: int, updates: float = 0.0, *, resumed: bool = False) -> None:
+    def add(self, run_steps: int, updates: float = 0.0) -> None:
         with self._lock:
             self.done += run_steps
             self.updates += updates
-            self._resumed += run_steps if resumed else 0
             self._tell()
 
     def finished(self, runs: int, text: str) -> None:
@@ -83,7 +80,15 @@ class Engine:
         self._compiling = threading.Lock()
         self.compile_seconds = self.run_seconds = 0.0  # the latter of all lanes together
         self.num_programs = 0
-        self.layouts: dict[str, str] = {}  # of each group, the one it ended with
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """What was compiled and run so far."""
+        return {
+            "num_programs": float(self.num_programs),
+            "compile_seconds": self.compile_seconds,
+            "run_seconds": self.run_seconds,
+        }
 
     def check(self, group: Group, need: Need) -> None:
         """One line if a run of the group does not fit."""
@@ -137,7 +142,6 @@ class Engine:
                     continue
                 spent = time.perf_counter() - began - (self.compile_seconds - compiled)
                 tuner.note(layout, sum(map(len, blocks)) / max(spent, 1e-9), self.compile_seconds - compiled)
-                self.layouts[group.label] = str(layout)
                 if phase.blocks:
                     break
             if not todo:
@@ -204,7 +208,7 @@ class Engine:
         def report(step: int, history: History) -> None:
             first = not history.steps or (len(history.steps) == 1 and step == 0)
             new = step - seen[0]
-            self._progress.add(new * len(block), 0.0 if first else float(new * per_step), resumed=first)
+            self._progress.add(new * len(block), 0.0 if first else float(new * per_step))
             seen[0] = step
 
         # Of the filled block: its size is part of a checkpoint, and may differ when the sweep goes on.
@@ -259,7 +263,7 @@ class Engine:
             for other in [other for other in self._programs if other[0] != id(group)]:
                 del self._programs[other]  # of a group that is done
             mesh = self._options.mesh
-            with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            with laid_over(mesh):
                 placement = None if mesh is None else self._placement(group)
                 executable = compile_traced(group.traced, data, layout.at_once, placement)
             self._programs[key] = executable

@@ -15,10 +15,8 @@ from dlsim import checks
 from dlsim.programs import CHUNK_RECORDS
 from dlsim.sweeps.groups import Group, bytes_of
 
-# Measured on 2 cores and the seven workloads of `dlsim bench`: the state, its copy in the loop, and gradients with
-# batches take 2.2 to 3.4 times the state; small networks of nodes reach a quarter of the product rate.
-STATE_COPIES = 3.5
-EFFICIENCY = 0.25
+STATE_COPIES = 3.5  # the state, its copy in the loop, gradients with their batches: the most a run is meant to take
+EFFICIENCY = 0.25  # of the product rate; `dlsim bench` has 0.1 to 0.3 on 2 cores
 STATE_PASSES = 4  # times a step reads or writes the state
 SECONDS_AN_OPERATION = {"cpu": 1e-6, "gpu": 4e-6, "tpu": 4e-6}
 HEADROOM = 0.9  # of the memory there is

@@ -41,10 +41,6 @@ class Group(NamedTuple):
     num_nodes: int  # 0 where the process does not say
     state_bytes: int  # of one run
 
-    @property
-    def keys(self) -> list[str]:
-        return [member.identity for member in self.members]
-
     def shared(self) -> list[list[Any]]:
         """The constants that all runs have in common; None in the place of the others."""
         return [
@@ -82,22 +78,20 @@ def group_runs(
     source: Source,
     *,
     common_topologies: bool = True,
-    note: Callable[[str], None] = lambda text: None,
     wanted: frozenset[str] | None = None,
 ) -> list[Group]:
     """Build, trace and group the runs of a sweep; bad values are told before anything runs.
 
     `wanted` are the identities of the runs to group, where others are left to other machines; None: all.
     """
-    variants = _variants(source, note)
+    variants = _variants(source)
     if wanted is not None:
         variants = [one for one in variants if any(run.identity in wanted for run in _members(source, one, 0))]
     if common_topologies:
         forms = common_forms([_movable(variant.built.process) for variant in variants])
         variants = [variant._replace(form=form) for variant, form in zip(variants, forms, strict=True)]
     found: dict[tuple[Any, ...], list[tuple[_Variant, Traced]]] = {}
-    for i, variant in enumerate(variants):
-        note(f"tracing {i + 1}/{len(variants)} {_label(variant.choice, variant.floats)}")
+    for variant in variants:
         for traced_variant, traced in _trace(source, variant):
             _check_names(source, traced)
             built = traced_variant.built
@@ -115,14 +109,13 @@ def _movable(process: Process) -> Any:
     return None if process.network is None or process.over(process.network) is None else process.network
 
 
-def _variants(source: Source, note: Callable[[str], None]) -> list[_Variant]:
+def _variants(source: Source) -> list[_Variant]:
     """Every structure built with concrete values, and every value of every float axis built at least once."""
     structural = [name for name in source.axes if name not in source.floats]
     first = {name: source.axes[name][0] for name in source.floats}
     out = []
     for values in itertools.product(*(source.axes[name] for name in structural)):
         choice = {**first, **dict(zip(structural, values, strict=True))}
-        note(f"building {_label(choice, tuple(source.floats))}")
         ordered = {name: choice[name] for name in source.axes}
         out.append(_Variant(ordered, tuple(sorted(source.floats)), _checked(source, ordered), None))
     for name in source.floats:
@@ -238,10 +231,6 @@ def _differing(constants: list[list[list[Any]]]) -> list[list[list[Any]]]:
             for variant, other in enumerate(others):
                 out[variant][p][i] = other
     return out
-
-
-def _label(choice: Choice, floats: Sequence[str]) -> str:
-    return " ".join(str(value) for name, value in choice.items() if name not in floats)
 
 
 def _group_label(source: Source, variants: list[_Variant]) -> str:

@@ -86,10 +86,9 @@ def make_plan(
     memory: int | None = None,
     devices: Sequence[Any] = (),
     common_topologies: bool = True,
-    note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Build, trace and group the runs, and estimate what they need; compiles nothing of them."""
-    groups = group_runs(source, common_topologies=common_topologies, note=note)
+    groups = group_runs(source, common_topologies=common_topologies)
     devices = tuple(devices) or tuple(jax.local_devices())
     rates = machine_rates()
     return Plan(

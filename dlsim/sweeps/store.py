@@ -59,6 +59,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = None if folder is None else pathlib.Path(folder).absolute()
         self._held: dict[str, Block] = {}
+        self._files: set[str] = set()  # names of the blocks that were read or written
 
     def check(self, about: dict[str, Any]) -> dict[str, Any] | None:
         """What the folder is of, None if it is new; one line if that is another sweep than `about`.
@@ -105,17 +106,18 @@ class Store:
         """Read the blocks that others have written since."""
         if self.folder is None:
             return
-        known = {block.digest for block in self._held.values()}
         for file in sorted((self.folder / "blocks").glob("*.npz")):
-            if file.stem not in known:
+            if file.stem not in self._files:
                 block = _read(file)
                 if block is not None:
+                    self._files.add(file.stem)
                     self._hold(block)
 
     def save(self, block: Block) -> None:
         """Keep a block; on disk before it counts as done."""
         if self.folder is not None:
             write_block(self.folder, block)
+            self._files.add(block.digest)
         self._hold(block)
 
     def _hold(self, block: Block) -> None:

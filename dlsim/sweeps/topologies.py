@@ -31,15 +31,6 @@ class Form(NamedTuple):
             return network if _width(network) > self.width else _table(network, self.width)
 
 
-def common_form(networks: Sequence[Network | None]) -> list[Network | None]:
-    """The networks, those of one size in as few forms as pay; see `common_forms`."""
-    forms = common_forms(networks)
-    return [
-        network if form is None or network is None else form.of(network)
-        for network, form in zip(networks, forms, strict=True)
-    ]
-
-
 def common_forms(networks: Sequence[Network | None]) -> list[Form | None]:
     """For each network the form in which it shares a program with others; None: as it is.
 

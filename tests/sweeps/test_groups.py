@@ -17,10 +17,16 @@ from dlsim.programs import trace
 from dlsim.sweeps.groups import group_runs
 from dlsim.sweeps.signature import content, signature
 from dlsim.sweeps.source import from_function
-from dlsim.sweeps.topologies import common_form, common_forms
+from dlsim.sweeps.topologies import common_forms
 
 HIGH, DEFAULT = jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT
 EVEN, AWAY = jax.lax.RoundingMethod.TO_NEAREST_EVEN, jax.lax.RoundingMethod.AWAY_FROM_ZERO
+
+
+def common_form(given):
+    """The networks in the forms that they share."""
+    forms = common_forms(given)
+    return [one if form is None else form.of(one) for one, form in zip(given, forms, strict=True)]
 
 
 def traced_step(step, init=lambda key: jnp.arange(3.0), measure=lambda state, info: {"state": state}):

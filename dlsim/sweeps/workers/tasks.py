@@ -58,14 +58,12 @@ class Player:
             self._engine = Engine(store, self._options, Progress())
         self._rates = self._rates or machine_rates()
         self._engine.store = store
-        before = (self._engine.num_programs, self._engine.compile_seconds, self._engine.run_seconds)
+        before = self._engine.timing
         for group in self._groups[task.group]:
             wanted = [run for run in group.members if run.identity in set(task.wanted)]
             if wanted:
                 self._engine.run(group, need(group, self._rates), wanted)
-        after = (self._engine.num_programs, self._engine.compile_seconds, self._engine.run_seconds)
-        names = ("num_programs", "compile_seconds", "run_seconds")
-        return {name: float(new - old) for name, new, old in zip(names, after, before, strict=True)}
+        return {name: value - before[name] for name, value in self._engine.timing.items()}
 
     def blocks(self, task: Task) -> tuple[list[Block], dict[str, float]]:
         """Run a task and give its blocks."""
