@@ -147,7 +147,8 @@ def sweep_experiment(
     tell(plan)
     if plan_only:
         return plan
-    check_memory(plan, options)
+    if workers is None:  # the memory of other machines is not known here
+        check_memory(plan, options)
     began = _now()
     store.open({**identity, "axes": sorted(source.axes)})
     where = str(pathlib.Path(path).absolute())

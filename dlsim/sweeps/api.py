@@ -204,7 +204,6 @@ def check_memory(plan: Plan, options: Options) -> None:
 
 def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -> dict[str, float]:
     """Run what is left of a plan in this process."""
-    check_memory(plan, options)
     with display(plan, progress) as say, Interrupts() as interrupts:
         shown = Progress(say)
         engine = Engine(store, options, shown, lambda: interrupts.seen)
