@@ -9,7 +9,7 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
 """
 
 from dlsim import aggregators, algorithms, analysis, clocks, meshes, metrics, networks, problems
-from dlsim.core import Aggregator, Algorithm, Channel, Problem, Process, Record, Scenario
+from dlsim.core import Aggregator, Algorithm, Channel, EventAlgorithm, Problem, Process, Record, Scenario
 from dlsim.learn import learn
 from dlsim.simulate import Interrupted, Run, simulate
 from dlsim.sweeps import sweep
@@ -20,6 +20,7 @@ __all__ = [
     "Aggregator",
     "Algorithm",
     "Channel",
+    "EventAlgorithm",
     "Interrupted",
     "Problem",
     "Process",

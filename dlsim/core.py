@@ -43,7 +43,8 @@ class Process(NamedTuple):
 
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
-    `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.
+    `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
+    is what the host prepares for the steps to come.
     """
 
     init: InitFn
@@ -53,6 +54,7 @@ class Process(NamedTuple):
     num_nodes: int | None = None
     network: Any = None
     on: Relink | None = None
+    feed: Feed | None = None
 
     def over(self, network: Any) -> Process | None:
         """The same process over another network of the same nodes; None where nobody knows how."""
@@ -66,6 +68,19 @@ class Relink(NamedTuple):
 
     make: Callable[[Any], Process]
     parts: tuple[Any, Any, Any]  # the init, step and measure that it was made with
+
+
+class Feed(NamedTuple):
+    """What the host prepares for a process on the way: a tape of events, a schedule, the next part of a stream.
+
+    `fill(key, step) -> (part, until)` is a pure function of the run's key and the step: NumPy arrays that serve a stretch
+    of steps which holds `step` and ends before `until`.  The stretches are the same whichever of their steps is asked
+    for, so a resumed run finds what an unbroken one had.  `put(state, part)` lays it into the state, whose leaves have
+    room for it: it replaces leaves and computes nothing, so that it serves runs side by side as well.
+    """
+
+    fill: Callable[[Array, int], tuple[PyTree, int]]
+    put: Callable[[State, PyTree], State]
 
 
 class Record(NamedTuple):
@@ -117,6 +132,30 @@ class Algorithm(NamedTuple):
     init: Any
     step: Any
     params: Any = lambda state: state.params
+    requires: frozenset[str] = frozenset()
+    source: str = ""
+
+
+class EventAlgorithm(NamedTuple):
+    """What the nodes do when their clocks say so: an asynchronous learning method over any Network.
+
+    Rows are what the nodes hold, every leaf `[n, ...]`; functions work on any n rows, whose events share no node, and
+    treat each by itself: row k of a result depends on row k of the arguments, draws on `keys[k]`.  Infos may hold `loss`
+    `[n]`, `num_gradients` uint32 `[n]` and `staleness` uint32 `[n]`, all or none of them.
+
+    Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
+    link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
+    """
+
+    init: Any  # (key, params [N, ...], network) -> rows [N, ...]
+    on_message: Any = None  # (keys [n], rows, heard [n, ...], node_ids [n]) -> (rows, info): a message arrived
+    message: Any = lambda rows: rows.params  # (rows) -> what is sent, [n, ...]
+    before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
+    on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
+    flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
+    params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
+    communication: str = "edges"
+    trains: bool = True  # whether its infos hold losses
     requires: frozenset[str] = frozenset()
     source: str = ""
 

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, keys, metrics, status, trees
-from dlsim.core import Algorithm, Array, Info, Problem, Process, PyTree, Relink, Scenario
+from dlsim import checks, keys, status, trees
+from dlsim.clocks.windows import Timing
+from dlsim.core import Algorithm, Array, EventAlgorithm, Info, Problem, Process, PyTree, Relink, Scenario
+from dlsim.learn_events import learn_events
+from dlsim.measures import measured
 from dlsim.networks import counters
 from dlsim.networks.messages import active_edges, asked, elapse, open_channels
 from dlsim.networks.network import Network, NetworkState
@@ -31,7 +34,14 @@ class LearnState(NamedTuple):
     gradient_evaluations: counters.Counter  # []
 
 
-def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Scenario | None = None) -> Process:
+def learn(
+    problem: Problem,
+    algorithm: Algorithm | EventAlgorithm,
+    network: Network,
+    scenario: Scenario | None = None,
+    *,
+    timing: Timing | None = None,
+) -> Process:
     """Nodes that learn: the Process of `algorithm` on `problem` over `network` under `scenario`.
 
     A step lets the scenario make the round's network of the one given here, lets the algorithm do its round on it, and
@@ -42,10 +52,14 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
     of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
     losses), and the four axes `bits_sent`, `messages_sent`, `gradient_evaluations`, `simulated_seconds`.
 
+    Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
+    is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
+
     Raises ValueError if the sizes differ, or if the network lacks a property the algorithm requires.
     """
     checks.instance("learn", "problem", problem, Problem, _ORDER)
-    checks.instance("learn", "algorithm", algorithm, Algorithm, _ORDER)
+    if not isinstance(algorithm, EventAlgorithm):
+        checks.instance("learn", "algorithm", algorithm, Algorithm, _ORDER)
     checks.instance("learn", "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")
     if problem.num_nodes != network.num_nodes:
         fix = "Give both the same num_nodes."
@@ -65,6 +79,13 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if isinstance(algorithm, EventAlgorithm):
+        if scenario is not None and scenario.properties is not None:
+            fix = "Its clocks belong to the edges of the network."
+            checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
+        return learn_events(problem, algorithm, network, scenario, timing)
+    if timing is not None:
+        checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
 
     def round_(key: Array, algorithm_state: PyTree, scenario_state: PyTree, current: Network) -> tuple[Any, ...]:
         if scenario is not None:
@@ -95,16 +116,7 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
 
     def measure(state: LearnState, info: Info) -> Info:
         params = algorithm.params(state.algorithm)
-        traffic = state.network.traffic
-        out = metrics.population(problem, params, network.node_ids)
-        out["train_loss"] = _mean_of_heard(info)
-        out["gradient_evaluations"] = state.gradient_evaluations
-        out["bits_sent"] = counters.add(counters.total(traffic.bits), traffic.server_bits)
-        out["messages_sent"] = counters.add(counters.total(traffic.messages), traffic.server_messages)
-        out["simulated_seconds"] = traffic.clock
-        if "num_present" in info:
-            out["num_present"] = info["num_present"]
-        return out
+        return measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
@@ -116,13 +128,6 @@ def learn(problem: Problem, algorithm: Algorithm, network: Network, scenario: Sc
         network=network,
         on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
     )
-
-
-def _mean_of_heard(info: Info) -> Array:
-    """Mean loss over the nodes that computed one; NaN if none did."""
-    trained = info["num_gradients"] > 0
-    count = jnp.sum(trained)
-    return jnp.where(count > 0, jnp.sum(jnp.where(trained, info["loss"], 0)) / jnp.maximum(count, 1), jnp.nan)
 
 
 def _status(algorithm: Algorithm, network: Network, info: Info) -> Array:

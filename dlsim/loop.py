@@ -7,13 +7,14 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from dlsim.core import Array, Info
+from dlsim import checks
+from dlsim.core import Array, Feed, Info
 from dlsim.meshes import is_shared, told
 from dlsim.programs import CHUNK_RECORDS, Carry, Programs
 
@@ -57,6 +58,7 @@ def play(
     report: Callable[[int, History], None] = lambda step, history: None,
     stopped: Callable[[], bool] = lambda: False,
     first_chunk: int = 1,
+    feeds: Sequence[Feed | None] = (),
 ) -> Played:
     """Run the programs for `num_steps` steps.
 
@@ -70,6 +72,7 @@ def play(
       report: called after every chunk, and once before the first, with the step reached.
       stopped: asked after every chunk; True ends the loop with `Interrupted` once the state is saved.
       first_chunk: steps of the first chunk, where the pace is known; the length then follows `CHUNK_SECONDS`.
+      feeds: what the host prepares, one a run; none: nothing.
     """
     from dlsim import checkpoint
 
@@ -89,9 +92,11 @@ def play(
         first_step, chunk = step, first_chunk
         report(step, history)
         began = saved_at = time.perf_counter()
+        feeder = _Feeder(feeds, key, has_runs, num_steps)
         while step < num_steps:
             before = time.perf_counter()
-            records, steps = _plan(step, num_steps, every, chunk)
+            carry = feeder.serve(carry, step)
+            records, steps = _plan(step, min(num_steps, feeder.until), every, chunk)
             carry, buffer = programs.advance(carry, records, steps)
             jax.block_until_ready(carry.step)
             taken = time.perf_counter() - before
@@ -112,6 +117,38 @@ def play(
             if stop and step < num_steps:
                 raise Interrupted(f"stopped at step {step} of {num_steps}")
         return Played(carry, history, step - first_step, time.perf_counter() - began)
+
+
+class _Feeder:
+    """Fills the states of the runs before a step that their feeds have not served yet."""
+
+    def __init__(self, feeds: Sequence[Feed | None], key: Array, has_runs: bool, num_steps: int) -> None:
+        self._feeds = [feed for feed in feeds if feed is not None]
+        self._keys = [key[i] for i in range(len(self._feeds))] if has_runs else [key]
+        self._has_runs = has_runs
+        self.until = 0 if self._feeds else num_steps
+
+    def serve(self, carry: Carry, step: int) -> Carry:
+        """The carry with what the steps from `step` to `until` need."""
+        if step < self.until:
+            return carry
+        parts, ends = zip(
+            *(feed.fill(key, step) for feed, key in zip(self._feeds, self._keys, strict=True)), strict=True
+        )
+        # Runs side by side go in step, so all are served anew where the first of them must be.
+        self.until = min(ends)
+        part = jax.tree.map(lambda *leaves: np.stack(leaves), *parts) if self._has_runs else parts[0]
+        return carry._replace(state=jax.tree.map(_laid, self._feeds[0].put(carry.state, part), carry.state))
+
+
+def _laid(new: Any, old: Array) -> Array:
+    """A leaf from the host where the old one lies."""
+    if new is old:
+        return old
+    if np.shape(new) != old.shape or new.dtype != old.dtype:
+        got = f"{new.dtype}{list(np.shape(new))}"
+        checks.fail("simulate", "process.feed", f"one that gives {old.dtype}{list(old.shape)} for this leaf", got)
+    return jax.device_put(new, old.sharding)
 
 
 def _begin(

@@ -115,6 +115,7 @@ def simulate(
             checkpoints=checkpoints,
             report=report,
             stopped=lambda: interrupts.seen,
+            feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
         )
     done, seconds = played.num_done, played.seconds
     timing = {

@@ -1,5 +1,6 @@
 """What the nodes do: one learning method a file, named as the field names it."""
 
+from dlsim.algorithms.ad_psgd import ad_psgd
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
@@ -11,16 +12,18 @@ from dlsim.algorithms.fedprox import fedprox
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
 from dlsim.algorithms.k_gt import k_gt
-from dlsim.algorithms.local import LocalUpdates, local_updates
+from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
+from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 
 __all__ = [
     "LocalUpdates",
+    "ad_psgd",
     "centralized_sgd",
     "choco_sgd",
     "d2",
@@ -33,10 +36,12 @@ __all__ = [
     "gradient_tracking",
     "isolated_training",
     "k_gt",
+    "local_events",
     "local_updates",
     "nids",
     "proxskip",
     "quasi_global_momentum",
+    "randomized_gossip",
     "relay_sgd",
     "scaffold",
     "stochastic_gradient_push",

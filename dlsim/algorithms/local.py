@@ -90,3 +90,19 @@ def local_updates(
         return new_params, new_state, {"loss": losses, "num_gradients": count}
 
     return LocalUpdates(init=lambda params: jax.vmap(optimizer.init)(params), run=run, num_steps=num_local_steps)
+
+
+def local_events(
+    problem: Problem, optimizer: optax.GradientTransformation, num_local_steps: int = 1, *, where: str
+) -> LocalUpdates:
+    """`local_updates` for nodes that act at events of their own: `run(keys [n], params, optimizer_state, node_ids)`.
+
+    Row k draws from `keys[k]` alone, whatever company its event is in.
+    """
+    local = local_updates(problem, optimizer, num_local_steps, where=where)
+
+    def one(key: Array, params: PyTree, optimizer_state: PyTree, node_id: Array) -> tuple[Any, ...]:
+        single = jax.tree.map(lambda leaf: leaf[None], (params, optimizer_state, node_id))
+        return jax.tree.map(lambda leaf: leaf[0], local.run(key, *single))
+
+    return local._replace(run=jax.vmap(one))

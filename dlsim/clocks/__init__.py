@@ -21,10 +21,11 @@ from dlsim.clocks.clocks import (
     trace,
 )
 from dlsim.clocks.ends import clock_edges, neighbor_rates
-from dlsim.clocks.play import EventFn, Events, event_keys, play
+from dlsim.clocks.play import EventFn, Events, event_keys, play, play_between
 from dlsim.clocks.summary import WaveSummary, plot_waves, wave_summary
 from dlsim.clocks.tapes import COMMUNICATION, GRADIENT, Tape, check_tape, make_tape, stream_tape, tape
 from dlsim.clocks.waves import Blocks, Waves, choose_width, in_tape_order, make_waves, one_by_one, pack
+from dlsim.clocks.windows import Timing, timing
 
 __all__ = [
     "COMMUNICATION",
@@ -37,6 +38,7 @@ __all__ = [
     "EventFn",
     "Events",
     "Tape",
+    "Timing",
     "WaveSummary",
     "Waves",
     "advance",
@@ -55,10 +57,12 @@ __all__ = [
     "one_by_one",
     "pack",
     "play",
+    "play_between",
     "plot_waves",
     "poisson",
     "stream_tape",
     "tape",
+    "timing",
     "to_seconds",
     "to_ticks",
     "trace",

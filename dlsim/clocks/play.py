@@ -73,6 +73,35 @@ def play(
         blocks = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), begin, num), blocks)
     elif start is not None:
         checks.fail("play", "num", "given with start", "None", "Say how many blocks to play from there.")
+    body = _block_body(blocks, functions, collect)
+    carry, collected = jax.lax.scan(body, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
+    return (carry, collected) if collect else carry
+
+
+def play_between(
+    carry: PyTree, blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn], begin: Array, end: Array, totals: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Like `play` for the blocks `begin` to `end - 1`, both traced; a program serves any number of blocks.
+
+    Args:
+      carry, blocks, event_fns: see `play`.
+      begin, end: blocks, int32 `[]`.
+      totals: what is summed up over events: after the rows a function returns what its events add, a tree like this one.
+        Integers, so that a sum does not depend on how events are grouped.
+    Returns: the carry and the totals.
+    """
+    body = _block_body(blocks, _functions(blocks, event_fns), True)
+
+    def one(i: Array, both: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), blocks)
+        carry, added = body(both[0], block)
+        return carry, jax.tree.map(jnp.add, both[1], added)
+
+    return jax.lax.fori_loop(begin, end, one, (carry, totals))
+
+
+def _block_body(blocks: Blocks, functions: list[EventFn], collect: bool) -> Any:
+    """`(carry, block) -> (carry, what the functions say of its events)`."""
     has_pairs = any(blocks.is_pair)
 
     def body(carry: PyTree, block: Blocks) -> tuple[PyTree, Any]:
@@ -89,8 +118,7 @@ def play(
         carry = _scatter(carry, block.a, rows_a)
         return (_scatter(carry, block.b, rows_b) if has_pairs else carry), collected
 
-    carry, collected = jax.lax.scan(body, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
-    return (carry, collected) if collect else carry
+    return body
 
 
 def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Array:

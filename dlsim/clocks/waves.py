@@ -83,17 +83,28 @@ class Blocks:
         return self.a.shape[-1]
 
 
-def make_waves(tape: Tape) -> Waves:
-    """The fewest waves, each event as early as its dependencies allow."""
+def make_waves(tape: Tape, stretch: np.ndarray | None = None) -> Waves:
+    """The fewest waves, each event as early as its dependencies allow.
+
+    Args:
+      tape: of events.
+      stretch: ints `[M]` that do not decrease: no wave holds events of two stretches, and those of an earlier one come
+        first.  Time between records is such a stretch: after its waves the nodes are as they are at its end.
+    """
     checks.instance("make_waves", "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
-    level = _levels(tape.a, tape.b, tape.num_nodes)
+    if stretch is not None:
+        stretch = np.asarray(stretch)
+        if stretch.shape != (len(tape),) or (np.diff(stretch) < 0).any():
+            checks.fail("make_waves", "stretch", f"{len(tape)} ints that do not decrease", f"{list(stretch.shape)}")
+    level = _levels(tape.a, tape.b, tape.num_nodes, stretch)
     num_waves = int(level.max(initial=-1)) + 1
     order, starts = _counting_sort(level, num_waves)
     return Waves(order=order, starts=starts, num_nodes=tape.num_nodes, most_at_node=_most_at_node(tape))
 
 
-def one_by_one(tape: Tape) -> Waves:
+def one_by_one(tape: Tape, stretch: np.ndarray | None = None) -> Waves:
     """Every event a wave of its own, in order of time: the definition of what the waves of `make_waves` must do."""
+    del stretch  # every event is apart from every other
     checks.instance("one_by_one", "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
     return Waves(
         order=np.arange(len(tape), dtype=np.int32),
@@ -193,30 +204,54 @@ def in_tape_order(outputs: Any, blocks: Blocks) -> Any:
 
 @cache
 def _level_program() -> Any:
-    def levels(standing: Array, ends: Array) -> tuple[Array, Array]:
-        def body(standing: Array, pair: Array) -> tuple[Array, Array]:
+    def levels(standing: Array, ends: Array, least: Array) -> tuple[Array, Array]:
+        def body(standing: Array, event: tuple[Array, Array]) -> tuple[Array, Array]:
+            pair, least = event
             # One gather and one scatter: two of each make XLA copy `standing` at every event.
-            level = jnp.max(standing.at[pair].get(mode="promise_in_bounds"))
+            level = jnp.maximum(jnp.max(standing.at[pair].get(mode="promise_in_bounds")), least)
             return standing.at[pair].set(level + 1, mode="promise_in_bounds"), level
 
-        return jax.lax.scan(body, standing, ends)
+        return jax.lax.scan(body, standing, (ends, least))
 
     return jax.jit(levels, donate_argnums=0)
 
 
-def _levels(a: np.ndarray, b: np.ndarray, num_nodes: int) -> np.ndarray:
+def _levels(a: np.ndarray, b: np.ndarray, num_nodes: int, stretch: np.ndarray | None) -> np.ndarray:
     """The wave of each event, int32 `[M]`, from 0."""
+    if stretch is None or len(a) == 0:
+        return _in_order(a, b, num_nodes, None)
+    # Levels of stretch r begin at r * room, so that one pass over the events finds those of all stretches.
+    rank = np.cumsum(np.diff(stretch, prepend=stretch[0]) > 0)
+    room = int(np.bincount(rank).max())
+    a_time = max(1, (2**31 - 2) // room)  # stretches in one pass
+    levels, offset = [], 0
+    for first in range(0, int(rank[-1]) + 1, a_time):
+        some = slice(*np.searchsorted(rank, (first, first + a_time)))
+        within = (rank[some] - first).astype(np.int32)
+        level = _in_order(a[some], b[some], num_nodes, within * np.int32(room))
+        local = level - within * np.int32(room)
+        depth = np.zeros(int(within[-1]) + 1, np.int64)
+        np.maximum.at(depth, within, local + 1)
+        levels.append(local + (offset + np.cumsum(depth) - depth)[within])
+        offset += int(depth.sum())
+    return np.concatenate(levels).astype(np.int32)
+
+
+def _in_order(a: np.ndarray, b: np.ndarray, num_nodes: int, least: np.ndarray | None) -> np.ndarray:
+    """One more than the last earlier level at either node, and at least `least`; int32 `[M]`."""
     program = _level_program()
     levels = []
     with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        standing = jnp.zeros(num_nodes + 1, jnp.int32)  # the first wave that each node is free for
+        standing = jnp.zeros(num_nodes + 1, jnp.int32)  # the first level that each node is free for
         for begin in range(0, len(a), PIECE):
             ends = np.stack([a[begin : begin + PIECE], b[begin : begin + PIECE]], axis=1)
             ends[:, 1] = np.where(ends[:, 1] < 0, ends[:, 0], ends[:, 1])
             length = len(ends)
+            floor = np.zeros(length, np.int32) if least is None else least[begin : begin + PIECE]
             padded = 1 << max(12, (length - 1).bit_length())  # few lengths, few compilations
             ends = np.pad(ends, ((0, padded - length), (0, 0)), constant_values=num_nodes)
-            standing, level = program(standing, jnp.asarray(ends, jnp.int32))
+            floor = np.pad(floor, (0, padded - length))
+            standing, level = program(standing, jnp.asarray(ends, jnp.int32), jnp.asarray(floor))
             levels.append(np.asarray(level)[:length])
     return np.concatenate(levels) if levels else np.zeros(0, np.int32)
 

@@ -45,6 +45,20 @@ def trees_like(message: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), message)
 
 
+def whole_packet(tree: PyTree) -> Packet:
+    """A message `[n, ...]` as it is, before any channel."""
+    count = jax.tree.leaves(tree)[0].shape[0]
+    num_entries, num_bits = trees.num_entries(tree), trees.num_bits(tree)
+    # Leaves of several dtypes have no one width: what the whole bits of each number leave over counts as a header.
+    width = num_bits // max(num_entries, 1)
+    return Packet(
+        values=tree,
+        num_entries=jnp.full(count, num_entries, jnp.uint32),
+        bits_per_entry=jnp.full(count, width, jnp.uint32),
+        extra_bits=jnp.full(count, num_bits - width * num_entries, jnp.uint32),
+    )
+
+
 def pass_channel(
     network: Network,
     key: Array,
@@ -59,16 +73,7 @@ def pass_channel(
 
     Who is not `acting` `[n]` (None: all are) sends nothing and keeps its state.
     """
-    count = jax.tree.leaves(tree)[0].shape[0]
-    num_entries, num_bits = trees.num_entries(tree), trees.num_bits(tree)
-    # Leaves of several dtypes have no one width: what the whole bits of each number leave over counts as a header.
-    width = num_bits // max(num_entries, 1)
-    packet = Packet(
-        values=tree,
-        num_entries=jnp.full(count, num_entries, jnp.uint32),
-        bits_per_entry=jnp.full(count, width, jnp.uint32),
-        extra_bits=jnp.full(count, num_bits - width * num_entries, jnp.uint32),
-    )
+    packet = whole_packet(tree)
     if network.channel is PERFECT:
         return packet, network
     if network.probe is not None:

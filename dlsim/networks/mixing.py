@@ -110,12 +110,13 @@ def product(
         return jax.tree.map(lambda v, o: _dense(full, v, o, self_weights), values, own)
     if lowering == "edges":
         by_edge = network.edge_weights if edge_weights is None else edge_weights
-        return jax.tree.map(lambda v, o: _edges(network, by_edge, v, o, self_weights), values, own)
+        return jax.tree.map(lambda v, o: _flat(_edges, network, by_edge, v, o, self_weights), values, own)
     weights: Any = network.neighbor_weights
     if edge_weights is not None:
         weights = table_weights(network.neighbor_edges, edge_weights)
-    rows = _shifts if lowering == "shifts" else _neighbors
-    return jax.tree.map(lambda v, o: rows(network, weights, v, o, self_weights), values, own)
+    if lowering == "shifts":
+        return jax.tree.map(lambda v, o: _shifts(network, weights, v, o, self_weights), values, own)
+    return jax.tree.map(lambda v, o: _flat(_neighbors, network, weights, v, o, self_weights), values, own)
 
 
 def _average(values: Array, own: Array) -> Array:
@@ -160,6 +161,13 @@ def _dense(weights: Array, values: Array, own: Array, self_weights: Array | None
     if self_weights is None:
         heard = heard - jnp.sum(weights, axis=1, keepdims=True) * (flat_own - anchor)
     return _start(own, self_weights) + heard.reshape(values.shape)
+
+
+def _flat(rows: Any, network: Network, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
+    # One long row a node: gathers of short inner axes (64 x 10) take 1.2 to 2.7 times as long.
+    flat = values.reshape(values.shape[0], -1)
+    flat_own = flat if values is own else own.reshape(own.shape[0], -1)
+    return rows(network, weights, flat, flat_own, self_weights).reshape(own.shape)
 
 
 def _edges(network: Network, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:

@@ -227,6 +227,7 @@ class Engine:
                 report=report,
                 stopped=stopped,
                 first_chunk=max(1, min(group.num_steps, 4 * group.every)),
+                feeds=[group.feeds[member.variant] for member in filled],
             )
         except (Exception, Interrupted):
             self._progress.add(-seen[0] * len(block))  # it is played again, perhaps in other company

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dlsim import checks
-from dlsim.core import MeasureFn, Process
+from dlsim.core import Feed, MeasureFn, Process
 from dlsim.programs import Traced, Values, trace
 from dlsim.sweeps.signature import content, signature
 from dlsim.sweeps.source import RESERVED, Built, Choice, Source
@@ -40,6 +40,7 @@ class Group(NamedTuple):
     sources: tuple[str, ...]
     num_nodes: int  # 0 where the process does not say
     state_bytes: int  # of one run
+    feeds: list[Feed | None]  # by variant
 
     def shared(self) -> list[list[Any]]:
         """The constants that all runs have in common; None in the place of the others."""
@@ -200,6 +201,7 @@ def _group(source: Source, found: list[tuple[_Variant, Traced]]) -> Group:
         sources=tuple(dict.fromkeys(name for variant, _ in found for name in variant.built.process.sources)),
         num_nodes=built.process.num_nodes or 0,
         state_bytes=sum(bytes_of(leaf) for leaf in jax.tree.leaves(state)),
+        feeds=[variant.built.process.feed for variant, _ in found],
     )
 
 

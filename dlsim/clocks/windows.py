@@ -1,0 +1,296 @@
+"""Windows: a tape without end, cut into steps of a run, of which the host keeps a stretch on the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dlsim import checks, keys
+from dlsim.clocks import clocks
+from dlsim.clocks.clocks import LONGEST, TICKS_PER_SECOND, Clock, to_ticks
+from dlsim.clocks.ends import neighbor_rates
+from dlsim.clocks.tapes import Tape, stream_tape
+from dlsim.clocks.waves import NOTHING, Blocks, make_waves, one_by_one, pack
+from dlsim.core import Array, Feed
+from dlsim.networks.network import Network
+
+SLOTS = 2**17  # about how many events are on the device at a time: 4 MB
+ENTRIES = 2**20  # of tables with a row a window and a column a node
+PILOTS = 3  # tapes that the room for events is measured with
+SPARE = 1.25
+KEPT = 64  # streams that go on where they stopped; others begin anew
+
+
+class Timing(NamedTuple):
+    """When nodes compute and when they communicate; see `timing`."""
+
+    gradient: Clock | None
+    communication: Clock | None
+    window: float
+    serial: bool
+
+
+def timing(
+    gradient: Clock | None = None,
+    communication: Clock | None = None,
+    *,
+    window: float = 1.0,
+    serial: bool = False,
+) -> Timing:
+    """When the nodes of an asynchronous method act, and how much of that is a step of its run.
+
+    Args:
+      gradient: the clock of each node's gradient events; default: Poisson, one a second.
+      communication: the clock of the communication events, one an edge, a link or a node, as the method says; default:
+        Poisson, such that a node takes part in one event a second on average (`neighbor_rates(network, 0.5)` on edges),
+        and sends once a second where messages go one way.
+      window: simulated seconds a step, above 0.
+      serial: play one event at a time and not in waves; the same bits, slowly.
+    """
+    for name, clock in (("gradient", gradient), ("communication", communication)):
+        if clock is not None:
+            checks.instance("timing", name, clock, Clock, "Pass e.g. dlsim.clocks.poisson(1.0).")
+    checks.number("timing", "window", window, 1e-6, 1e8)
+    if not checks.is_concrete(window):
+        checks.fail("timing", "window", "a known number", "a tracer", "It is structure: build outside jit.")
+    checks.instance("timing", "serial", serial, bool)
+    return Timing(gradient, communication, float(window), serial)
+
+
+class Buffer(NamedTuple):
+    """What the device holds of a tape: the blocks of P windows or fewer."""
+
+    blocks: Blocks  # B blocks
+    starts: Array  # int32 [P + 1] blocks starts[p] to starts[p + 1] - 1 are those of window first + p
+    first: Array  # int32 []
+    messages: Array | tuple[()]  # uint32 [P, N] messages that each node sends; () where they are counted one by one
+    idle: Array | tuple[()]  # float32 [P, N] seconds from each node's last event to the window's end; () if not needed
+
+
+class Windows(NamedTuple):
+    """How the windows of a tape come to the device."""
+
+    feed: Feed  # puts into `state.buffer`
+    empty: Buffer  # NumPy
+    seconds: float  # a window
+    kinds: tuple[int, ...]
+
+
+class Needs(NamedTuple):
+    """What a method wants of its tape."""
+
+    communication: str  # "edges", "links" or "nodes"
+    has_gradients: bool
+    has_messages: bool
+    messages: bool  # whether the tape counts them
+    idle: bool
+
+
+class _Stream:
+    """The windows of one run, in order, packed into buffers."""
+
+    def __init__(self, pieces: Iterator[Tape], shape: _Shape, needs: Needs) -> None:
+        self._pieces, self._shape, self._needs = pieces, shape, needs
+        self._waiting: list[_Window] = []
+        self._next = 0
+        self.first, self.until = 0, 0
+        self.part: Any = None
+
+    def advance(self) -> None:
+        """The next stretch of windows: as many as there is room for."""
+        shape, taken, used = self._shape, [], 0
+        while len(taken) < shape.windows:
+            if not self._waiting:
+                self._waiting = _cut(next(self._pieces), self._next, shape, self._needs)
+                self._next += len(self._waiting)
+            size = self._waiting[0].num_blocks
+            if used + size > shape.blocks:
+                if not taken:
+                    fix = "Shorten timing(window=...)."
+                    checks.fail("learn", "timing", f"windows of at most {shape.blocks} blocks", size, fix)
+                break
+            used += size
+            taken.append(self._waiting.pop(0))
+        self.first, self.until = self.until, self.until + len(taken)
+        self.part = _assemble(taken, self.first, shape, self._needs)
+
+
+class _Shape(NamedTuple):
+    windows: int  # P
+    blocks: int  # B
+    width: int  # C
+    ticks: int  # a window
+    serial: bool
+
+
+class _Window(NamedTuple):
+    piece: Blocks  # of several windows
+    begin: int
+    end: int
+    messages: np.ndarray | None
+    idle: np.ndarray | None
+
+    @property
+    def num_blocks(self) -> int:
+        return self.end - self.begin
+
+
+def windows(network: Network, when: Timing, needs: Needs) -> Windows:
+    """The windows of the tapes of a method over a network; one tape a run, drawn from the run's key."""
+    ticks = max(1, int(to_ticks(when.window)))
+    gradient = when.gradient if when.gradient is not None else clocks.poisson(1.0)
+    communication = when.communication
+    if communication is None and needs.has_messages:
+        communication = clocks.poisson(_usual_rate(network, needs.communication))
+    used = (gradient if needs.has_gradients else None, communication if needs.has_messages else None)
+
+    def pieces(key: Array, count: int) -> Iterator[Tape]:
+        with jax.ensure_compile_time_eval():
+            own = keys.stream(key, "tape")
+        block, horizon = count * ticks / TICKS_PER_SECOND, LONGEST / TICKS_PER_SECOND
+        return stream_tape(network, *used, own, horizon, block=block, communication=needs.communication)
+
+    shape, sample = _room(pieces, network.num_nodes, ticks, when.serial, needs)
+    streams: dict[bytes, _Stream] = {}
+    lock = threading.Lock()
+
+    def fill(key: Array, step: int) -> tuple[Any, int]:
+        name = np.asarray(jax.random.key_data(key)).tobytes()
+        with lock:  # several runs may be played at a time
+            stream = streams.pop(name, None)
+            if stream is None or step < stream.first:
+                stream = _Stream(pieces(key, shape.windows), shape, needs)
+            while step >= stream.until:
+                stream.advance()
+            streams[name] = stream
+            while len(streams) > KEPT:
+                del streams[next(iter(streams))]
+            return stream.part, stream.until
+
+    empty = _assemble([], 0, shape, needs, sample)
+    feed = Feed(fill=fill, put=lambda state, part: state._replace(buffer=part))
+    return Windows(feed, empty, ticks / TICKS_PER_SECOND, sample.kinds)
+
+
+def _usual_rate(network: Network, communication: str) -> Any:
+    if communication == "edges":
+        return neighbor_rates(network, 0.5)
+    if communication == "nodes":
+        return 1.0
+    degrees = np.bincount(np.asarray(network.senders), minlength=network.num_nodes)
+    return 1.0 / degrees[np.asarray(network.senders)]
+
+
+def _room(pieces: Any, num_nodes: int, ticks: int, serial: bool, needs: Needs) -> tuple[_Shape, Blocks]:
+    """How many windows go to the device at a time, and into how many blocks of what width, by trial tapes."""
+    first = next(pieces(jax.random.key(0), 1))
+    expected = max(len(first), 1)
+    count = int(np.clip(min(SLOTS // expected, ENTRIES // num_nodes), 1, 1024))
+    width, blocks, sample = None, 1, None
+    for seed in range(PILOTS):
+        tape = next(pieces(jax.random.key(seed), count))
+        stretch = tape.ticks // ticks
+        if width is None:
+            width = pack(make_waves(tape, stretch), tape).width
+        if serial:
+            blocks, sample = max(blocks, len(tape)), sample or pack(make_waves(tape, stretch), tape, width=width)
+            continue
+        sample = pack(make_waves(tape, stretch), tape, width=width)
+        blocks = max(blocks, sample.num_blocks)
+    assert sample is not None and width is not None
+    room = -(-int(SPARE * blocks + 16) // 32) * 32
+    return _Shape(count, room, width, ticks, serial), sample
+
+
+def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs) -> list[_Window]:
+    """The windows of a piece of tape, which begins with window `first`."""
+    num = -(-(tape.stop - tape.start) // shape.ticks)
+    index = tape.ticks // shape.ticks - first
+    order = one_by_one(tape) if shape.serial else make_waves(tape, index)
+    piece = pack(order, tape, width=shape.width)
+    position = np.asarray(piece.position)[:, 0]
+    has_event = position != NOTHING  # a piece without events is one block without events
+    window_of_block = index[position[has_event]] if has_event.any() else np.zeros(0, np.int64)
+    ends = np.searchsorted(window_of_block, np.arange(num + 1))
+    sent = _sent(tape, index, num, needs.communication == "edges") if needs.messages else None
+    idle = _idle(tape, index, num, shape.ticks) if needs.idle else None
+    return [
+        _Window(
+            piece,
+            int(ends[p]),
+            int(ends[p + 1]),
+            None if sent is None else sent[p],
+            None if idle is None else idle[p],
+        )
+        for p in range(num)
+    ]
+
+
+def _sent(tape: Tape, index: np.ndarray, num: int, both: bool) -> np.ndarray:
+    """Messages that each node sends, uint32 `[num, N]`: one an event by a, and by b where both ends send."""
+    pairs = tape.b >= 0
+    cell = index[pairs] * tape.num_nodes
+    ends = np.concatenate([cell + tape.a[pairs], *([cell + tape.b[pairs]] if both else [])])
+    return np.bincount(ends, minlength=num * tape.num_nodes).reshape(num, tape.num_nodes).astype(np.uint32)
+
+
+def _idle(tape: Tape, index: np.ndarray, num: int, ticks: int) -> np.ndarray:
+    """Seconds from each node's last event to the end of the window, float32 `[num, N]`."""
+    last = _before(tape)
+    out = np.empty((num, tape.num_nodes), np.float32)
+    bounds = np.searchsorted(index, np.arange(num + 1))
+    for p in range(num):
+        some = slice(bounds[p], bounds[p + 1])
+        a, b, at = tape.a[some], tape.b[some], tape.ticks[some]
+        np.maximum.at(last, a, at)
+        np.maximum.at(last, b[b >= 0], at[b >= 0])
+        out[p] = clocks.to_seconds(tape.start + (p + 1) * ticks - last)
+    return out
+
+
+def _before(tape: Tape) -> np.ndarray:
+    """Ticks of each node's last event before this piece of the tape, int64 `[N]`."""
+    before = tape.last.copy()  # of nodes without an event here
+    np.minimum.at(before, tape.a, tape.ticks - tape.since_a)
+    pairs = tape.b >= 0
+    np.minimum.at(before, tape.b[pairs], (tape.ticks - tape.since_b)[pairs])
+    return before
+
+
+def _assemble(taken: list[_Window], first: int, shape: _Shape, needs: Needs, sample: Blocks | None = None) -> Buffer:
+    """Windows as a buffer of the full size, NumPy."""
+    like = sample if sample is not None else taken[0].piece
+    counts = [window.num_blocks for window in taken]
+    starts = np.zeros(shape.windows + 1, np.int32)
+    starts[1 : len(counts) + 1] = np.cumsum(counts)
+    starts[len(counts) + 1 :] = starts[len(counts)]
+
+    def joined(*leaves: Any) -> np.ndarray:
+        out = np.zeros((shape.blocks, *leaves[-1].shape[1:]), leaves[-1].dtype)
+        at = 0
+        for window, leaf in zip(taken, leaves, strict=False):
+            out[at : at + window.num_blocks] = leaf[window.begin : window.end]
+            at += window.num_blocks
+        return out
+
+    blocks = jax.tree.map(joined, *[window.piece for window in taken], like)
+
+    def table(name: str, dtype: Any, wanted: bool) -> Any:
+        if not wanted:
+            return ()
+        out = np.zeros((shape.windows, like.num_nodes), dtype)
+        for p, window in enumerate(taken):
+            out[p] = getattr(window, name)
+        return out
+
+    return Buffer(
+        blocks=blocks,
+        starts=starts,
+        first=np.asarray(first, np.int32),
+        messages=table("messages", np.uint32, needs.messages),
+        idle=table("idle", np.float32, needs.idle),
+    )

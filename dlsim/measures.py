@@ -1,0 +1,34 @@
+"""What a learning run measures, whatever makes its steps."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from dlsim import metrics
+from dlsim.core import Array, Info, Problem, PyTree
+from dlsim.networks import counters
+from dlsim.networks.network import NetworkState
+
+
+def measured(
+    problem: Problem, params: PyTree, node_ids: Array, network: NetworkState, evaluations: counters.Counter, info: Info
+) -> Info:
+    """What `learn` measures: the models `[n, ...]`, the last losses, and the four axes of a run."""
+    traffic = network.traffic
+    out = metrics.population(problem, params, node_ids)
+    if "loss" in info:
+        out["train_loss"] = mean_of_heard(info)
+    out["gradient_evaluations"] = evaluations
+    out["bits_sent"] = counters.add(counters.total(traffic.bits), traffic.server_bits)
+    out["messages_sent"] = counters.add(counters.total(traffic.messages), traffic.server_messages)
+    out["simulated_seconds"] = traffic.clock
+    if "num_present" in info:
+        out["num_present"] = info["num_present"]
+    return out
+
+
+def mean_of_heard(info: Info) -> Array:
+    """Mean loss over the nodes that computed one; NaN if none did."""
+    trained = info["num_gradients"] > 0
+    count = jnp.sum(trained)
+    return jnp.where(count > 0, jnp.sum(jnp.where(trained, info["loss"], 0)) / jnp.maximum(count, 1), jnp.nan)
