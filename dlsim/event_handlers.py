@@ -189,13 +189,14 @@ def _transmit(
         by_event = jax.tree.map(lambda leaf: leaf.reshape(ends, num, *leaf.shape[1:]).swapaxes(0, 1), shaped)
         other = by_event[2][:, ::-1] if to_ids is None else to_ids[:, None]
 
-        def one(draw: Array, message: PyTree, state: PyTree, senders: Array, receivers: Array) -> tuple[Any, ...]:
+        def one(draw: Array, event: tuple[PyTree, PyTree, Array], receivers: Array) -> tuple[Any, ...]:
+            message, state, senders = event
             route = Route(node_ids=senders, senders=senders, receivers=receivers)
             state, packet = network.channel.send(draw, state, whole_packet(message), route)
             delivered = jnp.ones(ends, bool) if packet.delivered is None else packet.delivered
             return packet.values, delivered, state, message_bits(packet)
 
-        out = jax.vmap(one)(draws, *by_event, other)
+        out = jax.vmap(one)(draws, by_event, other)
         values, delivered, state, bits = jax.tree.map(
             lambda leaf: leaf.swapaxes(0, 1).reshape(ends * num, *leaf.shape[2:]), out
         )

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, status, trees
 from dlsim.clocks.play import play_between
-from dlsim.clocks.windows import Buffer, Needs, Timing, timing, windows
+from dlsim.clocks.windows import Needs, Timing, timing, windows
 from dlsim.core import Array, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
 from dlsim.event_handlers import STALENESS_BINS, Carry, event_fns
 from dlsim.measures import measured
 from dlsim.networks import counters
 from dlsim.networks.network import PERFECT, Network, NetworkState
+from dlsim.stretches import Stretch
 
 
 class EventState(NamedTuple):
@@ -26,7 +27,8 @@ class EventState(NamedTuple):
     staleness: Array  # uint32 [STALENESS_BINS] how often each staleness was met so far
     window: Array  # int32 [] the next one
     idle: Array | tuple[()]  # float32 [N] seconds since each node's last event, for methods that flow
-    buffer: Buffer
+    buffer: Stretch  # of a tape
+    draws: Array  # uint32, the key of the events' draws
 
 
 def learn_events(
@@ -74,6 +76,7 @@ def learn_events(
             window=jnp.zeros((), jnp.int32),
             idle=jnp.zeros(num, jnp.float32) if needs.idle else (),
             buffer=jax.tree.map(jnp.asarray, tape.empty),
+            draws=jax.random.key_data(keys.stream(key, "events")),
         )
 
     def step(key: Array, state: EventState) -> tuple[EventState, Info]:
@@ -90,12 +93,14 @@ def learn_events(
         )
         place = state.window - state.buffer.first
         begin, end = (state.buffer.starts.at[place + i].get(mode="clip") for i in (0, 1))
-        fns = event_fns(algorithm, current, keys.stream(key, "events"), tape.kinds)
+        # Not the step's key: what an event draws does not depend on how time is cut into windows.
+        draws = jax.random.wrap_key_data(state.draws, impl=jax.random.key_impl(key))
+        fns = event_fns(algorithm, current, draws, tape.kinds)
         carry, staleness = play_between(carry, state.buffer.blocks, fns, begin, end, state.staleness)
         if counts_here:
             traffic = traffic._replace(messages=carry.counts[0], bits=carry.counts[1])
         elif has_messages:
-            sent = state.buffer.messages[place]  # type: ignore[index]
+            sent = state.buffer.rows["messages"][place]
             said = jax.eval_shape(algorithm.message, state.nodes)
             bits = counters.product(sent, jnp.uint32(trees.num_bits(said)))
             traffic = traffic._replace(
@@ -123,8 +128,9 @@ def learn_events(
             gradient_evaluations=counters.add(state.gradient_evaluations, spent),
             staleness=staleness,
             window=state.window + 1,
-            idle=state.buffer.idle[place] if needs.idle else (),  # type: ignore[index]
+            idle=state.buffer.rows["idle"][place] if needs.idle else (),
             buffer=state.buffer,
+            draws=state.draws,
         ), info
 
     def measure(state: EventState, info: Info) -> Info:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,12 +16,12 @@ from dlsim.clocks.tapes import Tape, stream_tape
 from dlsim.clocks.waves import NOTHING, Blocks, make_waves, one_by_one, pack
 from dlsim.core import Array, Feed
 from dlsim.networks.network import Network
+from dlsim.stretches import Room, Stretch, Window, stretches
 
 SLOTS = 2**17  # about how many events are on the device at a time: 4 MB
 ENTRIES = 2**20  # of tables with a row a window and a column a node
 PILOTS = 3  # tapes that the room for events is measured with
 SPARE = 1.25
-KEPT = 64  # streams that go on where they stopped; others begin anew
 
 
 class Timing(NamedTuple):
@@ -61,21 +60,11 @@ def timing(
     return Timing(gradient, communication, float(window), serial)
 
 
-class Buffer(NamedTuple):
-    """What the device holds of a tape: the blocks of P windows or fewer."""
-
-    blocks: Blocks  # B blocks
-    starts: Array  # int32 [P + 1] blocks starts[p] to starts[p + 1] - 1 are those of window first + p
-    first: Array  # int32 []
-    messages: Array | tuple[()]  # uint32 [P, N] messages that each node sends; () where they are counted one by one
-    idle: Array | tuple[()]  # float32 [P, N] seconds from each node's last event to the window's end; () if not needed
-
-
 class Windows(NamedTuple):
     """How the windows of a tape come to the device."""
 
     feed: Feed  # puts into `state.buffer`
-    empty: Buffer  # NumPy
+    empty: Stretch  # NumPy; `blocks` are Blocks
     seconds: float  # a window
     kinds: tuple[int, ...]
 
@@ -86,37 +75,8 @@ class Needs(NamedTuple):
     communication: str  # "edges", "links" or "nodes"
     has_gradients: bool
     has_messages: bool
-    messages: bool  # whether the tape counts them
-    idle: bool
-
-
-class _Stream:
-    """The windows of one run, in order, packed into buffers."""
-
-    def __init__(self, pieces: Iterator[Tape], shape: _Shape, needs: Needs) -> None:
-        self._pieces, self._shape, self._needs = pieces, shape, needs
-        self._waiting: list[_Window] = []
-        self._next = 0
-        self.first, self.until = 0, 0
-        self.part: Any = None
-
-    def advance(self) -> None:
-        """The next stretch of windows: as many as there is room for."""
-        shape, taken, used = self._shape, [], 0
-        while len(taken) < shape.windows:
-            if not self._waiting:
-                self._waiting = _cut(next(self._pieces), self._next, shape, self._needs)
-                self._next += len(self._waiting)
-            size = self._waiting[0].num_blocks
-            if used + size > shape.blocks:
-                if not taken:
-                    fix = "Shorten timing(window=...)."
-                    checks.fail("learn", "timing", f"windows of at most {shape.blocks} blocks", size, fix)
-                break
-            used += size
-            taken.append(self._waiting.pop(0))
-        self.first, self.until = self.until, self.until + len(taken)
-        self.part = _assemble(taken, self.first, shape, self._needs)
+    messages: bool  # whether the tape counts them: rows uint32 [N], what each node sends
+    idle: bool  # rows float32 [N], seconds from each node's last event to the window's end
 
 
 class _Shape(NamedTuple):
@@ -125,18 +85,6 @@ class _Shape(NamedTuple):
     width: int  # C
     ticks: int  # a window
     serial: bool
-
-
-class _Window(NamedTuple):
-    piece: Blocks  # of several windows
-    begin: int
-    end: int
-    messages: np.ndarray | None
-    idle: np.ndarray | None
-
-    @property
-    def num_blocks(self) -> int:
-        return self.end - self.begin
 
 
 def windows(network: Network, when: Timing, needs: Needs) -> Windows:
@@ -155,25 +103,16 @@ def windows(network: Network, when: Timing, needs: Needs) -> Windows:
         return stream_tape(network, *used, own, horizon, block=block, communication=needs.communication)
 
     shape, sample = _room(pieces, network.num_nodes, ticks, when.serial, needs)
-    streams: dict[bytes, _Stream] = {}
-    lock = threading.Lock()
 
-    def fill(key: Array, step: int) -> tuple[Any, int]:
-        name = np.asarray(jax.random.key_data(key)).tobytes()
-        with lock:  # several runs may be played at a time
-            stream = streams.pop(name, None)
-            if stream is None or step < stream.first:
-                stream = _Stream(pieces(key, shape.windows), shape, needs)
-            while step >= stream.until:
-                stream.advance()
-            streams[name] = stream
-            while len(streams) > KEPT:
-                del streams[next(iter(streams))]
-            return stream.part, stream.until
+    def make(key: Array) -> Iterator[list[Window]]:
+        first = 0
+        for tape in pieces(key, shape.windows):
+            cut = _cut(tape, first, shape, needs)
+            first += len(cut)
+            yield cut
 
-    empty = _assemble([], 0, shape, needs, sample)
-    feed = Feed(fill=fill, put=lambda state, part: state._replace(buffer=part))
-    return Windows(feed, empty, ticks / TICKS_PER_SECOND, sample.kinds)
+    room = Room(shape.windows, shape.blocks, sample, _cut(next(pieces(jax.random.key(0), 1)), 0, shape, needs)[0].rows)
+    return Windows(stretches(make, room, "learn"), room.empty, ticks / TICKS_PER_SECOND, sample.kinds)
 
 
 def _usual_rate(network: Network, communication: str) -> Any:
@@ -206,7 +145,7 @@ def _room(pieces: Any, num_nodes: int, ticks: int, serial: bool, needs: Needs) -
     return _Shape(count, room, width, ticks, serial), sample
 
 
-def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs) -> list[_Window]:
+def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs) -> list[Window]:
     """The windows of a piece of tape, which begins with window `first`."""
     num = -(-(tape.stop - tape.start) // shape.ticks)
     index = tape.ticks // shape.ticks - first
@@ -216,16 +155,13 @@ def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs) -> list[_Window]:
     has_event = position != NOTHING  # a piece without events is one block without events
     window_of_block = index[position[has_event]] if has_event.any() else np.zeros(0, np.int64)
     ends = np.searchsorted(window_of_block, np.arange(num + 1))
-    sent = _sent(tape, index, num, needs.communication == "edges") if needs.messages else None
-    idle = _idle(tape, index, num, shape.ticks) if needs.idle else None
+    tables = {}
+    if needs.messages:
+        tables["messages"] = _sent(tape, index, num, needs.communication == "edges")
+    if needs.idle:
+        tables["idle"] = _idle(tape, index, num, shape.ticks)
     return [
-        _Window(
-            piece,
-            int(ends[p]),
-            int(ends[p + 1]),
-            None if sent is None else sent[p],
-            None if idle is None else idle[p],
-        )
+        Window(piece, int(ends[p]), int(ends[p + 1]), {name: table[p] for name, table in tables.items()})
         for p in range(num)
     ]
 
@@ -259,38 +195,3 @@ def _before(tape: Tape) -> np.ndarray:
     pairs = tape.b >= 0
     np.minimum.at(before, tape.b[pairs], (tape.ticks - tape.since_b)[pairs])
     return before
-
-
-def _assemble(taken: list[_Window], first: int, shape: _Shape, needs: Needs, sample: Blocks | None = None) -> Buffer:
-    """Windows as a buffer of the full size, NumPy."""
-    like = sample if sample is not None else taken[0].piece
-    counts = [window.num_blocks for window in taken]
-    starts = np.zeros(shape.windows + 1, np.int32)
-    starts[1 : len(counts) + 1] = np.cumsum(counts)
-    starts[len(counts) + 1 :] = starts[len(counts)]
-
-    def joined(*leaves: Any) -> np.ndarray:
-        out = np.zeros((shape.blocks, *leaves[-1].shape[1:]), leaves[-1].dtype)
-        at = 0
-        for window, leaf in zip(taken, leaves, strict=False):
-            out[at : at + window.num_blocks] = leaf[window.begin : window.end]
-            at += window.num_blocks
-        return out
-
-    blocks = jax.tree.map(joined, *[window.piece for window in taken], like)
-
-    def table(name: str, dtype: Any, wanted: bool) -> Any:
-        if not wanted:
-            return ()
-        out = np.zeros((shape.windows, like.num_nodes), dtype)
-        for p, window in enumerate(taken):
-            out[p] = getattr(window, name)
-        return out
-
-    return Buffer(
-        blocks=blocks,
-        starts=starts,
-        first=np.asarray(first, np.int32),
-        messages=table("messages", np.uint32, needs.messages),
-        idle=table("idle", np.float32, needs.idle),
-    )
