@@ -9,7 +9,17 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
 """
 
 from dlsim import aggregators, algorithms, analysis, clocks, meshes, metrics, networks, problems
-from dlsim.core import Aggregator, Algorithm, Channel, EventAlgorithm, Problem, Process, Record, Scenario
+from dlsim.core import (
+    Aggregator,
+    Algorithm,
+    ArrivalAlgorithm,
+    Channel,
+    EventAlgorithm,
+    Problem,
+    Process,
+    Record,
+    Scenario,
+)
 from dlsim.learn import learn
 from dlsim.simulate import Interrupted, Run, simulate
 from dlsim.sweeps import sweep
@@ -19,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Aggregator",
     "Algorithm",
+    "ArrivalAlgorithm",
     "Channel",
     "EventAlgorithm",
     "Interrupted",

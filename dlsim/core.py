@@ -160,6 +160,32 @@ class EventAlgorithm(NamedTuple):
     source: str = ""
 
 
+class ArrivalAlgorithm(NamedTuple):
+    """What a server makes of the work of clients that come back one after the other: asynchronous federated learning.
+
+    A job is one client's local work on the version of the model it was sent.  When jobs begin and end, and which of
+    them make a new version, is the schedule's affair (`dlsim.arrivals`).  `work` serves n jobs side by side, row k by
+    itself; `absorb` takes in one message after the other.
+    """
+
+    schedule: Any  # (network) -> dlsim.arrivals.Schedule
+    init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
+    work: Any  # (keys [n], params [n, ...], node_ids [n], num_steps [n]) -> (messages [n, ...], info of [n])
+    absorb: Any  # (server, params [...], message [...], job) -> (server, params)
+    source: str = ""
+
+
+class Job(NamedTuple):
+    """One job as `absorb` sees it, every field `[]`."""
+
+    client: Array  # int32 position
+    coefficient: Array  # float32, from the schedule
+    staleness: Array  # uint32 versions made since it began
+    arrived: Array  # bool; False: its message was lost, what is given is zero
+    is_direct: Array  # bool: applied alone, what is collected stays
+    is_last: Array  # bool: a version is made after it
+
+
 class Route(NamedTuple):
     """Who sends to whom in one exchange of messages.  Node ids, not positions; the server is `SERVER`."""
 

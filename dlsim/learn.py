@@ -9,7 +9,19 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, status, trees
 from dlsim.clocks.windows import Timing
-from dlsim.core import Algorithm, Array, EventAlgorithm, Info, Problem, Process, PyTree, Relink, Scenario
+from dlsim.core import (
+    Algorithm,
+    Array,
+    ArrivalAlgorithm,
+    EventAlgorithm,
+    Info,
+    Problem,
+    Process,
+    PyTree,
+    Relink,
+    Scenario,
+)
+from dlsim.learn_arrivals import learn_arrivals
 from dlsim.learn_events import learn_events
 from dlsim.measures import measured
 from dlsim.networks import counters
@@ -36,7 +48,7 @@ class LearnState(NamedTuple):
 
 def learn(
     problem: Problem,
-    algorithm: Algorithm | EventAlgorithm,
+    algorithm: Algorithm | EventAlgorithm | ArrivalAlgorithm,
     network: Network,
     scenario: Scenario | None = None,
     *,
@@ -58,7 +70,7 @@ def learn(
     Raises ValueError if the sizes differ, or if the network lacks a property the algorithm requires.
     """
     checks.instance("learn", "problem", problem, Problem, _ORDER)
-    if not isinstance(algorithm, EventAlgorithm):
+    if not isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):
         checks.instance("learn", "algorithm", algorithm, Algorithm, _ORDER)
     checks.instance("learn", "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")
     if problem.num_nodes != network.num_nodes:
@@ -72,13 +84,19 @@ def learn(
     properties = network.properties
     if scenario is not None and scenario.properties is not None:
         properties = scenario.properties
-    if "fixed_topology" in algorithm.requires and scenario is not None and scenario.properties is not None:
+    needs: frozenset[str] = frozenset() if isinstance(algorithm, ArrivalAlgorithm) else algorithm.requires
+    if "fixed_topology" in needs and scenario is not None and scenario.properties is not None:
         fix = "Its state belongs to the edges it started with."
         checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "one that replaces it", fix)
     for name in ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric"):
-        if name in algorithm.requires and name not in properties:
+        if name in needs and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if isinstance(algorithm, ArrivalAlgorithm):
+        if scenario is not None:
+            fix = "Clients that are slow, or away between jobs, are the pace's affair."
+            checks.fail("learn", "scenario", "None for a method with a schedule", type(scenario).__name__, fix)
+        return learn_arrivals(problem, algorithm, network, timing)
     if isinstance(algorithm, EventAlgorithm):
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."

@@ -106,3 +106,42 @@ def local_events(
         return jax.tree.map(lambda leaf: leaf[0], local.run(key, *single))
 
     return local._replace(run=jax.vmap(one))
+
+
+def local_jobs(problem: Problem, optimizer: optax.GradientTransformation, *, where: str) -> Any:
+    """Local work whose length is data: `run(keys [n], params [n, ...], node_ids [n], num_steps [n])`.
+
+    Returns `(params after, mean gradient [n, ...], info)`: row k does num_steps[k] optimiser steps from a fresh optimiser
+    state, drawing from `keys[k]` alone; the others wait for the longest.  The mean is over the gradients on the way.
+    """
+    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
+    checks.optimizer(where, "optimizer", optimizer)
+
+    def gradient(key: Array, params: PyTree, node_id: Array) -> tuple[PyTree, Array]:
+        single = jax.tree.map(lambda leaf: leaf[None], (params, node_id))
+        return jax.tree.map(lambda leaf: leaf[0], problem.gradient(key, *single))
+
+    def run(key: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, PyTree, Info]:
+        import optax
+
+        def step(k: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            params, optimizer_state, total, loss = carry
+            draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, k)
+            gradients, losses = jax.vmap(gradient)(draws, params, node_ids)
+            updates, stepped = jax.vmap(optimizer.update)(gradients, optimizer_state, params)
+            works = k < num_steps
+            new = (
+                optax.apply_updates(params, updates),
+                stepped,
+                jax.tree.map(jnp.add, total, gradients),
+                loss + losses,
+            )
+            return trees.select(works, new, carry)
+
+        start = (params, jax.vmap(optimizer.init)(params), trees.zeros_like(params), jnp.zeros(num_steps.shape))
+        params, _, total, loss = jax.lax.fori_loop(0, jnp.max(num_steps), step, start)
+        share = 1 / jnp.maximum(num_steps, 1).astype(jnp.float32)
+        count = (num_steps * problem.batch_size).astype(jnp.uint32)
+        return params, trees.scale(share, total), {"loss": share * loss, "num_gradients": count}
+
+    return run

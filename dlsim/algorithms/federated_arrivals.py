@@ -1,0 +1,85 @@
+"""What the server-based asynchronous methods share: clients' movements, added up as a schedule says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, trees
+from dlsim.algorithms.local import local_jobs
+from dlsim.core import Array, ArrivalAlgorithm, Info, Job, Problem, PyTree
+
+if TYPE_CHECKING:
+    import optax
+
+
+class FederatedServer(NamedTuple):
+    optimizer_state: PyTree
+    collected: PyTree  # [...] sum of coefficients times movements since the last aggregation
+
+
+def federated_arrivals(
+    problem: Problem,
+    client_optimizer: optax.GradientTransformation,
+    schedule: Any,
+    *,
+    server_optimizer: optax.GradientTransformation | None = None,
+    where: str = "federated_arrivals",
+) -> ArrivalAlgorithm:
+    """Clients train on the version they were sent; the server adds up their movements and steps along the sum.
+
+        x_i          = K_i optimiser steps on f_i from x^(v_i)                    v_i the version that job began with
+        collected   += c_i (x^(v_i) - x_i)                                        c_i the schedule's coefficient
+        x           <- x + U(collected), collected <- 0                           where an aggregation ends
+
+    U is the server's optimiser; at SGD with rate 1, x <- x + sum c_i (x_i - x^(v_i)).  A direct job is applied alone, at
+    once: what was collected stays.  FedAvg, FedAsync, FedBuff, FedFix and FedCompass are schedules for it.
+
+    Args:
+      problem: what the clients learn.
+      client_optimizer: the clients' optimiser, fresh for every job; floats may be traced.
+      schedule: `(network) -> dlsim.arrivals.Schedule`, or a Schedule.
+      server_optimizer: receives the sum as a pseudo-gradient; default `optax.sgd(1.0)`.
+      where: name of the method, for its error lines.
+
+    Source: Fraboni, Vidal, Kameni, Lorenzi, A general theory for federated optimization with asynchronous and
+      heterogeneous clients updates, JMLR 2023.
+    """
+    import optax
+
+    server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    checks.optimizer(where, "server_optimizer", server)
+    run = local_jobs(problem, client_optimizer, where=where)
+
+    def init(key: Array, params: PyTree, num_clients: int) -> FederatedServer:
+        del key, num_clients
+        return FederatedServer(server.init(params), trees.zeros_like(params))
+
+    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, Info]:
+        after, _, info = run(keys, params, node_ids, num_steps)
+        return trees.subtract(params, after), info
+
+    def absorb(state: FederatedServer, params: PyTree, message: PyTree, job: Job) -> tuple[FederatedServer, PyTree]:
+        mine = jax.tree.map(lambda leaf: job.coefficient.astype(leaf.dtype) * leaf, message)
+        collected = jax.tree.map(lambda a, b: jnp.where(job.is_direct, a, a + b), state.collected, mine)
+
+        def apply(_: None) -> tuple[FederatedServer, PyTree]:
+            total = jax.tree.map(lambda a, b: jnp.where(job.is_direct, b, a), collected, mine)
+            kept = jax.tree.map(lambda leaf: jnp.where(job.is_direct, leaf, jnp.zeros_like(leaf)), collected)
+            updates, optimizer_state = server.update(total, state.optimizer_state, params)
+            return FederatedServer(optimizer_state, kept), optax.apply_updates(params, updates)
+
+        def keep(_: None) -> tuple[FederatedServer, PyTree]:
+            return FederatedServer(state.optimizer_state, collected), params
+
+        return jax.lax.cond(job.is_last, apply, keep, None)
+
+    return ArrivalAlgorithm(
+        schedule=schedule if callable(schedule) else lambda network: schedule,
+        init=init,
+        work=work,
+        absorb=absorb,
+        source="Fraboni et al., JMLR 2023",
+    )

@@ -1,0 +1,1 @@
+"""When clients of a server come and go: schedules of jobs."""
