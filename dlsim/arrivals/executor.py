@@ -8,6 +8,7 @@ job still starts from has a place in a pool; the host knows who needs which, so 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -181,7 +182,7 @@ def _windows(schedule: Schedule, seed: int, cut: _Cut, num_versions: int) -> Ite
         piece = _blocks(jobs, ends, cut.width, source, target, schedule.num_clients)
         first_of_block = index[ends[:-1]] if num else np.zeros(0, np.int64)
         bounds = np.searchsorted(first_of_block, np.arange(window, until + 1))
-        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, end in itertools.pairwise(bounds):
             yield Window(piece, int(begin), int(end), {})
         made += int(jobs.is_last.sum())
         window = until
