@@ -8,7 +8,7 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
     run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=500)
 """
 
-from dlsim import aggregators, algorithms, analysis, clocks, meshes, metrics, networks, problems
+from dlsim import aggregators, algorithms, analysis, arrivals, clocks, meshes, metrics, networks, problems
 from dlsim.core import (
     Aggregator,
     Algorithm,
@@ -41,6 +41,7 @@ __all__ = [
     "aggregators",
     "algorithms",
     "analysis",
+    "arrivals",
     "clocks",
     "learn",
     "meshes",

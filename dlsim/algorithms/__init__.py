@@ -1,13 +1,19 @@
 """What the nodes do: one learning method a file, named as the field names it."""
 
 from dlsim.algorithms.ad_psgd import ad_psgd
+from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
 from dlsim.algorithms.dsgd import dsgd
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
 from dlsim.algorithms.extra import extra
+from dlsim.algorithms.fedasync import fedasync
 from dlsim.algorithms.fedavg import fedavg
+from dlsim.algorithms.fedbuff import fedbuff
+from dlsim.algorithms.fedcompass import fedcompass
+from dlsim.algorithms.federated_arrivals import federated_arrivals
+from dlsim.algorithms.fedfix import fedfix, synchronous_fedavg
 from dlsim.algorithms.fedprox import fedprox
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
@@ -24,6 +30,8 @@ from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 __all__ = [
     "LocalUpdates",
     "ad_psgd",
+    "afa_cd",
+    "afa_cs",
     "centralized_sgd",
     "choco_sgd",
     "d2",
@@ -31,7 +39,12 @@ __all__ = [
     "dsgd",
     "exact_diffusion",
     "extra",
+    "fedasync",
     "fedavg",
+    "fedbuff",
+    "fedcompass",
+    "federated_arrivals",
+    "fedfix",
     "fedprox",
     "gradient_tracking",
     "isolated_training",
@@ -45,4 +58,5 @@ __all__ = [
     "relay_sgd",
     "scaffold",
     "stochastic_gradient_push",
+    "synchronous_fedavg",
 ]

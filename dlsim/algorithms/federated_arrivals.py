@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, trees
 from dlsim.algorithms.local import local_jobs
 from dlsim.core import Array, ArrivalAlgorithm, Info, Job, Problem, PyTree
+from dlsim.networks.network import Network
 
 if TYPE_CHECKING:
     import optax
@@ -49,6 +50,8 @@ def federated_arrivals(
     """
     import optax
 
+    from dlsim.arrivals import Schedule
+
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     checks.optimizer(where, "server_optimizer", server)
     run = local_jobs(problem, client_optimizer, where=where)
@@ -77,9 +80,30 @@ def federated_arrivals(
         return jax.lax.cond(job.is_last, apply, keep, None)
 
     return ArrivalAlgorithm(
-        schedule=schedule if callable(schedule) else lambda network: schedule,
+        schedule=(lambda network: schedule) if isinstance(schedule, Schedule) else schedule,
         init=init,
         work=work,
         absorb=absorb,
         source="Fraboni et al., JMLR 2023",
     )
+
+
+def at_pace(schedule: Any, pace: Any, problem: Problem, where: str) -> Any:
+    """`(network) -> Schedule` of `schedule(pace)`: the pace given, or the one that the network's links make."""
+    from dlsim import arrivals
+
+    if pace is not None:
+        checks.instance(where, "pace", pace, arrivals.Pace, "Use dlsim.arrivals.pace(M, seconds_per_step).")
+
+    def made(network: Network) -> Any:
+        if pace is not None:
+            return schedule(pace)
+        if network.links is None:
+            fix = "Pass pace=dlsim.arrivals.pace(M, seconds_per_step), or a network.with_links(...)."
+            checks.fail(where, "pace", "given for a network without links", "None", fix)
+        bits = 8 * sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(problem.init, jax.random.key(0)))
+        )
+        return schedule(arrivals.pace_from_links(network.links, problem.batch_size, bits, bits))
+
+    return made

@@ -61,9 +61,9 @@ def job_windows(schedule: Schedule, window: float, *, one_by_one: bool = False) 
     `one_by_one` gives every job a block of its own, as wide as the others: the same bits, slowly.
     """
     ticks = max(1, int(to_ticks(window)))
-    num_versions = schedule.num_clients + 1
-    if schedule.max_live is not None:
-        num_versions = min(num_versions, schedule.max_live + 1)
+    if schedule.max_live is not None and schedule.max_live > schedule.num_clients:
+        schedule = schedule._replace(max_live=None)  # places for those in use are fewer than for all that recent
+    num_versions = (schedule.num_clients if schedule.max_live is None else schedule.max_live) + 1
     sizes, per_window, rate = [], [], 1.0
     for seed in range(PILOTS):
         natural = _pilot(schedule, seed, num_versions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,3 +43,43 @@ class Schedule(NamedTuple):
     max_steps: int  # of a job
     max_live: int | None = None  # versions that jobs can be behind, where that is known
     source: str = ""
+
+
+class JobRows:
+    """Jobs written down one by one, handed out in pieces."""
+
+    def __init__(self, piece: int = 4096) -> None:
+        self._rows: list[tuple[Any, ...]] = []
+        self._piece = piece
+
+    def add(
+        self,
+        client: int,
+        number: int,
+        num_steps: int,
+        start_version: int,
+        staleness: int,
+        coefficient: float,
+        start: int,
+        finish: int,
+        use: int,
+        *,
+        is_last: bool,
+        is_direct: bool = False,
+        group: int = -1,
+    ) -> None:
+        """One more job, used after all others so far."""
+        row = (client, number, num_steps, start_version, staleness, coefficient, is_direct, is_last)
+        self._rows.append((*row, start, finish, use, group))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._rows) >= self._piece
+
+    def take(self) -> Jobs:
+        """What was written since the last call."""
+        columns = zip(*self._rows, strict=True)
+        types = (np.int32, np.int64, np.int32, np.int64, np.int64, np.float64, bool, bool, *[np.int64] * 3, np.int32)
+        jobs = Jobs(*(np.asarray(column, dtype) for column, dtype in zip(columns, types, strict=True)))
+        self._rows = []
+        return jobs

@@ -1,0 +1,72 @@
+"""What returned work counts: the clients' weights, and how staleness damps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dlsim import checks
+
+Damping = Callable[[int], float]  # of the versions made since the job began
+
+
+def client_weights(where: str, weights: Any, num_clients: int) -> np.ndarray:
+    """p_i, float64 `[M]`, sum 1; None means equal."""
+    if weights is None:
+        return np.full(num_clients, 1 / num_clients)
+    if not checks.is_concrete(weights):
+        checks.fail(where, "weights", "known numbers", "a tracer", "The schedule is structure: build outside jit.")
+    array = np.asarray(weights, np.float64)
+    if array.shape != (num_clients,):
+        checks.fail(where, "weights", f"one for each of {num_clients} clients", f"shape {list(array.shape)}")
+    if not (np.isfinite(array) & (array >= 0)).all() or array.sum() <= 0:
+        checks.fail(where, "weights", "finite, at least 0, and not all 0", np.array2string(array, threshold=6))
+    return array / array.sum()
+
+
+def constant() -> Damping:
+    """s(tau) = 1."""
+    return lambda staleness: 1.0
+
+
+def polynomial(exponent: float = 0.5) -> Damping:
+    """s(tau) = (1 + tau)^-a.
+
+    Args:
+      exponent: a, at least 0.
+    Source: Xie, Koyejo, Gupta, Asynchronous federated optimization, OPT 2020.
+    """
+    _known("polynomial", "exponent", exponent)
+    checks.number("polynomial", "exponent", exponent, 0.0)
+    return lambda staleness: (1.0 + staleness) ** -exponent
+
+
+def hinge(slope: float = 10.0, grace: float = 4.0) -> Damping:
+    """s(tau) = 1 up to tau = b, then 1 / (a (tau - b) + 1).
+
+    Args:
+      slope: a, above 0.
+      grace: b, at least 0.
+    Source: Xie, Koyejo, Gupta, Asynchronous federated optimization, OPT 2020.
+    """
+    _known("hinge", "slope", slope)
+    _known("hinge", "grace", grace)
+    checks.number("hinge", "slope", slope, 0.0, open_minimum=True)
+    checks.number("hinge", "grace", grace, 0.0)
+    return lambda staleness: 1.0 if staleness <= grace else 1 / (slope * (staleness - grace) + 1)
+
+
+def check_damping(where: str, staleness: Any) -> Damping:
+    """A function of staleness, or constant() for None."""
+    if staleness is None:
+        return constant()
+    if not callable(staleness):
+        checks.fail(where, "staleness", "constant(), polynomial(a), hinge(a, b) or a function", repr(staleness))
+    return staleness
+
+
+def _known(where: str, name: str, value: Any) -> None:
+    if not checks.is_concrete(value):
+        checks.fail(where, name, "a known number", "a tracer", "The schedule is structure: build outside jit.")
