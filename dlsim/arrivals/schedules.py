@@ -49,7 +49,8 @@ def synchronous(pace: Pace, num_steps: int, *, weights: Any = None, cohort_size:
             if size < pace.num_clients:
                 cohort = np.sort(draws.choice(pace.num_clients, size, replace=False)).tolist()
             back = sorted((now + times.ticks(i, num_steps), i) for i in cohort)
-            total, end = float(share[list(cohort)].sum()), back[-1][0]
+            end = back[-1][0]
+            total = 1.0 if size == pace.num_clients else float(share[list(cohort)].sum())
             if total == 0:
                 checks.fail(where, "weights", "above 0 for some client of every cohort", "0 for all of one")
             for place, (finish, i) in enumerate(back):
