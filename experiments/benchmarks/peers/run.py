@@ -6,23 +6,24 @@ Command: `python experiments/benchmarks/peers/run.py --env fedjax=/path/to/venv 
 Every measurement is a process of its own: `<system>_.py`, run by that system's interpreter, calls its public functions
 on the workload of `workload.py` and prints one JSON line.  The lines go to one file, `table.py` makes the table of it.
 
-Measured 2026-11-23 23:18, `--nodes 100 --runs 1 --seconds 2`, 2 cores (AMD EPYC), 24 GiB, no accelerator.  One run each, on
-a machine that others used heavily at the time (its load is in the last column), so these numbers show that all drivers
-work and in what order of magnitude they are; they are not to be quoted.  Softmax regression, N=100:
+Measured 2026-11-24, `--runs 1`, 2 cores (AMD EPYC), 24 GiB, no accelerator, nothing else on the machine (load 1 to 2; 4 to 8
+after decentralizepy and Flower, whose workers keep it up).  One run each.  Node-updates a second:
 
-| system                            | what ran                          | node-updates/s | peak MiB | load before, after |
-|-----------------------------------|-----------------------------------|----------------|----------|--------------------|
-| dlsim 0.1.0, jax 0.10.2           | D-SGD, 4-regular                  | 17,299         | 506      | 5.2, 6.2           |
-| dlsim 0.1.0, jax 0.10.2           | FedAvg                            | 10,329         | 521      | 6.2, 8.0           |
-| decent-bench 0.3.0, torch 2.13.0  | DGD, 4-regular                    | 1,745          | 818      | 25.8, 19.2         |
-| fedjax 0.0.17, jax 0.4.25         | FedAvg, jit backend               | 901            | 325      | 8.0, 9.0           |
-| fluke-fl 0.8.1, torch 2.13.0      | FedAvg                            | 558            | 595      | 8.4, 7.5           |
-| gossipy-dfl 0.0.1, torch 2.13.0   | gossip, one neighbour             | 548            | 535      | 6.7, 6.2           |
-| pfl 0.6.0, torch 2.13.0           | FedAvg                            | 376            | 451      | 9.0, 8.4           |
-| gossipy main ea85ab1              | D-SGD, 4-regular                  | 278            | 534      | 6.2, 5.7           |
-| fluke-fl 0.8.1, torch 2.13.0      | gossip, one neighbour             | 189            | 596      | 7.5, 6.7           |
-| decentralizepy main a5d46be       | D-PSGD, 4-regular, process a node | 170            | 1,784    | 5.7, 25.8          |
-| flwr 1.41.0, ray 2.55.1           | FedAvg, Ray                       | 139            | 1,374    | 19.2, 8.5          |
+| system                            | what ran                          | logreg, N=100 | logreg, N=1000 | mlp, N=100 |
+|-----------------------------------|-----------------------------------|---------------|----------------|------------|
+| dlsim 0.1.0, jax 0.10.2           | D-SGD, 4-regular                  | 27,946        | 23,177         | 4,070      |
+| dlsim 0.1.0, jax 0.10.2           | FedAvg                            | 26,547        | 22,181         | 4,368      |
+| fedjax 0.0.17, jax 0.4.25         | FedAvg, jit backend               | 3,020         | 3,387          | 1,297      |
+| decent-bench 0.3.0, torch 2.13.0  | DGD, 4-regular                    | 1,978         | not run        | not run    |
+| pfl 0.6.0, torch 2.13.0           | FedAvg                            | 1,678         | 1,865          | 792        |
+| fluke-fl 0.8.1, torch 2.13.0      | FedAvg                            | 1,154         | 894            | 366        |
+| gossipy-dfl 0.0.1, torch 2.13.0   | gossip, one neighbour             | 985           | not run        | not run    |
+| fluke-fl 0.8.1, torch 2.13.0      | gossip, one neighbour             | 881           | 804            | 435        |
+| decentralizepy main a5d46be       | D-PSGD, 4-regular, process a node | 491           | not run        | not run    |
+| gossipy main ea85ab1              | D-SGD, 4-regular                  | 432           | not run        | not run    |
+| flwr 1.41.0, ray 2.55.1           | FedAvg, Ray                       | 147           | not run        | not run    |
+
+The column N=100 is of two calls, an hour apart: dlsim had 22,474 and 22,612 in the one with FedJAX, pfl and fluke.
 """
 
 from __future__ import annotations
