@@ -41,7 +41,8 @@ HEAVY = (
 SLOWEST_IMPORT = (
     5.0  # seconds, of `import dlsim` in a fresh process, JAX included, on a machine that is busy with other tests
 )
-NOT_OF_A_PAPER = ("LocalUpdates", "local_updates", "centralized_sgd", "isolated_training")  # parts and references
+# Parts and references
+NOT_OF_A_PAPER = ("LocalUpdates", "local_events", "local_updates", "centralized_sgd", "isolated_training")
 
 
 def relative(path):
@@ -164,7 +165,7 @@ def readme_blocks():
 
 @pytest.mark.slow
 def test_readme_example_runs():
-    example, hard, sweep = readme_blocks()
+    example, hard, clocked, sweep = readme_blocks()
     assert len(example.strip().splitlines()) <= 15
     check = "\nprint(run.status.ok, float(run.results.accuracy[-1]), dict(run.results.sizes))\n"
     shorter = hard.replace("num_steps=500", "num_steps=40")
@@ -172,9 +173,14 @@ def test_readme_example_runs():
     also = "\nprint(float(run.results.accuracy_of_mean[-1]), int(run.results.num_present[-1]), type(robust).__name__)"
     shortest = sweep.replace("num_steps=500", "num_steps=20").replace("range(8)", "range(2)")
     assert shortest.count("range(2)") == 1 and "num_steps=20" in shortest
+    assert clocked.count("num_steps=200") == clocked.count("num_steps=60") == 1
+    clocked = clocked.replace("num_steps=200", "num_steps=20").replace("num_steps=60", "num_steps=10")
+    both = "\nprint(float(run.results.simulated_seconds[-1]), int(run.results.num_jobs[-1]) > 100)"
     last = "\nprint(dict(results.accuracy.sizes), chosen.learning_rate.dims)"
-    printed = fresh(example + check + shorter + also + "\n" + shortest + last, MPLBACKEND="Agg")
-    first, second, third = printed.splitlines()
+    blocks = (example + check, shorter + also, clocked + both, shortest + last)
+    printed = fresh("\n".join(blocks), MPLBACKEND="Agg")
+    first, second, timed, third = printed.splitlines()
+    assert timed == "10.0 True"
     assert third == "{'topology': 3, 'learning_rate': 3, 'seed': 2, 'step': 21} ('topology',)"
     ok, accuracy, sizes = first.split(" ", 2)
     assert ok == "True" and 0.7 < float(accuracy) <= 1.0 and "'step': 51" in sizes
@@ -188,6 +194,7 @@ def test_readme_lists_every_public_name_and_no_other():
     table = "\n".join(line for line in catalogue.splitlines() if line.startswith("| ") and "| Kind" not in line)
     listed = set(re.findall(r"`([A-Za-z_0-9]+)`", table))
     packages = (dlsim.algorithms, dlsim.aggregators, dlsim.networks, dlsim.problems, dlsim.analysis, dlsim.clocks)
+    packages = (*packages, dlsim.arrivals)
     public = {name for package in packages for name in package.__all__}
     assert public - listed == set()
     assert listed == {*public, *WEIGHTS, "lazy_", "simulated_seconds"}
