@@ -12,9 +12,9 @@ Expected: time a round is proportional to the number of nodes; a node costs with
 Measured on 2 cores, load below 1, twenty rounds in one program: a node costs 2.78 us a round at 1,000 nodes, 2.85 us at
 10,000, 3.98 us at 100,000 and 13.3 us at 1,000,000 (14 us with transparent huge pages), so the 25 % do not hold on
 this CPU: +3 % to 10,000, +43 % to 100,000.  Most of the growth is mixing, four random rows of 2.6 KB a node, in cache at
-1,000 nodes and in memory at 100,000, where it runs at what the memory can copy.  A million nodes take 5.7 GiB and 13 s a round,
-three times what 100,000 nodes cost each; pages of the machine that were never touched before are the likely reason, which
-is not proven.  The default mode as a whole was not run to its end.
+1,000 nodes and in memory at 100,000, where it runs at what the memory can copy.  A million nodes take 5.7 GiB and 13 s a
+round, three times what 100,000 nodes cost each; pages of the machine that were never touched before are the likely reason,
+which is not proven.  The default mode as a whole was not run to its end.
 """
 
 from __future__ import annotations
