@@ -249,7 +249,7 @@ def _for_runs(start: Any, advance: Any, num_runs: int, at_once: int | None) -> t
             return jax.tree.map(lambda leaf: leaf[0], tree)
 
         def lead(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda leaf: leaf[None], tree)
+            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)  # a constant may come as a NumPy scalar
 
         return (
             lambda shared, own: lead(start(shared, first(own))),

@@ -10,6 +10,7 @@ from dlsim.arrivals.compass import compass
 from dlsim.arrivals.jobs import Jobs, Schedule
 from dlsim.arrivals.pace import Pace, linear_speeds, pace, pace_from_links
 from dlsim.arrivals.schedules import buffered, fixed_window, next_arrival, synchronous
+from dlsim.arrivals.summary import first_jobs, gantt, jobs_per_client, participation, staleness_histogram
 
 __all__ = [
     "Jobs",
@@ -19,12 +20,17 @@ __all__ = [
     "buffered",
     "compass",
     "constant",
+    "first_jobs",
     "fixed_window",
+    "gantt",
     "hinge",
+    "jobs_per_client",
     "linear_speeds",
     "next_arrival",
     "pace",
     "pace_from_links",
+    "participation",
     "polynomial",
+    "staleness_histogram",
     "synchronous",
 ]

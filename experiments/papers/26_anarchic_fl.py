@@ -60,6 +60,8 @@ def get_config(mode: str = "default") -> ConfigDict:
     skewed = [f"{name} p={p} r={r:g}" for name in ("afa_cd", "afa_cs") for p in labels for r in ratios]
     speedups = SPEEDUPS[::3] if is_tiny else SPEEDUPS
     config.case = (*skewed, *(f"fedavg p={p} r=1" for p in labels), *(f"variance m={m}" for m in speedups))
+    if is_tiny:
+        config.case = (*skewed[:3], *config.case[-2:])
     config.num_seeds = {"tiny": 1, "default": 4, "paper": 10}[mode]
     config.num_clients = 20 if is_tiny else 50
     config.num_examples = 40

@@ -18,10 +18,10 @@ def test_the_tiny_mode_gives_claims_and_a_figure(tmp_path: pathlib.Path) -> None
     assert len(saved.claims) == 6
     assert all(claim.holds is None for claim in saved.claims)  # too short to decide
     last = saved.results.isel(step=-1, seed=0)
-    # A round lasts as long as its slowest node, a window lasts a second.
+    # A round lasts as long as its slowest node, a window lasts a second; messages take a millisecond.
     seconds = last.simulated_seconds
-    assert float(seconds.sel(case="torus dsgd", slowdown=10.0)) == pytest.approx(400, rel=1e-4)
-    assert float(seconds.sel(case="torus dsgd", slowdown=1.0)) == pytest.approx(40, rel=1e-4)
+    assert float(seconds.sel(case="torus dsgd", slowdown=10.0)) == pytest.approx(400, rel=2e-3)
+    assert float(seconds.sel(case="torus dsgd", slowdown=1.0)) == pytest.approx(40, rel=2e-3)
     assert float(seconds.sel(case="torus ad_psgd", slowdown=10.0)) == 40
     # Two of sixteen nodes are slow, and lose nine tenths of their gradients; the others lose none.
     gradients = last.gradient_evaluations.sel(case="torus ad_psgd")
@@ -40,10 +40,11 @@ def test_every_tenth_node_is_slow() -> None:
 def test_unknown_cases_are_named() -> None:
     experiment = load_experiment(FILE)
     config = make_config(experiment, "tiny")
-    config.slowdown = 1.0
-    config.case = "mesh dsgd"
+    with config.ignore_type():
+        config.slowdown, config.case = 1.0, "mesh dsgd"
     with pytest.raises(ValueError, match="asynchrony: case must be"):
         experiment.module.build(config)
-    config.case = "ring nothing"
+    with config.ignore_type():
+        config.case = "ring nothing"
     with pytest.raises(ValueError, match="asynchrony: method must be"):
         experiment.module.build(config)

@@ -15,14 +15,14 @@ FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "26_anarch
 def test_the_tiny_mode_gives_claims_and_a_figure(tmp_path: pathlib.Path) -> None:
     saved = run_experiment(FILE, "tiny", out=tmp_path / "run", progress=False)
     assert (saved.folder / "figure.png").exists()
-    assert [claim.holds for claim in saved.claims] == [None] * 3  # too short to decide
+    assert [claim.holds for claim in saved.claims] == [None]  # too short to decide, and only the speedup has all that it needs
     assert "slope -" in saved.claims[-1].measured
     devices = saved.results.sel(case="afa_cd p=1 r=1")
     assert devices.accuracy.values.ravel()[-1] > 0.5
     # Half of the clients return a tenth as often: fewer versions in the same time.
     versions = saved.results.num_aggregations.isel(step=-1, seed=0)
     ratio = float(versions.sel(case="afa_cd p=1 r=0.1")) / float(versions.sel(case="afa_cd p=1 r=1"))
-    assert 0.4 < ratio < 0.8
+    assert 0.2 < ratio < 0.8
     distance = saved.results.distance.isel(step=slice(10, None)).mean(["step", "seed"])
     assert 40 < float(distance.sel(case="variance m=1") / distance.sel(case="variance m=8")) < 90
 
@@ -30,7 +30,8 @@ def test_the_tiny_mode_gives_claims_and_a_figure(tmp_path: pathlib.Path) -> None
 def test_unknown_cases_are_named() -> None:
     experiment = load_experiment(FILE)
     config = make_config(experiment, "tiny")
-    config.case = "sgd p=1 r=1"
+    with config.ignore_type():
+        config.case = "sgd p=1 r=1"
     with pytest.raises(ValueError, match="26_anarchic_fl: case must be"):
         experiment.module.build(config)
     assert np.isclose(experiment.module.TOTAL_STEP, 0.1)
