@@ -15,6 +15,8 @@ from dlsim.networks import counters
 from dlsim.networks.messages import message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network
 
+Split = tuple[list[Array], list[Array], Any]
+
 STALENESS_BINS = 64  # the last one holds all that is staler
 
 
@@ -42,12 +44,10 @@ def event_fns(algorithm: EventAlgorithm, network: Network, key: Array, kinds: tu
 def _gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
     def gradient(events: Events, rows: Carry) -> tuple[Carry, Array]:
         rows = _moved(algorithm, rows, events.since_a)
-        happens = events.is_event
-        if network.is_present is not None:
-            happens = happens & network.is_present[events.a]
+        happens = _present(network, events.a)
         draws = event_keys(key, events, network.node_ids)
         nodes, info = algorithm.on_gradient(draws, rows.nodes, network.node_ids[events.a])
-        return _noted(rows, nodes, info, happens)
+        return _noted(rows, nodes, info, happens, events.is_event)
 
     return gradient
 
@@ -55,33 +55,28 @@ def _gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any
 def _meeting_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
     """Both ends of an event send and hear, at the same time."""
 
-    def meet(events: Events, rows_a: Carry, rows_b: Carry) -> tuple[Carry, Carry, Array]:
-        rows_a = _moved(algorithm, rows_a, events.since_a)
-        rows_b = _moved(algorithm, rows_b, events.since_b)
-        num = events.a.shape[0]
-        # Both halves at once: a's rows, then b's.
-        rows = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows_a, rows_b)
-        ids = network.node_ids[jnp.concatenate([events.a, events.b])]
-        happens = events.is_event
-        if network.is_present is not None:
-            happens = happens & network.is_present[events.a] & network.is_present[events.b]
-        both = jnp.concatenate([happens, happens])
+    def meet(events: Events, *given: Carry) -> tuple[Carry, Carry, Array]:
+        places, since = (events.a, events.b), (events.since_a, events.since_b)
+        ends = [_moved(algorithm, rows, seconds) for rows, seconds in zip(given, since, strict=True)]
+        ids = [network.node_ids[place] for place in places]
+        happens = _and(_present(network, events.a), _present(network, events.b))
         draws = event_keys(key, events, network.node_ids)
-        rows, added = _prepared(algorithm, rows, _ends(draws, "prepare"), ids, both)
-        if network.is_linked is not None:
-            up = _is_up(network, events.a, events.b), _is_up(network, events.b, events.a)
-            sends = jnp.concatenate([up[0], up[1]]) & both
-        else:
-            sends = both
-        said = algorithm.message(rows.nodes)
-        packet, rows = _transmit(network, jax.vmap(_for_channel)(draws), said, rows, ids, sends, num, 2)
-        heard = jax.tree.map(lambda leaf: jnp.concatenate([leaf[num:], leaf[:num]]), packet[0])
-        mask = jnp.concatenate([packet[1][num:], packet[1][:num]])
-        nodes, info = algorithm.on_message(_ends(draws, "receive"), rows.nodes, heard, ids)
-        rows, more = _noted(rows, nodes, info, both & mask)
-        added = added + more
-        first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], rows) for s in (slice(0, num), slice(num, None)))
-        return first, second, added
+        added = jnp.zeros(STALENESS_BINS, jnp.uint32)
+        if algorithm.before_message is not None:
+            rows, split = _joined(ends)
+            both = None if happens is None else jnp.concatenate([happens, happens])
+            nodes, info = algorithm.before_message(_both_keys(draws, "prepare"), rows.nodes, jnp.concatenate(ids))
+            rows, added = _noted(rows, nodes, info, both, jnp.concatenate([events.is_event] * 2))
+            ends = split(rows)
+        sends = [_and(happens, _up(network, *links)) for links in (places, places[::-1])]
+        said = [algorithm.message(rows.nodes) for rows in ends]
+        values, arrives, ends = _exchanged(network, draws, said, ends, ids, sends, events.is_event)
+        for i, other in enumerate((1, 0)):
+            keys = _keys(draws, "receive", i)
+            nodes, info = algorithm.on_message(keys, ends[i].nodes, values[other], ids[i])
+            ends[i], more = _noted(ends[i], nodes, info, arrives[other], events.is_event)
+            added = added + more
+        return ends[0], ends[1], added
 
     return meet
 
@@ -93,118 +88,183 @@ def _push_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
         rows_a = _moved(algorithm, rows_a, events.since_a)
         rows_b = _moved(algorithm, rows_b, events.since_b)
         ids_a, ids_b = network.node_ids[events.a], network.node_ids[events.b]
-        sends = hears = events.is_event
-        if network.is_present is not None:
-            sends = sends & network.is_present[events.a]
-            hears = sends & network.is_present[events.b]
-        if network.is_linked is not None:
-            hears = hears & _is_up(network, events.a, events.b)
+        sends = _present(network, events.a)
         draws = event_keys(key, events, network.node_ids)
-        rows_a, added = _prepared(algorithm, rows_a, _ends(draws, "prepare")[: events.a.shape[0]], ids_a, sends)
+        added = jnp.zeros(STALENESS_BINS, jnp.uint32)
+        if algorithm.before_message is not None:
+            nodes, info = algorithm.before_message(_keys(draws, "prepare", 0), rows_a.nodes, ids_a)
+            rows_a, added = _noted(rows_a, nodes, info, sends, events.is_event)
         said = algorithm.message(rows_a.nodes)
-        (values, arrives), rows_a = _transmit(
-            network, jax.vmap(_for_channel)(draws), said, rows_a, ids_a, sends, events.a.shape[0], 1, ids_b
-        )
-        keys_b = _ends(draws, "receive")[: events.a.shape[0]]
-        nodes, info = algorithm.on_message(keys_b, rows_b.nodes, values, ids_b)
-        rows_b, more = _noted(rows_b, nodes, info, arrives & hears)
+        if network.channel is PERFECT:
+            values, arrives, rows_a = said, sends, _counted(rows_a, said, _and(events.is_event, sends))
+        else:
+            pays = _and(events.is_event, sends)
+            values, arrives, rows_a = _transmit(network, draws, said, rows_a, ids_a, pays, ids_b)
+        hears = _and(_present(network, events.b), _up(network, events.a, events.b))
+        nodes, info = algorithm.on_message(_keys(draws, "receive", 0), rows_b.nodes, values, ids_b)
+        rows_b, more = _noted(rows_b, nodes, info, _and(arrives, hears), events.is_event)
         return rows_a, rows_b, added + more
 
     return push
+
+
+def _exchanged(
+    network: Network,
+    draws: Array,
+    said: list[PyTree],
+    ends: list[Carry],
+    ids: list[Array],
+    sends: list[Any],
+    is_event: Any,
+) -> tuple[list[PyTree], list[Any], list[Carry]]:
+    """What both ends put on the air, whether it arrives (None: always), and their rows after it."""
+    pays = [_and(is_event, one) for one in sends]
+    if network.channel is PERFECT:
+        return said, sends, [_counted(*one) for one in zip(ends, said, pays, strict=True)]
+    num = is_event.shape[0]
+    rows, split = _joined(ends)
+    whole = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *said)
+    values, arrives, rows = _transmit(network, draws, whole, rows, jnp.concatenate(ids), jnp.concatenate(pays), None)
+    halves = (slice(0, num), slice(num, None))
+    return [jax.tree.map(lambda leaf, s=s: leaf[s], values) for s in halves], [arrives[s] for s in halves], split(rows)
+
+
+def _joined(ends: list[Carry]) -> tuple[Carry, Any]:
+    """The rows of a, then those of b, `[2C]`, and what parts them again."""
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *ends)
+    num = ends[0].losses.shape[0]
+
+    def split(rows: Carry) -> list[Carry]:
+        # What did not change stays the very same, and need not be written.
+        def part(own: Carry, half: slice) -> Carry:
+            return jax.tree.map(lambda new, old, mine: mine if new is old else new[half], rows, joined, own)
+
+        return [part(ends[0], slice(0, num)), part(ends[1], slice(num, None))]
+
+    return joined, split
 
 
 def _moved(algorithm: EventAlgorithm, rows: Carry, seconds: Array) -> Carry:
     return rows if algorithm.flow is None else rows._replace(nodes=algorithm.flow(rows.nodes, seconds))
 
 
-def _prepared(algorithm: EventAlgorithm, rows: Carry, draws: Array, ids: Array, happens: Array) -> tuple[Carry, Array]:
-    """What the senders do before they send."""
-    if algorithm.before_message is None:
-        return rows, jnp.zeros(STALENESS_BINS, jnp.uint32)
-    nodes, info = algorithm.before_message(draws, rows.nodes, ids)
-    return _noted(rows, nodes, info, happens)
+def _present(network: Network, places: Array) -> Array | None:
+    """Whether nodes are there, bool `[C]`; None: all."""
+    return None if network.is_present is None else network.is_present[places]
 
 
-def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array) -> tuple[Carry, Array]:
-    """The rows after what happened to some of them, and how often each staleness was met."""
-    rows = rows._replace(nodes=trees.select(happens, nodes, rows.nodes))
+def _and(first: Array | None, second: Array | None) -> Any:
+    """Both, where None is always."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second
+
+
+def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_event: Array) -> tuple[Carry, Array]:
+    """The rows after what happened to some of them (None: all), and how often each staleness was met."""
+
+    def chosen(new: Array, old: Array) -> Array:
+        # Rows without an event are not written, so they need no care.
+        return new if happens is None or new is old else jnp.where(trees.expand(happens, new), new, old)
+
+    rows = rows._replace(nodes=jax.tree.map(chosen, nodes, rows.nodes))
     if "loss" in info:
-        trained = happens & (info["num_gradients"] > 0)
+        count = info["num_gradients"]
+        trained = _and(happens, count > 0)
         rows = rows._replace(
             losses=jnp.where(trained, info["loss"].astype(jnp.float32), rows.losses),
-            num_gradients=rows.num_gradients + jnp.where(trained, info["num_gradients"], 0),
+            num_gradients=rows.num_gradients + jnp.where(trained, count, 0),
         )
     if "staleness" not in info:
         return rows, jnp.zeros(STALENESS_BINS, jnp.uint32)
     place = jnp.minimum(info["staleness"], STALENESS_BINS - 1)
-    met = (place[:, None] == jnp.arange(STALENESS_BINS)[None, :]) & happens[:, None]
+    met = (place[:, None] == jnp.arange(STALENESS_BINS)[None, :]) & _and(is_event, happens)[:, None]
     return rows, jnp.sum(met, axis=0, dtype=jnp.uint32)
+
+
+def _counted(rows: Carry, said: PyTree, sends: Array) -> Carry:
+    """The rows with messages that pass through no channel counted, where they are counted here."""
+    return _added(rows, message_bits(whole_packet(said)), sends) if rows.counts else rows
+
+
+def _added(rows: Carry, bits: counters.Counter, sends: Array) -> Carry:
+    spent = counters.Counter(low=jnp.where(sends, bits.low, 0), high=jnp.where(sends, bits.high, 0))
+    assert rows.counts
+    messages, total = rows.counts
+    one_each = counters.from_words(sends.astype(jnp.uint32))
+    return rows._replace(counts=(counters.add(messages, one_each), counters.add(total, spent)))
 
 
 _PURPOSES = {"prepare": 0, "receive": 2, "channel": 4}
 
 
-def _ends(draws: Array, purpose: str) -> Array:
-    """Keys of both ends of each event, `[2C]`: those of a, then those of b."""
-    first = _PURPOSES[purpose]
-
-    def end(number: int) -> Array:
-        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(draws, number)
-
-    return jnp.concatenate([end(first), end(first + 1)])
+def _keys(draws: Array, purpose: str, end: int) -> Array:
+    """Keys of one end of each event, `[C]`: 0 is a, 1 is b."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(draws, _PURPOSES[purpose] + end)
 
 
-def _for_channel(draw: Array) -> Array:
-    return jax.random.fold_in(draw, _PURPOSES["channel"])
+def _both_keys(draws: Array, purpose: str) -> Array:
+    """Keys of both ends, `[2C]`: those of a, then those of b."""
+    return jnp.concatenate([_keys(draws, purpose, 0), _keys(draws, purpose, 1)])
 
 
-def _is_up(network: Network, senders: Array, receivers: Array) -> Array:
-    """Whether the link from each sender to its receiver works, bool `[C]`."""
+def compressible(said: PyTree) -> Split:
+    """The floating leaves of a message, the others, and what joins both lists again.
+
+    Integers (ages, counters) are headers: they are counted and get lost with their message, but no channel rounds them.
+    """
+    leaves, treedef = jax.tree.flatten(said)
+    is_number = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def join(numbers: list[Array], headers: list[Array]) -> PyTree:
+        rest = (iter(headers), iter(numbers))
+        return jax.tree.unflatten(treedef, [next(rest[which]) for which in is_number])
+
+    numbers, headers = (
+        [leaf for leaf, is_it in zip(leaves, is_number, strict=True) if is_it is w] for w in (True, False)
+    )
+    return numbers, headers, join
+
+
+def _up(network: Network, senders: Array, receivers: Array) -> Array | None:
+    """Whether the link from each sender to its receiver works, bool `[C]`; None: all do."""
+    if network.is_linked is None:
+        return None
     table: Any = network.neighbors
     edges: Any = network.neighbor_edges
-    linked: Any = network.is_linked
     is_it = (table[receivers] == senders[:, None]) & (edges[receivers] < network.num_edges)
-    up = linked.at[edges[receivers]].get(mode="fill", fill_value=False)
+    up = network.is_linked.at[edges[receivers]].get(mode="fill", fill_value=False)
     return jnp.any(is_it & up, axis=1)
 
 
 def _transmit(
-    network: Network,
-    draws: Array,
-    said: PyTree,
-    rows: Carry,
-    ids: Array,
-    sends: Array,
-    num: int,
-    ends: int,
-    to_ids: Array | None = None,
-) -> tuple[tuple[PyTree, Array], Carry]:
-    """Messages of `num` events with one or two senders each: what is on the air, and whether it arrives, by sender."""
-    if network.channel is PERFECT:
-        values, arrives = said, sends
-        bits = message_bits(whole_packet(said))
-    else:
-        # Event by event, so that a draw depends on its event alone.
-        shaped = (said, rows.channel, ids)
-        by_event = jax.tree.map(lambda leaf: leaf.reshape(ends, num, *leaf.shape[1:]).swapaxes(0, 1), shaped)
-        other = by_event[2][:, ::-1] if to_ids is None else to_ids[:, None]
+    network: Network, draws: Array, said: PyTree, rows: Carry, ids: Array, sends: Array, to_ids: Array | None
+) -> tuple[PyTree, Array, Carry]:
+    """Messages of C events through the channel, `[C, ...]`, or `[2C, ...]` where both ends send (`to_ids` None).
 
-        def one(draw: Array, event: tuple[PyTree, PyTree, Array], receivers: Array) -> tuple[Any, ...]:
-            message, state, senders = event
-            route = Route(node_ids=senders, senders=senders, receivers=receivers)
-            state, packet = network.channel.send(draw, state, whole_packet(message), route)
-            delivered = jnp.ones(ends, bool) if packet.delivered is None else packet.delivered
-            return packet.values, delivered, state, message_bits(packet)
+    What is on the air, whether it arrives, and the senders' rows after it.
+    """
+    # Event by event, so that a draw depends on its event alone.
+    num = draws.shape[0]
+    ends = ids.shape[0] // num
+    numbers, headers, join = compressible(said)
+    header_bits = jnp.uint32(trees.num_bits(headers))
+    shaped = (numbers, rows.channel, ids)
+    by_event = jax.tree.map(lambda leaf: leaf.reshape(ends, num, *leaf.shape[1:]).swapaxes(0, 1), shaped)
+    other = by_event[2][:, ::-1] if to_ids is None else to_ids[:, None]
 
-        out = jax.vmap(one)(draws, by_event, other)
-        values, delivered, state, bits = jax.tree.map(
-            lambda leaf: leaf.swapaxes(0, 1).reshape(ends * num, *leaf.shape[2:]), out
-        )
-        arrives = sends & delivered
-        rows = rows._replace(channel=trees.select(sends, state, rows.channel))
-    if rows.counts:
-        one_each = sends.astype(jnp.uint32)
-        spent = counters.Counter(low=jnp.where(sends, bits.low, 0), high=jnp.where(sends, bits.high, 0))
-        messages, total = rows.counts
-        rows = rows._replace(counts=(counters.add(messages, counters.from_words(one_each)), counters.add(total, spent)))
-    return (values, arrives), rows
+    def one(draw: Array, event: tuple[PyTree, PyTree, Array], receivers: Array) -> tuple[Any, ...]:
+        message, state, senders = event
+        route = Route(node_ids=senders, senders=senders, receivers=receivers)
+        packet = whole_packet(message)
+        packet = packet._replace(extra_bits=packet.extra_bits + header_bits)
+        state, packet = network.channel.send(draw, state, packet, route)
+        delivered = jnp.ones(ends, bool) if packet.delivered is None else packet.delivered
+        return packet.values, delivered, state, message_bits(packet)
+
+    out = jax.vmap(one)(_keys(draws, "channel", 0), by_event, other)
+    values, delivered, state, bits = jax.tree.map(
+        lambda leaf: leaf.swapaxes(0, 1).reshape(ends * num, *leaf.shape[2:]), out
+    )
+    rows = _added(rows._replace(channel=trees.select(sends, state, rows.channel)), bits, sends)
+    return join(values, headers), sends & delivered, rows

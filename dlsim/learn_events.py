@@ -11,7 +11,7 @@ from dlsim import checks, keys, status, trees
 from dlsim.clocks.play import play_between
 from dlsim.clocks.windows import Needs, Timing, timing, windows
 from dlsim.core import Array, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
-from dlsim.event_handlers import STALENESS_BINS, Carry, event_fns
+from dlsim.event_handlers import STALENESS_BINS, Carry, compressible, event_fns
 from dlsim.measures import measured
 from dlsim.networks import counters
 from dlsim.networks.network import PERFECT, Network, NetworkState
@@ -38,8 +38,9 @@ def learn_events(
 
     A step plays the events of one window of simulated time, wave after wave: what one event at a time gives, bit for
     bit.  Every message passes through the network's channel, as a transmission of its own.  The scenario acts once a
-    window: an event with an absent node, or over a link that is down, does not happen.  Links' rates play no part: the
-    clocks say when something is done.
+    window: an event with an absent node, or over a link that is down, does not happen; what evolves between events does
+    so in nodes that are away as well.  Links' rates play no part: the clocks say when something is done.  Integers in a
+    message (ages, counters) are headers: they count and get lost with it, but channels touch floating numbers alone.
     """
     when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
     counts_here = network.channel is not PERFECT or scenario is not None
@@ -63,7 +64,7 @@ def learn_events(
         opened = network.state
         if network.channel is not PERFECT and has_messages:
             said = jax.eval_shape(algorithm.message, nodes)
-            like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), said)
+            like = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in compressible(said)[0]]
             opened = opened._replace(channels={"events": network.channel.init(like, network.num_nodes)})
         num = network.num_nodes
         return EventState(

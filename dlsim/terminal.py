@@ -34,7 +34,8 @@ def report(saved: SavedRun) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     last = saved.results.isel(step=-1)
-    lead = [str(dim) for dim in saved.results.dims if dim not in ("seed", "step")]
+    # Axes have coordinates; the dimensions of recorded arrays have none.
+    lead = [str(dim) for dim in saved.results.dims if dim in saved.results.coords and dim not in ("seed", "step")]
     scalars = {str(name): one for name, one in last.data_vars.items() if not {*one.dims} - {*lead, "seed"}}
     lead = [dim for dim in lead if any(dim in one.dims for one in scalars.values())]
     shown = [name for name in SHOWN if name in scalars] or list(scalars)[:5]

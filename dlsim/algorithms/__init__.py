@@ -1,5 +1,6 @@
 """What the nodes do: one learning method a file, named as the field names it."""
 
+from dlsim.algorithms.a2cid2 import A2CiD2Constants, a2cid2, a2cid2_constants
 from dlsim.algorithms.ad_psgd import ad_psgd
 from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
@@ -15,6 +16,7 @@ from dlsim.algorithms.fedcompass import fedcompass
 from dlsim.algorithms.federated_arrivals import federated_arrivals
 from dlsim.algorithms.fedfix import fedfix, synchronous_fedavg
 from dlsim.algorithms.fedprox import fedprox
+from dlsim.algorithms.gossip_learning import gossip_learning
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
 from dlsim.algorithms.k_gt import k_gt
@@ -26,9 +28,13 @@ from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
+from dlsim.algorithms.swarm_sgd import swarm_sgd
 
 __all__ = [
+    "A2CiD2Constants",
     "LocalUpdates",
+    "a2cid2",
+    "a2cid2_constants",
     "ad_psgd",
     "afa_cd",
     "afa_cs",
@@ -46,6 +52,7 @@ __all__ = [
     "federated_arrivals",
     "fedfix",
     "fedprox",
+    "gossip_learning",
     "gradient_tracking",
     "isolated_training",
     "k_gt",
@@ -58,5 +65,6 @@ __all__ = [
     "relay_sgd",
     "scaffold",
     "stochastic_gradient_push",
+    "swarm_sgd",
     "synchronous_fedavg",
 ]

@@ -44,7 +44,8 @@ def fedasync(
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.
       mixing: a in (0, 1] for `interpolate`, above 0 for `movement`; may be traced.
-      staleness: s, e.g. `dlsim.arrivals.polynomial(0.5)`; default `polynomial(0.5)`.
+      staleness: s, e.g. `dlsim.arrivals.polynomial(0.5)`; default `polynomial(0.5)`, and with
+        `debias` none, since damped coefficients are biased again.
       form: `"interpolate"` (the paper) or `"movement"` (as in the theory of Fraboni et al.); structural.
       weights, debias: coefficients c_i of `movement`, see `dlsim.arrivals.next_arrival`; default c_i = 1/M.
 
@@ -55,7 +56,9 @@ def fedasync(
 
     where = "fedasync"
     checks.one_of(where, "form", form, FORMS)
-    damping = arrivals.polynomial(0.5) if staleness is None else staleness
+    # Damping would undo what the debiasing coefficients do.
+    usual = arrivals.constant() if debias else arrivals.polynomial(0.5)
+    damping = usual if staleness is None else staleness
     if form == "movement":
         import optax
 
@@ -77,8 +80,7 @@ def fedasync(
     run = local_jobs(problem, client_optimizer, where=where)
 
     def one_each(own: Pace) -> arrivals.Schedule:
-        made = arrivals.next_arrival(own, num_local_steps, staleness=damping)
-        return made
+        return arrivals.next_arrival(own, num_local_steps, staleness=damping)
 
     def init(key: Array, params: PyTree, num_clients: int) -> Array:
         del key, params

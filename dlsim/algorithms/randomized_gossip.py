@@ -33,7 +33,8 @@ def randomized_gossip(values: PyTree, *, step_size: Any = 0.5) -> EventAlgorithm
     Source: Boyd, Ghosh, Prabhakar, Shah, Randomized gossip algorithms, IEEE Transactions on Information Theory 2006.
     """
     checks.number("randomized_gossip", "step_size", step_size, 0.0, 1.0, open_minimum=True)
-    checks.finite("randomized_gossip", "values", values)
+    for leaf in jax.tree.leaves(values):
+        checks.finite("randomized_gossip", "values", leaf)
 
     def init(key: Array, params: PyTree, network: Network) -> GossipState:
         del key, params

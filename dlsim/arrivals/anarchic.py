@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
+from dlsim.arrivals.coefficients import known_numbers
 from dlsim.arrivals.jobs import JobRows, Jobs, Schedule
 from dlsim.arrivals.pace import Pace, generator
 from dlsim.clocks.clocks import TICKS_PER_SECOND
 
 STEPS = ("fixed", "uniform")
+LONGEST_MEAN = 2.0**20  # seconds of a pause (12 days): even a pause many times as long leaves room in the clock
 
 
 def anarchic(
@@ -42,9 +44,15 @@ def anarchic(
     mean = checks.integer(where, "num_steps", num_steps, 1)
     size = checks.integer(where, "buffer_size", buffer_size, 1)
     checks.one_of(where, "steps", steps, STEPS)
-    away = np.asarray(idle, np.float64)
-    if away.shape not in ((), (pace.num_clients,)) or not (np.isfinite(away) & (away >= 0)).all():
-        checks.fail(where, "idle", f"one or {pace.num_clients} finite numbers of at least 0", idle)
+    away = known_numbers(where, "idle", idle)
+    if away.shape not in ((), (pace.num_clients,)):
+        checks.fail(
+            where, "idle", f"a number, or one for each of {pace.num_clients} clients", f"shape {list(away.shape)}"
+        )
+    bad = ~((away >= 0) & (away <= LONGEST_MEAN))
+    if bad.any():
+        rule = f"in [0, {LONGEST_MEAN:g}], in seconds"
+        checks.fail(where, "idle", rule, f"{float(away.ravel()[np.argmax(bad.ravel())]):g}")
     away = np.broadcast_to(away, (pace.num_clients,)).tolist()
 
     def jobs(seed: int) -> Iterator[Jobs]:

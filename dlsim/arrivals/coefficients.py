@@ -16,14 +16,27 @@ def client_weights(where: str, weights: Any, num_clients: int) -> np.ndarray:
     """p_i, float64 `[M]`, sum 1; None means equal."""
     if weights is None:
         return np.full(num_clients, 1 / num_clients)
-    if not checks.is_concrete(weights):
-        checks.fail(where, "weights", "known numbers", "a tracer", "The schedule is structure: build outside jit.")
-    array = np.asarray(weights, np.float64)
+    array = known_numbers(where, "weights", weights)
     if array.shape != (num_clients,):
         checks.fail(where, "weights", f"one for each of {num_clients} clients", f"shape {list(array.shape)}")
-    if not (np.isfinite(array) & (array >= 0)).all() or array.sum() <= 0:
+    with np.errstate(over="ignore"):
+        total = array.sum()
+    if not (array >= 0).all() or not 0 < total < np.inf:
         checks.fail(where, "weights", "finite, at least 0, and not all 0", np.array2string(array, threshold=6))
-    return array / array.sum()
+    return array / total
+
+
+def known_numbers(where: str, name: str, value: Any) -> np.ndarray:
+    """Real numbers of any shape, float64."""
+    if not checks.is_concrete(value):
+        checks.fail(where, name, "known numbers", "a tracer", "The schedule is structure: build outside jit.")
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        checks.fail(where, name, "numbers", type(value).__name__)
+    if array.dtype.kind not in "iuf":
+        checks.fail(where, name, "numbers", f"{type(value).__name__} of {array.dtype}")
+    return array.astype(np.float64)
 
 
 def constant() -> Damping:

@@ -203,7 +203,8 @@ class _Server:
                 best, joined = steps, group
         if joined is None:
             best = self._new_steps(now, speed)
-            latest = now + self._set.latest_factor * best * speed
+            # A measured speed is off by up to half a tick a step, and the work's own time is a whole number of ticks.
+            latest = now + self._set.latest_factor * best * speed + best / 2 + 1
             joined = _Group(self._next_group, now + best * speed, latest)
             self._groups[joined.name] = joined
             self._next_group += 1
@@ -229,5 +230,5 @@ class _Server:
 
 
 def _floor(steps: float) -> int:
-    # Ticks are whole and speeds are not: what is within a billionth of a whole step is one.
+    # Ticks are whole and speeds are not: what is within a millionth of a whole step is one.
     return math.floor(steps + 1e-6)

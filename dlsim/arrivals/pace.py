@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
+from dlsim.arrivals.coefficients import known_numbers
 from dlsim.clocks.clocks import LONGEST, TICKS_PER_SECOND
 from dlsim.networks.links import Links
 
@@ -105,8 +106,10 @@ def linear_speeds(num_clients: int, percent: float) -> Pace:
     """
     num_clients = checks.integer("linear_speeds", "num_clients", num_clients, 1)
     fix = "At 100 the fastest client would take no time."
-    if not checks.is_concrete(percent) or not 0 <= percent < 100:
-        got = f"{percent:g}" if checks.is_concrete(percent) else "a tracer"
+    if not checks.is_concrete(percent):
+        checks.fail("linear_speeds", "percent", "a known number in [0, 100)", "a tracer", "Build outside jit.")
+    if np.ndim(percent) != 0 or isinstance(percent, bool | str) or not 0 <= percent < 100:
+        got = f"{percent:g}" if isinstance(percent, float | int) else repr(percent)
         checks.fail("linear_speeds", "percent", "a number in [0, 100)", got, fix)
     places = np.arange(num_clients) / max(num_clients - 1, 1)
     return pace(num_clients, 0.0, 1 - places * percent / 100)
@@ -118,7 +121,11 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
     seconds a step = compute_i batch_size
     overhead       = 2 latency + bits_down / min(download_i, server_upload) + bits_up / min(upload_i, server_download)
     """
+    checks.instance("pace_from_links", "links", links, Links, "Use network.links, or dlsim.networks.links(M).")
     checks.integer("pace_from_links", "batch_size", batch_size, 1)
+    if not checks.is_concrete((links, bits_down, bits_up)):
+        fix = "When clients come is structure: build outside jit."
+        checks.fail("pace_from_links", "links and bits", "known", "a tracer", fix)
     for name, bits in (("bits_down", bits_down), ("bits_up", bits_up)):
         checks.number("pace_from_links", name, bits, 0.0)
     down = np.minimum(np.asarray(links.download, np.float64), float(links.server_upload))
@@ -128,9 +135,7 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
 
 
 def _per_client(name: str, value: Any, num: int) -> np.ndarray:
-    if not checks.is_concrete(value):
-        checks.fail("pace", name, "known numbers", "a tracer", "When clients come is structure: build outside jit.")
-    array = np.asarray(value, np.float64)
+    array = known_numbers("pace", name, value)
     if array.shape not in ((), (num,)):
         checks.fail("pace", name, f"a number, or one for each of {num} clients", f"shape {list(array.shape)}")
     bad = ~(np.isfinite(array) & (array >= 0) & (array <= LONGEST / TICKS_PER_SECOND / 2**20))

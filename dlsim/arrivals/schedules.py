@@ -14,7 +14,7 @@ from dlsim import checks
 from dlsim.arrivals.coefficients import Damping, check_damping, client_weights
 from dlsim.arrivals.jobs import JobRows, Jobs, Schedule
 from dlsim.arrivals.pace import Pace, generator
-from dlsim.clocks.clocks import to_ticks
+from dlsim.clocks.clocks import LONGEST, TICKS_PER_SECOND
 
 RESTARTS = ("arrival", "aggregation")
 _FRABONI = "Fraboni et al., JMLR 2023"
@@ -77,7 +77,7 @@ def next_arrival(
       num_steps: K, structural.
       weights: `[M]` importances, normalised; default equal.  For the weight 1 of plain FedAsync, give the server rate M.
       staleness: how staleness damps, e.g. `polynomial(0.5)`; default not at all.
-      debias: see above.
+      debias: see above; damping by staleness, which is not alike for all clients, is not made up for.
     Source: Xie, Koyejo, Gupta, OPT 2020; the coefficients d_i: Fraboni et al., JMLR 2023.
     """
     where = "next_arrival"
@@ -111,7 +111,7 @@ def buffered(
       restart: `"arrival"`: a client starts again at once, from the version there is; `"aggregation"`: it waits until what
         it brought is used, and starts from the new version.
       weights, staleness: see `next_arrival`.
-      debias: see above.
+      debias: see above; damping by staleness, which is not alike for all clients, is not made up for.
     Source: Nguyen et al., Federated learning with buffered asynchronous aggregation, AISTATS 2022 ("arrival");
       Fraboni et al., JMLR 2023 ("aggregation", debias).
     """
@@ -182,23 +182,24 @@ def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = No
     _check(where, pace, num_steps)
     share = client_weights(where, weights, pace.num_clients)
     typical = pace.ticks(num_steps)
-    if not checks.is_concrete(window) or not window > 0:
-        got = f"{window:g}" if checks.is_concrete(window) else "a tracer"
-        checks.fail(where, "window", "a known number of seconds above 0", got)
-    if math.isinf(window):
+    if not checks.is_concrete(window):
+        checks.fail(where, "window", "a known number of seconds above 0", "a tracer")
+    if not isinstance(window, str) and np.ndim(window) == 0 and window == math.inf:
         return synchronous(pace, num_steps, weights=weights)._replace(name=where, source=_FRABONI)
-    ticks = max(1, int(to_ticks(window)))
+    checks.number(where, "window", window, 0.0, LONGEST / TICKS_PER_SECOND, open_minimum=True)
+    # Up to a whole tick: a window of T/s rounded down would leave s of them a tick short of T, and the client out.
+    ticks = max(1, math.ceil(float(window) * TICKS_PER_SECOND))
+    if ticks == typical.max() + 1:
+        ticks -= 1  # the slowest client's own time, which was rounded down
     if ticks > typical.max() and pace.is_fixed:
-        slowest = float(typical.max()) / 2**30
+        slowest = float(typical.max()) / TICKS_PER_SECOND
         fix = "With the slowest client's time, or math.inf, it is FedAvg."
         checks.fail(where, "window", f"at most the slowest client's {slowest:g} s", f"{window:g}", fix)
     windows = -(-typical // ticks)
     if debias:
         share = share * -(-_fixed(where, pace, num_steps, "debias") // ticks)
-    if pace.is_fixed and windows.min() > 1:
-        every = np.gcd.reduce(windows)
-        if every > 2 or (every == 2 and len(np.unique(windows)) == 1):
-            warnings.warn(f"{where}: most windows of {window:g} s are empty; nobody is back that soon.", stacklevel=2)
+    if pace.is_fixed and _used_share(windows) < 0.5:
+        warnings.warn(f"{where}: most windows of {window:g} s are empty; nobody is back that soon.", stacklevel=2)
 
     def jobs(seed: int) -> Iterator[Jobs]:
         times, rows, num = pace.stream(seed), JobRows(), pace.num_clients
@@ -222,6 +223,18 @@ def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = No
 
     most = int(windows.max()) if pace.is_fixed else None
     return Schedule(where, pace.num_clients, jobs, num_steps, most, _FRABONI)
+
+
+def _used_share(windows: np.ndarray, horizon: int = 2**16) -> float:
+    """The share of windows in which somebody is back, where client i is after every `windows[i]`."""
+    periods = np.unique(windows)
+    if periods[0] * 2 > horizon:  # so rare that no count is needed, unless very many differ
+        return float(np.sum(1 / periods))
+    span = min(math.lcm(*periods.tolist()), horizon)
+    is_used = np.zeros(span, bool)
+    for period in periods.tolist():
+        is_used[period - 1 :: period] = True
+    return float(is_used.mean())
 
 
 def _frequency(schedule: Schedule, cycles: int = 200) -> np.ndarray:

@@ -73,8 +73,11 @@ def play(
         blocks = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), begin, num), blocks)
     elif start is not None:
         checks.fail("play", "num", "given with start", "None", "Say how many blocks to play from there.")
-    body = _block_body(blocks, functions, collect)
-    carry, collected = jax.lax.scan(body, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
+
+    def one(carry: PyTree, block: Blocks) -> tuple[PyTree, Any]:
+        return _play_block(carry, block, functions, None, collect)
+
+    carry, collected = jax.lax.scan(one, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
     return (carry, collected) if collect else carry
 
 
@@ -90,35 +93,52 @@ def play_between(
         Integers, so that a sum does not depend on how events are grouped.
     Returns: the carry and the totals.
     """
-    body = _block_body(blocks, _functions(blocks, event_fns), True)
+    functions = _functions(blocks, event_fns)
 
     def one(i: Array, both: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), blocks)
-        carry, added = body(both[0], block)
+        place = begin + i
+        block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), blocks)
+        carry, added = _play_block(both[0], block, functions, place < end, True)
         return carry, jax.tree.map(jnp.add, both[1], added)
 
-    return jax.lax.fori_loop(begin, end, one, (carry, totals))
+    return jax.lax.fori_loop(0, _longest(end - begin), one, (carry, totals))
 
 
-def _block_body(blocks: Blocks, functions: list[EventFn], collect: bool) -> Any:
-    """`(carry, block) -> (carry, what the functions say of its events)`."""
-    has_pairs = any(blocks.is_pair)
+@jax.custom_batching.custom_vmap
+def _longest(count: Array) -> Array:
+    """The count `[]`; of runs side by side the greatest, the same for all.
 
-    def body(carry: PyTree, block: Blocks) -> tuple[PyTree, Any]:
-        rows_a = _gather(carry, block.a)
-        rows_b = _gather(carry, block.b) if has_pairs else None
-        branches = [
-            _branch(function, kind, is_pair, collect)
-            for function, kind, is_pair in zip(functions, blocks.kinds, blocks.is_pair, strict=True)
-        ]
-        if len(branches) == 1:
-            rows_a, rows_b, collected = branches[0](block, rows_a, rows_b)
-        else:
-            rows_a, rows_b, collected = jax.lax.switch(block.kind, branches, block, rows_a, rows_b)
-        carry = _scatter(carry, block.a, rows_a)
-        return (_scatter(carry, block.b, rows_b) if has_pairs else carry), collected
+    A loop whose length differs from run to run would copy everything that it changes at every turn.
+    """
+    return count
 
-    return body
+
+@_longest.def_vmap
+def _longest_of_all(axis_size: int, in_batched: list[bool], count: Array) -> tuple[Array, bool]:
+    del axis_size
+    return (_longest(jnp.max(count)) if in_batched[0] else _longest(count)), False
+
+
+def _play_block(
+    carry: PyTree, block: Blocks, functions: list[EventFn], is_on: Array | None, collect: bool
+) -> tuple[PyTree, Any]:
+    """The carry after a block, if it `is_on`, and what its function says of its events (zeros for one that is not)."""
+    kinds: list[tuple[EventFn, int, bool]] = list(zip(functions, block.kinds, block.is_pair, strict=True))
+    if len(kinds) == 1 and is_on is None:
+        return _turn(carry, block, kinds[0], None, collect)
+    shape = jax.eval_shape(lambda carry: _turn(carry, block, kinds[0], None, collect)[1], carry)
+    collected = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    for index, kind in enumerate(kinds):
+        is_mine = jnp.asarray(block.kind == index)
+        is_mine = is_mine if is_on is None else is_mine & is_on
+
+        def once(_: Array, both: tuple[PyTree, Any], kind: Any = kind, is_mine: Array = is_mine) -> tuple[PyTree, Any]:
+            carry, new = _turn(both[0], block, kind, is_mine, collect)
+            return carry, jax.tree.map(lambda a, b: jnp.where(is_mine, a, b), new, both[1])
+
+        # A loop of one turn or none: a conditional would copy its operands, here all that the nodes hold.
+        carry, collected = jax.lax.fori_loop(0, _longest(is_mine.astype(jnp.int32)), once, (carry, collected))
+    return carry, collected
 
 
 def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Array:
@@ -129,7 +149,9 @@ def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Arr
       events: given to the function.
       node_ids: ids of the nodes, `[N]`, where they are not their positions.
     """
-    a, b = (events.a, events.b) if node_ids is None else (node_ids[events.a], node_ids[events.b])
+    a, b = events.a, events.b
+    if node_ids is not None:  # -1, for no other node, is no position
+        a, b = node_ids[a], jnp.where(b < 0, b, node_ids[b])
 
     def one(a: Array, b: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, a), b), number)
@@ -151,27 +173,37 @@ def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> li
     return [event_fns[kind] for kind in blocks.kinds]
 
 
-def _branch(function: EventFn, kind: int, is_pair: bool, collect: bool) -> Any:
-    def branch(block: Blocks, rows_a: PyTree, rows_b: PyTree) -> tuple[PyTree, PyTree, Any]:
-        last = block.num_nodes - 1
-        events = Events(
-            a=jnp.minimum(block.a, last),
-            b=jnp.minimum(block.b, last) if is_pair else jnp.full_like(block.b, -1),
-            kind=kind,
-            number=block.number,
-            position=block.position,
-            seconds=block.seconds,
-            since_a=block.since_a,
-            since_b=block.since_b,
-            is_event=block.position != NOTHING,
-            columns=block.columns,
-        )
-        result = function(events, rows_a, rows_b) if is_pair else function(events, rows_a)
-        *changed, collected = result if collect else ((*result, None) if is_pair else (result, None))
-        new_a = _like("rows_a", changed[0], rows_a)
-        return new_a, _like("rows_b", changed[1], rows_b) if is_pair else rows_b, collected
-
-    return branch
+def _turn(
+    carry: PyTree, block: Blocks, kind: tuple[EventFn, int, bool], is_mine: Array | None, collect: bool
+) -> tuple[PyTree, Any]:
+    """The carry after a block of this kind; untouched where the block is not of this kind (`is_mine`)."""
+    function, number, is_pair = kind
+    last, is_event, index_a, index_b = block.num_nodes - 1, block.position != NOTHING, block.a, block.b
+    if is_mine is not None:
+        # Side by side with a run whose block is of this kind.
+        nobody = block.num_nodes + jnp.arange(block.width, dtype=block.a.dtype)
+        is_event = is_event & is_mine
+        index_a, index_b = jnp.where(is_mine, index_a, nobody), jnp.where(is_mine, index_b, nobody)
+    events = Events(
+        a=jnp.minimum(index_a, last),
+        b=jnp.minimum(index_b, last) if is_pair else jnp.full_like(index_b, -1),
+        kind=number,
+        number=block.number,
+        position=block.position,
+        seconds=block.seconds,
+        since_a=block.since_a,
+        since_b=block.since_b,
+        is_event=is_event,
+        columns=block.columns,
+    )
+    rows = [("rows_a", index_a, _gather(carry, index_a))]
+    if is_pair:
+        rows.append(("rows_b", index_b, _gather(carry, index_b)))
+    result = function(events, *(old for _, _, old in rows))
+    *changed, collected = result if collect else ((*result, None) if is_pair else (result, None))
+    for (name, index, old), new in zip(rows, changed, strict=True):
+        carry = _scatter(carry, index, _like(name, new, old), old)
+    return carry, collected
 
 
 def _like(name: str, new: PyTree, old: PyTree) -> PyTree:
@@ -181,6 +213,8 @@ def _like(name: str, new: PyTree, old: PyTree) -> PyTree:
         checks.fail("play", f"{name} from the function", "of the carry's structure", str(got))
 
     def cast(value: Array, like: Array) -> Array:
+        if value is like:
+            return like
         if jnp.shape(value) != like.shape:
             checks.fail(
                 "play", f"{name} from the function", f"of shape {list(like.shape)}", str(list(jnp.shape(value)))
@@ -194,6 +228,9 @@ def _gather(carry: PyTree, index: Array) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), carry)
 
 
-def _scatter(carry: PyTree, index: Array, rows: PyTree) -> PyTree:
+def _scatter(carry: PyTree, index: Array, rows: PyTree, old: PyTree) -> PyTree:
     # In place inside a loop: the rows were read before, and no two slots name one node.
-    return jax.tree.map(lambda leaf, row: leaf.at[index].set(row, mode="drop", unique_indices=True), carry, rows)
+    def put(leaf: Array, row: Array, was: Array) -> Array:
+        return leaf if row is was else leaf.at[index].set(row, mode="drop", unique_indices=True)
+
+    return jax.tree.map(put, carry, rows, old)

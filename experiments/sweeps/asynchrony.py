@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-TOPOLOGIES = {"ring": "ring", "torus": "torus", "random_regular": "random 4-regular", "complete": "complete"}
+TOPOLOGIES = {"ring": "ring", "torus": "torus", "random_regular": "4-regular", "complete": "complete"}
 TITLES = {"dsgd": "D-SGD", "ad_psgd": "AD-PSGD", "fedavg": "FedAvg", "fedbuff": "FedBuff", "fedasync": "FedAsync"}
 WAITS = {"ad_psgd": "dsgd", "fedbuff": "fedavg"}  # who waits, in place of who does not
 SLOW = 10.0  # times as slow: the severity that claims are about

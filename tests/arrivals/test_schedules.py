@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import warnings
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
 
+import dlsim
 from dlsim import arrivals
 from dlsim.arrivals import Jobs, Schedule
 
@@ -206,24 +210,88 @@ BAD = {
     "synchronous: cohort_size must be": lambda: arrivals.synchronous(SPREAD, 3, cohort_size=0),
     "synchronous: weights must be one for each of 7": lambda: arrivals.synchronous(SPREAD, 3, weights=np.ones(3)),
     "synchronous: weights must be finite": lambda: arrivals.synchronous(SPREAD, 3, weights=-np.ones(7)),
+    "synchronous: weights must be finite, at least 0, and not all 0, got [1.e+308": lambda: arrivals.synchronous(
+        SPREAD, 3, weights=np.full(7, 1e308)
+    ),
     "fixed_window: window must be at most the slowest": lambda: arrivals.fixed_window(SPREAD, 3, 50.0),
-    "fixed_window: window must be a known number of seconds above 0": lambda: arrivals.fixed_window(SPREAD, 3, 0.0),
+    "fixed_window: window must be a number in (0, 1.34218e+08], got 0": lambda: arrivals.fixed_window(SPREAD, 3, 0.0),
     "fixed_window: debias must be False": lambda: arrivals.fixed_window(RANDOM, 3, 0.3),
     "next_arrival: num_steps must be": lambda: arrivals.next_arrival(SPREAD, 0),
     "next_arrival: pace must be": lambda: arrivals.next_arrival(1.0, 1),
     "next_arrival: staleness must be": lambda: arrivals.next_arrival(SPREAD, 1, staleness=0.5),
-    "anarchic: idle must be": lambda: arrivals.anarchic(SPREAD, 1, 1, idle=-1.0),
+    "anarchic: idle must be in [0, 1.04858e+06], in seconds, got -1": lambda: arrivals.anarchic(
+        SPREAD, 1, 1, idle=-np.ones(7)
+    ),
+    "anarchic: idle must be in [0, 1.04858e+06], in seconds, got 1e+12": lambda: arrivals.anarchic(
+        SPREAD, 1, 1, idle=1e12
+    ),
+    "anarchic: idle must be a number, or one for each of 7": lambda: arrivals.anarchic(SPREAD, 1, 1, idle=np.ones(50)),
+    "anarchic: idle must be numbers, got str": lambda: arrivals.anarchic(SPREAD, 1, 1, idle="long"),
+    "anarchic: idle must be known numbers, got a tracer": lambda: jax.jit(
+        lambda x: arrivals.anarchic(SPREAD, 1, 1, idle=x)
+    )(1.0),
+    "linear_speeds: percent must be a number in [0, 100), got 'all'": lambda: arrivals.linear_speeds(3, "all"),
+    "pace: seconds_per_step must be numbers, got str": lambda: arrivals.pace(3, "fast"),
+    "synchronous: weights must be numbers, got list": lambda: arrivals.synchronous(SPREAD, 3, weights=["a"] * 7),
+    "fixed_window: window must be a number in (0, 1.34218e+08], got 'long'": lambda: arrivals.fixed_window(
+        SPREAD, 3, "long"
+    ),
+    "fixed_window: window must be a number in (0, 1.34218e+08], got nan": lambda: arrivals.fixed_window(
+        SPREAD, 3, math.nan
+    ),
+    "pace_from_links: links must be a Links": lambda: arrivals.pace_from_links(3, 1, 1.0, 1.0),
+    "pace_from_links: links and bits must be known, got a tracer": lambda: jax.jit(
+        lambda x: arrivals.pace_from_links(dlsim.networks.links(3), 1, x, x)
+    )(1.0),
     "polynomial: exponent must be": lambda: arrivals.polynomial(-1.0),
 }
 
 
 @pytest.mark.parametrize("line", BAD)
 def test_bad_input_is_one_clear_line(line: str) -> None:
-    with pytest.raises(ValueError, match=line.replace("(", r"\(").replace(")", r"\)")) as caught:
+    with pytest.raises(ValueError, match=re.escape(line)) as caught:
         BAD[line]()
     assert "\n" not in str(caught.value)
 
 
-def test_mostly_empty_windows_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="most windows"):
-        arrivals.fixed_window(arrivals.pace(3, 0.0, 1.0), 1, 0.1)
+@pytest.mark.parametrize(
+    ("seconds", "is_warned"),
+    [
+        ([2, 2], False),
+        ([3, 3], True),
+        ([2, 3], False),
+        ([4, 5], True),
+        ([4, 6], True),
+        ([1, 9], False),
+        ([10.5, 60], True),
+    ],
+)
+def test_mostly_empty_windows_are_warned_of(seconds: list[float], is_warned: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        schedule = arrivals.fixed_window(arrivals.pace(2, 0.0, np.array(seconds)), 1, 1.0)
+    jobs = some_jobs(schedule, 2000)
+    used = len(np.unique(jobs.use)) / (jobs.use[-1] / SECOND)
+    assert (used < 0.499) == is_warned
+    assert [str(one.message).startswith("fixed_window: most windows") for one in caught] == [True] * is_warned
+
+
+@pytest.mark.filterwarnings("ignore:fixed_window")
+@pytest.mark.parametrize("seconds", [1.0, 0.3, 0.7, 0.9, 1e-3, 40.0])
+@pytest.mark.parametrize("parts", range(1, 11))
+def test_windows_of_a_part_of_the_time_are_as_many_as_parts(seconds: float, parts: int) -> None:
+    schedule = arrivals.fixed_window(arrivals.pace(3, 0.0, seconds), 1, seconds / parts)
+    jobs = some_jobs(schedule, 9)
+    np.testing.assert_allclose(jobs.coefficient, parts / 3)
+    np.testing.assert_allclose(jobs.use[::3] / SECOND, seconds * np.arange(1, 4), rtol=0, atol=4 * parts / SECOND)
+    assert (jobs.staleness == 0).all()
+
+
+def test_nobody_is_late_at_fixed_speeds() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        speeds = rng.uniform(1, 4, 5) * 10 ** rng.uniform(-3, 0)
+        jobs = some_jobs(arrivals.compass(arrivals.pace(5, speeds), latest_factor=1.0), 600)
+        ends = np.flatnonzero(jobs.is_last)
+        place = np.searchsorted(ends, np.arange(ends[-1] + 1))
+        np.testing.assert_array_equal(jobs.group[: ends[-1] + 1], jobs.group[ends[place]])
