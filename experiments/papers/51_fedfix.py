@@ -12,13 +12,13 @@ The paper says: asynchronous FedAvg converges fast but unsteadily, and to the wr
 d_i; FedFix is better than both asynchronous and synchronous FedAvg.  No number of its tables could be checked, so none is
 quoted; its experiments are on MNIST, CIFAR-10 and Shakespeare.
 
-Measured (default mode, 5 seeds, 525 runs; ten minutes on 2 cores beside other work).  Scalars at rate 0.02: async 0.3274 and
-FedFix-0.3 0.3006 with equal weights (predicted 0.3252, 0.3000), 0.0056 and 0.0017 with d_i (predicted 0).  The claim on
-async with d_i does not hold, by 0.0006: the error is in proportion to the rate (0.0028, 0.0056, 0.0083 at 0.01, 0.02, 0.03),
-and vanishes with it as predicted.  FedFix wavers by 0.020, async by 0.083 (rate 0.1).  Digits at rate 0.01: async is not
-first at test loss 0.5 (9.9 s, FedFix-0.5 9.1 s, FedAvg 18.1 s): its undamped steps, weighed up to four times a client's
-share, overshoot to a loss of 10 before they settle.  At its best rate it ends at 0.244, the others at 0.109 to 0.110, so that at
-best rates FedAvg is not behind FedFix.  F-0 has the same picture.
+Measured (default mode, 5 seeds, 525 runs; ten minutes on 2 cores beside other work). Scalars at rate 0.02: async
+0.3274 and FedFix-0.3 0.3006 with equal weights (predicted 0.3252, 0.3000), 0.0056 and 0.0017 with d_i (predicted 0).
+The claim on async with d_i does not hold, by 0.0006: the error is in proportion to the rate (0.0028, 0.0056, 0.0083
+at 0.01, 0.02, 0.03), and vanishes with it as predicted. FedFix wavers by 0.020, async by 0.083 (rate 0.1). Digits at
+rate 0.01: async is not first at test loss 0.5 (9.9 s, FedFix-0.5 9.1 s, FedAvg 18.1 s): its undamped steps, weighed
+up to four times a client's share, overshoot to a loss of 10 before they settle. At its best rate it ends at 0.244,
+the others at 0.109 to 0.110, so that at best rates FedAvg is not behind FedFix. F-0 has the same picture.
 
 Departures: digits, 71 examples a client drawn without replacement; a method that aggregates more often has a larger
 effective step, so the figure shows one fixed rate and the best rate of each scheme.
