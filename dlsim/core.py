@@ -149,7 +149,8 @@ class EventAlgorithm(NamedTuple):
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
     on_message: Any = None  # (keys [n], rows, heard [n, ...], node_ids [n]) -> (rows, info): a message arrived
-    message: Any = lambda rows: rows.params  # (rows) -> what is sent, [n, ...]
+    # (rows) -> what is sent, [n, ...]; integers (an age) are its header, which no channel touches
+    message: Any = lambda rows: rows.params
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time

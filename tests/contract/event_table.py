@@ -25,8 +25,6 @@ class EventCase(NamedTuple):
     name: str  # the public name in `dlsim.algorithms`
     make: Make
     variant: str = ""
-    is_random: bool = True  # gradients are computed, so the draws of events matter
-    has_rate: bool = True  # another learning rate gives other models
     num_windows: int = 40  # until the mean model is clearly better than the start
 
     @property
@@ -48,7 +46,6 @@ EVENT_CASES = (
     EventCase(
         "randomized_gossip",
         lambda p, rate: algorithms.randomized_gossip(spread_out(), step_size=3 * rate),
-        is_random=False,
     ),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate), read="now"), variant="now"),
