@@ -25,6 +25,12 @@ def is_concrete(value: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def known(where: str, argument: str, value: Any, rule: str = "a known number", fix: str = "") -> None:
+    """What the host computes with cannot be a tracer."""
+    if not is_concrete(value):
+        fail(where, argument, rule, "a tracer", fix)
+
+
 def integer(where: str, argument: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
     """An int (bools are not), within bounds; NumPy integers become ints."""
     bounds = _bounds(minimum, maximum)

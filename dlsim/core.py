@@ -173,6 +173,7 @@ class ArrivalAlgorithm(NamedTuple):
     init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
     work: Any  # (keys [n], params [n, ...], node_ids [n], num_steps [n]) -> (messages [n, ...], info of [n])
     absorb: Any  # (server, params [...], message [...], job) -> (server, params)
+    requires: frozenset[str] = frozenset()
     source: str = ""
 
 

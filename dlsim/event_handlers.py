@@ -11,13 +11,12 @@ from dlsim import trees
 from dlsim.clocks.play import Events, event_keys
 from dlsim.clocks.tapes import COMMUNICATION, GRADIENT
 from dlsim.core import Array, EventAlgorithm, Info, PyTree, Route
+from dlsim.measures import STALENESS_BINS
 from dlsim.networks import counters
-from dlsim.networks.messages import message_bits, whole_packet
+from dlsim.networks.messages import both, message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network
 
 Split = tuple[list[Array], list[Array], Any]
-
-STALENESS_BINS = 64  # the last one holds all that is staler
 
 
 class Carry(NamedTuple):
@@ -59,16 +58,16 @@ def _meeting_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
         places, since = (events.a, events.b), (events.since_a, events.since_b)
         ends = [_moved(algorithm, rows, seconds) for rows, seconds in zip(given, since, strict=True)]
         ids = [network.node_ids[place] for place in places]
-        happens = _and(_present(network, events.a), _present(network, events.b))
+        happens = both(_present(network, events.a), _present(network, events.b))
         draws = event_keys(key, events, network.node_ids)
         added = jnp.zeros(STALENESS_BINS, jnp.uint32)
         if algorithm.before_message is not None:
             rows, split = _joined(ends)
-            both = None if happens is None else jnp.concatenate([happens, happens])
+            twice = None if happens is None else jnp.concatenate([happens, happens])
             nodes, info = algorithm.before_message(_both_keys(draws, "prepare"), rows.nodes, jnp.concatenate(ids))
-            rows, added = _noted(rows, nodes, info, both, jnp.concatenate([events.is_event] * 2))
+            rows, added = _noted(rows, nodes, info, twice, jnp.concatenate([events.is_event] * 2))
             ends = split(rows)
-        sends = [_and(happens, _up(network, *links)) for links in (places, places[::-1])]
+        sends = [both(happens, _up(network, *links)) for links in (places, places[::-1])]
         said = [algorithm.message(rows.nodes) for rows in ends]
         values, arrives, ends = _exchanged(network, draws, said, ends, ids, sends, events.is_event)
         for i, other in enumerate((1, 0)):
@@ -96,13 +95,13 @@ def _push_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
             rows_a, added = _noted(rows_a, nodes, info, sends, events.is_event)
         said = algorithm.message(rows_a.nodes)
         if network.channel is PERFECT:
-            values, arrives, rows_a = said, sends, _counted(rows_a, said, _and(events.is_event, sends))
+            values, arrives, rows_a = said, sends, _counted(rows_a, said, both(events.is_event, sends))
         else:
-            pays = _and(events.is_event, sends)
+            pays = both(events.is_event, sends)
             values, arrives, rows_a = _transmit(network, draws, said, rows_a, ids_a, pays, ids_b)
-        hears = _and(_present(network, events.b), _up(network, events.a, events.b))
+        hears = both(_present(network, events.b), _up(network, events.a, events.b))
         nodes, info = algorithm.on_message(_keys(draws, "receive", 0), rows_b.nodes, values, ids_b)
-        rows_b, more = _noted(rows_b, nodes, info, _and(arrives, hears), events.is_event)
+        rows_b, more = _noted(rows_b, nodes, info, both(arrives, hears), events.is_event)
         return rows_a, rows_b, added + more
 
     return push
@@ -118,7 +117,7 @@ def _exchanged(
     is_event: Any,
 ) -> tuple[list[PyTree], list[Any], list[Carry]]:
     """What both ends put on the air, whether it arrives (None: always), and their rows after it."""
-    pays = [_and(is_event, one) for one in sends]
+    pays = [both(is_event, one) for one in sends]
     if network.channel is PERFECT:
         return said, sends, [_counted(*one) for one in zip(ends, said, pays, strict=True)]
     num = is_event.shape[0]
@@ -153,13 +152,6 @@ def _present(network: Network, places: Array) -> Array | None:
     return None if network.is_present is None else network.is_present[places]
 
 
-def _and(first: Array | None, second: Array | None) -> Any:
-    """Both, where None is always."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first & second
-
-
 def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_event: Array) -> tuple[Carry, Array]:
     """The rows after what happened to some of them (None: all), and how often each staleness was met."""
 
@@ -170,7 +162,7 @@ def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_eve
     rows = rows._replace(nodes=jax.tree.map(chosen, nodes, rows.nodes))
     if "loss" in info:
         count = info["num_gradients"]
-        trained = _and(happens, count > 0)
+        trained = both(happens, count > 0)
         rows = rows._replace(
             losses=jnp.where(trained, info["loss"].astype(jnp.float32), rows.losses),
             num_gradients=rows.num_gradients + jnp.where(trained, count, 0),
@@ -178,7 +170,7 @@ def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_eve
     if "staleness" not in info:
         return rows, jnp.zeros(STALENESS_BINS, jnp.uint32)
     place = jnp.minimum(info["staleness"], STALENESS_BINS - 1)
-    met = (place[:, None] == jnp.arange(STALENESS_BINS)[None, :]) & _and(is_event, happens)[:, None]
+    met = (place[:, None] == jnp.arange(STALENESS_BINS)[None, :]) & both(is_event, happens)[:, None]
     return rows, jnp.sum(met, axis=0, dtype=jnp.uint32)
 
 

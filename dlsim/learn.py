@@ -84,12 +84,11 @@ def learn(
     properties = network.properties
     if scenario is not None and scenario.properties is not None:
         properties = scenario.properties
-    needs: frozenset[str] = frozenset() if isinstance(algorithm, ArrivalAlgorithm) else algorithm.requires
-    if "fixed_topology" in needs and scenario is not None and scenario.properties is not None:
+    if "fixed_topology" in algorithm.requires and scenario is not None and scenario.properties is not None:
         fix = "Its state belongs to the edges it started with."
         checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "one that replaces it", fix)
     for name in ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric"):
-        if name in needs and name not in properties:
+        if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
     if isinstance(algorithm, ArrivalAlgorithm):

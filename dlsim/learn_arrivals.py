@@ -11,8 +11,7 @@ from dlsim import checks, keys, status, trees
 from dlsim.arrivals.executor import JobBlocks, job_windows
 from dlsim.clocks.windows import Timing, timing
 from dlsim.core import SERVER, Array, ArrivalAlgorithm, Info, Job, Problem, Process, PyTree, Route
-from dlsim.event_handlers import STALENESS_BINS
-from dlsim.measures import measured
+from dlsim.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks import counters
 from dlsim.networks.messages import message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network, NetworkState
@@ -129,8 +128,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
         current = network.with_state(state.network)
         draws = jax.random.wrap_key_data(state.draws, impl=jax.random.key_impl(key))
         traffic = state.network.traffic
-        place = state.window - state.buffer.first
-        begin, end = (state.buffer.starts.at[place + i].get(mode="clip") for i in (0, 1))
+        _, begin, end = state.buffer.find(state.window)
 
         def one(i: Array, both: tuple[ArrivalState, Array, Any]) -> tuple[ArrivalState, Array, Any]:
             now, count, spent = both
@@ -177,10 +175,8 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
     def measure(state: ArrivalState, info: Info) -> Info:
         params = trees.replicate(state.params, 1)
         out = measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
-        met = state.staleness.astype(jnp.float32)
-        mean = jnp.sum(met * jnp.arange(STALENESS_BINS)) / jnp.maximum(jnp.sum(met), 1)
         made = {"num_aggregations": state.num_versions, "num_jobs": state.num_jobs}
-        return {**out, **made, "staleness": state.staleness, "mean_staleness": mean}
+        return {**out, **made, **measured_staleness(state.staleness)}
 
     sources = (problem.source, algorithm.source, schedule.source, network.channel.source)
     return Process(

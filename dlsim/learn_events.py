@@ -11,8 +11,8 @@ from dlsim import checks, keys, status, trees
 from dlsim.clocks.play import play_between
 from dlsim.clocks.windows import Needs, Timing, timing, windows
 from dlsim.core import Array, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
-from dlsim.event_handlers import STALENESS_BINS, Carry, compressible, event_fns
-from dlsim.measures import measured
+from dlsim.event_handlers import Carry, compressible, event_fns
+from dlsim.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks import counters
 from dlsim.networks.network import PERFECT, Network, NetworkState
 from dlsim.stretches import Stretch
@@ -92,8 +92,7 @@ def learn_events(
             channel=current.state.channels.get("events", ()),
             counts=(traffic.messages, traffic.bits) if counts_here else (),
         )
-        place = state.window - state.buffer.first
-        begin, end = (state.buffer.starts.at[place + i].get(mode="clip") for i in (0, 1))
+        place, begin, end = state.buffer.find(state.window)
         # Not the step's key: what an event draws does not depend on how time is cut into windows.
         draws = jax.random.wrap_key_data(state.draws, impl=jax.random.key_impl(key))
         fns = event_fns(algorithm, current, draws, tape.kinds)
@@ -138,9 +137,7 @@ def learn_events(
         nodes = state.nodes if algorithm.flow is None else algorithm.flow(state.nodes, state.idle)
         params = algorithm.params(nodes)
         out = measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
-        count = jnp.sum(state.staleness).astype(jnp.float32)
-        weighed = jnp.sum(state.staleness.astype(jnp.float32) * jnp.arange(STALENESS_BINS))
-        return {**out, "staleness": state.staleness, "mean_staleness": weighed / jnp.maximum(count, 1)}
+        return {**out, **measured_staleness(state.staleness)}
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(

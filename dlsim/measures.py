@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from dlsim import metrics
-from dlsim.core import Array, Info, Problem, PyTree
+from dlsim.core import Array, Info, MeasureFn, Problem, Process, PyTree
 from dlsim.networks import counters
 from dlsim.networks.network import NetworkState
+
+STALENESS_BINS = 64  # the last one holds all that is staler
 
 
 def measured(
@@ -25,6 +30,25 @@ def measured(
     if "num_present" in info:
         out["num_present"] = info["num_present"]
     return out
+
+
+def measured_staleness(met: Array) -> Info:
+    """How often each staleness was met, uint32 `[STALENESS_BINS]`, and the mean."""
+    count = jnp.sum(met).astype(jnp.float32)
+    weighed = jnp.sum(met.astype(jnp.float32) * jnp.arange(STALENESS_BINS))
+    return {"staleness": met, "mean_staleness": weighed / jnp.maximum(count, 1)}
+
+
+def only(process: Process, names: Sequence[str], missing: float = math.nan) -> MeasureFn:
+    """What `process` measures of these names, for a Record; `missing` stands for what it does not measure."""
+    assert process.measure is not None
+    measure = process.measure
+
+    def record(state: PyTree, info: Info) -> Info:
+        found = measure(state, info)
+        return {name: found[name] if name in found else jnp.asarray(missing, jnp.float32) for name in names}
+
+    return record
 
 
 def mean_of_heard(info: Info) -> Array:

@@ -23,6 +23,12 @@ class Stretch(NamedTuple):
     first: Array  # int32 []
     rows: dict[str, Array]  # [P, ...] one row a window
 
+    def find(self, window: Array) -> tuple[Array, Array, Array]:
+        """A window's row, its first block, and the one after its last, int32 `[]`."""
+        place = window - self.first
+        begin, end = (self.starts.at[place + i].get(mode="clip") for i in (0, 1))
+        return place, begin, end
+
 
 class Window(NamedTuple):
     """Blocks `begin` to `end - 1` of a piece, and the window's row of each table."""

@@ -101,9 +101,8 @@ def at_pace(schedule: Any, pace: Any, problem: Problem, where: str) -> Any:
         if network.links is None:
             fix = "Pass pace=dlsim.arrivals.pace(M, seconds_per_step), or a network.with_links(...)."
             checks.fail(where, "pace", "given for a network without links", "None", fix)
-        bits = 8 * sum(
-            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(problem.init, jax.random.key(0)))
-        )
+        model = jax.eval_shape(lambda key: trees.replicate(problem.init(key), 1), jax.random.key(0))
+        bits = trees.num_bits(model)
         return schedule(arrivals.pace_from_links(network.links, problem.batch_size, bits, bits))
 
     return made

@@ -100,12 +100,17 @@ def local_events(
     Row k draws from `keys[k]` alone, whatever company its event is in.
     """
     local = local_updates(problem, optimizer, num_local_steps, where=where)
+    return local._replace(run=_by_row(local.run))
 
-    def one(key: Array, params: PyTree, optimizer_state: PyTree, node_id: Array) -> tuple[Any, ...]:
-        single = jax.tree.map(lambda leaf: leaf[None], (params, optimizer_state, node_id))
-        return jax.tree.map(lambda leaf: leaf[0], local.run(key, *single))
 
-    return local._replace(run=jax.vmap(one))
+def _by_row(fn: Any) -> Any:
+    """`fn(key, *rows)` for rows with a key each: `(keys [n], *rows [n, ...])`."""
+
+    def one(key: Array, *rows: PyTree) -> Any:
+        single = jax.tree.map(lambda leaf: leaf[None], rows)
+        return jax.tree.map(lambda leaf: leaf[0], fn(key, *single))
+
+    return jax.vmap(one)
 
 
 def local_jobs(problem: Problem, optimizer: optax.GradientTransformation, *, where: str) -> Any:
@@ -116,10 +121,7 @@ def local_jobs(problem: Problem, optimizer: optax.GradientTransformation, *, whe
     """
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
     checks.optimizer(where, "optimizer", optimizer)
-
-    def gradient(key: Array, params: PyTree, node_id: Array) -> tuple[PyTree, Array]:
-        single = jax.tree.map(lambda leaf: leaf[None], (params, node_id))
-        return jax.tree.map(lambda leaf: leaf[0], problem.gradient(key, *single))
+    gradient = _by_row(problem.gradient)
 
     def run(key: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, PyTree, Info]:
         import optax
@@ -127,7 +129,7 @@ def local_jobs(problem: Problem, optimizer: optax.GradientTransformation, *, whe
         def step(k: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             params, optimizer_state, total, loss = carry
             draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, k)
-            gradients, losses = jax.vmap(gradient)(draws, params, node_ids)
+            gradients, losses = gradient(draws, params, node_ids)
             updates, stepped = jax.vmap(optimizer.update)(gradients, optimizer_state, params)
             works = k < num_steps
             new = (

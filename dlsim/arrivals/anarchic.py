@@ -59,7 +59,7 @@ def anarchic(
         times, rows, num = pace.stream(seed), JobRows(), pace.num_clients
         draws = [generator(seed, i, purpose=3) for i in range(num)]
         counts, version = [0] * num, 0
-        coming: list[tuple[int, int, int, int, int, int]] = []  # time, 0 leaves or 1 returns, client, start, version, Q
+        coming: list[tuple[int, int, int, int, int, int]] = []  # time, 0 returns or 1 begins, client, start, version, Q
 
         def leave(i: int, now: int) -> None:
             pause = draws[i].exponential(away[i]) if away[i] else 0.0
@@ -85,5 +85,4 @@ def anarchic(
             if rows.is_full:
                 yield rows.take()
 
-    longest = mean if steps == "fixed" else 2 * mean - 1
-    return Schedule(where, pace.num_clients, jobs, longest, None, "Yang et al., ICML 2022")
+    return Schedule(where, pace.num_clients, jobs, None, "Yang et al., ICML 2022")

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlsim import checks
 
+STRUCTURE = "The schedule is structure: build outside jit."
 Damping = Callable[[int], float]  # of the versions made since the job began
 
 
@@ -28,8 +29,7 @@ def client_weights(where: str, weights: Any, num_clients: int) -> np.ndarray:
 
 def known_numbers(where: str, name: str, value: Any) -> np.ndarray:
     """Real numbers of any shape, float64."""
-    if not checks.is_concrete(value):
-        checks.fail(where, name, "known numbers", "a tracer", "The schedule is structure: build outside jit.")
+    checks.known(where, name, value, "known numbers", STRUCTURE)
     try:
         array = np.asarray(value)
     except ValueError:  # rows of several lengths
@@ -51,7 +51,7 @@ def polynomial(exponent: float = 0.5) -> Damping:
       exponent: a, at least 0.
     Source: Xie, Koyejo, Gupta, Asynchronous federated optimization, OPT 2020.
     """
-    _known("polynomial", "exponent", exponent)
+    checks.known("polynomial", "exponent", exponent, fix=STRUCTURE)
     checks.number("polynomial", "exponent", exponent, 0.0)
     return lambda staleness: (1.0 + staleness) ** -exponent
 
@@ -64,8 +64,8 @@ def hinge(slope: float = 10.0, grace: float = 4.0) -> Damping:
       grace: b, at least 0.
     Source: Xie, Koyejo, Gupta, Asynchronous federated optimization, OPT 2020.
     """
-    _known("hinge", "slope", slope)
-    _known("hinge", "grace", grace)
+    checks.known("hinge", "slope", slope, fix=STRUCTURE)
+    checks.known("hinge", "grace", grace, fix=STRUCTURE)
     checks.number("hinge", "slope", slope, 0.0, open_minimum=True)
     checks.number("hinge", "grace", grace, 0.0)
     return lambda staleness: 1.0 if staleness <= grace else 1 / (slope * (staleness - grace) + 1)
@@ -78,8 +78,3 @@ def check_damping(where: str, staleness: Any) -> Damping:
     if not callable(staleness):
         checks.fail(where, "staleness", "constant(), polynomial(a), hinge(a, b) or a function", repr(staleness))
     return staleness
-
-
-def _known(where: str, name: str, value: Any) -> None:
-    if not checks.is_concrete(value):
-        checks.fail(where, name, "a known number", "a tracer", "The schedule is structure: build outside jit.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.arrivals.coefficients import Damping, check_damping, client_weights, polynomial
+from dlsim.arrivals.coefficients import STRUCTURE, Damping, check_damping, client_weights, polynomial
 from dlsim.arrivals.jobs import JobRows, Jobs, Schedule
 from dlsim.arrivals.pace import Pace
 
@@ -63,8 +63,7 @@ def compass(
         checks.fail(where, "min_steps", f"at most max_steps ({most})", least)
     first = least if first_steps is None else checks.integer(where, "first_steps", first_steps, 1, most)
     for name, value in (("latest_factor", latest_factor), ("speed_momentum", speed_momentum)):
-        if not checks.is_concrete(value):
-            checks.fail(where, name, "a known number", "a tracer", "The schedule is structure: build outside jit.")
+        checks.known(where, name, value, fix=STRUCTURE)
     checks.number(where, "latest_factor", latest_factor, 1.0)
     checks.number(where, "speed_momentum", speed_momentum, 0.0, 1.0, open_minimum=True)
     settings = Settings(
@@ -77,7 +76,7 @@ def compass(
         weights=client_weights(where, weights, pace.num_clients),
     )
     return Schedule(
-        where, pace.num_clients, lambda seed: _Server(pace, settings, seed).run(), most, None, "Li et al., ICLR 2024"
+        where, pace.num_clients, lambda seed: _Server(pace, settings, seed).run(), None, "Li et al., ICLR 2024"
     )
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from dlsim import checks, keys
-from dlsim.arrivals.jobs import Jobs, Schedule
+from dlsim.arrivals.jobs import Jobs, Schedule, joined
 from dlsim.clocks.clocks import TICKS_PER_SECOND, to_ticks
 from dlsim.clocks.waves import choose_width
 from dlsim.core import Array, Feed
@@ -66,7 +66,7 @@ def job_windows(schedule: Schedule, window: float, *, one_by_one: bool = False) 
     num_versions = (schedule.num_clients if schedule.max_live is None else schedule.max_live) + 1
     sizes, per_window, rate = [], [], 1.0
     for seed in range(PILOTS):
-        natural = _pilot(schedule, seed, num_versions)
+        natural = _pilot(schedule, seed)
         sizes.append(natural.sizes)
         rate = max(rate, natural.jobs_per_tick * ticks)
     overhead = CPU_OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
@@ -96,12 +96,12 @@ class _Pilot(NamedTuple):
     jobs_per_tick: float
 
 
-def _pilot(schedule: Schedule, seed: int, num_versions: int) -> _Pilot:
+def _pilot(schedule: Schedule, seed: int) -> _Pilot:
     reader = _Reader(schedule, seed)
     reader.read(max(512, 4 * schedule.num_clients))
     jobs = reader.jobs
-    ends = _cuts(jobs, np.zeros(len(jobs.client), np.int64), len(jobs.client), 0)
-    return _Pilot(np.diff(ends), len(jobs.client) / max(int(jobs.use[-1]), 1))
+    ends = _cuts(jobs, np.zeros(len(jobs), np.int64), len(jobs), 0)
+    return _Pilot(np.diff(ends), len(jobs) / max(int(jobs.use[-1]), 1))
 
 
 class _Reader:
@@ -119,40 +119,28 @@ class _Reader:
 
     def read(self, num: int) -> None:
         """Have at least `num` jobs."""
-        pieces, have = [self.jobs], len(self.jobs.client)
+        pieces, have = [self.jobs], len(self.jobs)
         while have < num:
             piece = next(self._pieces)
             self._note(piece)
             pieces.append(piece)
-            have += len(piece.client)
+            have += len(piece)
         if len(pieces) > 1:
-            self.jobs = _joined(pieces)
+            self.jobs = joined(pieces)
 
     def read_beyond(self, version: int) -> None:
         """Have for every client a job from a later version: only then is it known who needs this one."""
-        have = len(self.jobs.client)
+        have = len(self.jobs)
         while self._newest.min() <= version:
-            if len(self.jobs.client) > have + LONGEST_WAIT:
+            if len(self.jobs) > have + LONGEST_WAIT:
                 client = int(np.argmin(self._newest))
                 rule = f"such that client {client} comes back within {LONGEST_WAIT} jobs of the others"
                 checks.fail(self._name, "pace", rule, "one that takes longer", "Leave it out.")
-            self.read(2 * len(self.jobs.client))
+            self.read(2 * len(self.jobs))
 
     def drop(self, num: int) -> None:
         """Hand out the first `num` jobs."""
-        self.jobs = _sliced(self.jobs, slice(num, None))
-
-
-def _fields() -> list[str]:
-    return [field.name for field in dataclasses.fields(Jobs)]
-
-
-def _joined(pieces: list[Jobs]) -> Jobs:
-    return Jobs(**{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in _fields()})
-
-
-def _sliced(jobs: Jobs, some: slice) -> Jobs:
-    return Jobs(**{name: getattr(jobs, name)[some] for name in _fields()})
+        self.jobs = self.jobs.part(slice(num, None))
 
 
 class _Cut(NamedTuple):
@@ -170,13 +158,13 @@ def _windows(schedule: Schedule, seed: int, cut: _Cut, num_versions: int) -> Ite
         # Windows whose jobs are all known: those before the one of the last job read.
         reader.read(1)
         while _index(reader.jobs.use[-1:], cut.ticks)[0] <= window:
-            reader.read(len(reader.jobs.client) + 1)
+            reader.read(len(reader.jobs) + 1)
         index = _index(reader.jobs.use, cut.ticks)
         until = int(index[-1])
         num = int(np.searchsorted(index, until))
         if schedule.max_live is None:
             reader.read_beyond(made + int(reader.jobs.is_last[:num].sum()))
-        jobs = _sliced(reader.jobs, slice(0, num))
+        jobs = reader.jobs.part(slice(0, num))
         ends = _cuts(jobs, index[:num], cut.most, made)
         source, target = pool.places(reader.jobs, num, made)
         piece = _blocks(jobs, ends, cut.width, source, target, schedule.num_clients)
@@ -196,7 +184,7 @@ def _index(use: np.ndarray, ticks: int) -> np.ndarray:
 
 def _cuts(jobs: Jobs, index: np.ndarray, width: int, made: int) -> np.ndarray:
     """Where blocks begin and end, int64 `[b + 1]`: as many jobs as fit whose versions are there when the block begins."""
-    num = len(jobs.client)
+    num = len(jobs)
     before = made + np.cumsum(jobs.is_last) - jobs.is_last  # versions made before each job is used
     ends = [0]
     while ends[-1] < num:
@@ -216,7 +204,6 @@ class _Pool:
         self._num, self._is_ring = num, max_live is not None
         self._free = list(range(num - 1, 0, -1))
         self._place = {0: 0}  # version -> place
-        self._left: dict[int, int] = {}  # version -> position in the jobs at hand of the last that starts from it
 
     def places(self, jobs: Jobs, num: int, made: int) -> tuple[np.ndarray, np.ndarray]:
         """Of the first `num` jobs: where the versions lie that they start from, and where those go that they make."""
@@ -260,7 +247,7 @@ def _blocks(
     num_blocks = max(len(ends) - 1, 1)
     sizes = np.diff(ends)
     block = np.repeat(np.arange(len(sizes)), sizes)
-    slot = block * width + np.arange(len(jobs.client)) - np.repeat(ends[:-1], sizes)
+    slot = block * width + np.arange(len(jobs)) - np.repeat(ends[:-1], sizes)
 
     def spread(values: np.ndarray, dtype: Any, fill: Any = 0) -> Any:
         out = np.full(num_blocks * width, fill, dtype)
@@ -277,5 +264,5 @@ def _blocks(
         target=spread(target, np.int32, np.iinfo(np.int32).max),
         is_direct=spread(jobs.is_direct, bool),
         is_last=spread(jobs.is_last, bool),
-        is_job=spread(np.ones(len(jobs.client), bool), bool),
+        is_job=spread(np.ones(len(jobs), bool), bool),
     )

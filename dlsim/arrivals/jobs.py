@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,22 @@ class Jobs:
     use: np.ndarray  # int64, at least `finish`, not decreasing
     group: np.ndarray  # int32, FedCompass' arrival group, else -1
 
+    def __len__(self) -> int:
+        return len(self.client)
+
+    def part(self, some: slice | np.ndarray) -> Jobs:
+        """Some of the jobs."""
+        return Jobs(*(column[some] for column in self._columns))
+
+    @property
+    def _columns(self) -> list[np.ndarray]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def joined(pieces: Sequence[Jobs]) -> Jobs:
+    """Pieces of one schedule, one after the other."""
+    return Jobs(*(np.concatenate(columns) for columns in zip(*(piece._columns for piece in pieces), strict=True)))
+
 
 class Schedule(NamedTuple):
     """When clients work, on what, and when the server uses it: everything that depends on times alone.
@@ -40,7 +56,6 @@ class Schedule(NamedTuple):
     name: str
     num_clients: int
     jobs: Callable[[int], Iterator[Jobs]]
-    max_steps: int  # of a job
     max_live: int | None = None  # versions that jobs can be behind, where that is known
     source: str = ""
 

@@ -86,8 +86,7 @@ def pace(num_clients: int, seconds_per_step: Any = 0.0, overhead: Any = 0.0, *, 
     num_clients = checks.integer("pace", "num_clients", num_clients, 1)
     per_step = _per_client("seconds_per_step", seconds_per_step, num_clients)
     beside = _per_client("overhead", overhead, num_clients)
-    if not checks.is_concrete(sigma):
-        checks.fail("pace", "sigma", "a known number", "a tracer", "It is structure: build outside jit.")
+    checks.known("pace", "sigma", sigma, fix="It is structure: build outside jit.")
     checks.number("pace", "sigma", sigma, 0.0, 5.0)
     bad = per_step + beside <= 0
     if bad.any():
@@ -106,8 +105,7 @@ def linear_speeds(num_clients: int, percent: float) -> Pace:
     """
     num_clients = checks.integer("linear_speeds", "num_clients", num_clients, 1)
     fix = "At 100 the fastest client would take no time."
-    if not checks.is_concrete(percent):
-        checks.fail("linear_speeds", "percent", "a known number in [0, 100)", "a tracer", "Build outside jit.")
+    checks.known("linear_speeds", "percent", percent, "a known number in [0, 100)", "Build outside jit.")
     if np.ndim(percent) != 0 or isinstance(percent, bool | str) or not 0 <= percent < 100:
         got = f"{percent:g}" if isinstance(percent, float | int) else repr(percent)
         checks.fail("linear_speeds", "percent", "a number in [0, 100)", got, fix)
@@ -123,9 +121,8 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
     """
     checks.instance("pace_from_links", "links", links, Links, "Use network.links, or dlsim.networks.links(M).")
     checks.integer("pace_from_links", "batch_size", batch_size, 1)
-    if not checks.is_concrete((links, bits_down, bits_up)):
-        fix = "When clients come is structure: build outside jit."
-        checks.fail("pace_from_links", "links and bits", "known", "a tracer", fix)
+    fix = "When clients come is structure: build outside jit."
+    checks.known("pace_from_links", "links and bits", (links, bits_down, bits_up), "known", fix)
     for name, bits in (("bits_down", bits_down), ("bits_up", bits_up)):
         checks.number("pace_from_links", name, bits, 0.0)
     down = np.minimum(np.asarray(links.download, np.float64), float(links.server_upload))

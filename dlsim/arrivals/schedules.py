@@ -61,7 +61,7 @@ def synchronous(pace: Pace, num_steps: int, *, weights: Any = None, cohort_size:
             if rows.is_full:
                 yield rows.take()
 
-    return Schedule(where, pace.num_clients, jobs, num_steps, 1, "McMahan et al., AISTATS 2017")
+    return Schedule(where, pace.num_clients, jobs, 1, "McMahan et al., AISTATS 2017")
 
 
 def next_arrival(
@@ -160,7 +160,7 @@ def _buffered(
             if rows.is_full:
                 yield rows.take()
 
-    return Schedule(where, pace.num_clients, jobs, num_steps, None, source)
+    return Schedule(where, pace.num_clients, jobs, None, source)
 
 
 def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = None, debias: bool = True) -> Schedule:
@@ -182,8 +182,7 @@ def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = No
     _check(where, pace, num_steps)
     share = client_weights(where, weights, pace.num_clients)
     typical = pace.ticks(num_steps)
-    if not checks.is_concrete(window):
-        checks.fail(where, "window", "a known number of seconds above 0", "a tracer")
+    checks.known(where, "window", window, "a known number of seconds above 0")
     if not isinstance(window, str) and np.ndim(window) == 0 and window == math.inf:
         return synchronous(pace, num_steps, weights=weights)._replace(name=where, source=_FRABONI)
     checks.number(where, "window", window, 0.0, LONGEST / TICKS_PER_SECOND, open_minimum=True)
@@ -222,7 +221,7 @@ def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = No
                 yield rows.take()
 
     most = int(windows.max()) if pace.is_fixed else None
-    return Schedule(where, pace.num_clients, jobs, num_steps, most, _FRABONI)
+    return Schedule(where, pace.num_clients, jobs, most, _FRABONI)
 
 
 def _used_share(windows: np.ndarray, horizon: int = 2**16) -> float:

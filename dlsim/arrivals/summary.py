@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlsim import checks
-from dlsim.arrivals.jobs import Jobs, Schedule
+from dlsim.arrivals.jobs import Jobs, Schedule, joined
 from dlsim.clocks.clocks import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 NARROWEST = 0.018  # share of a chart's width below which a bar has no room for its number
 MOST_BARS = 5000  # of a chart
@@ -33,10 +32,10 @@ def first_jobs(schedule: Schedule, num_jobs: int, seed: int = 0) -> Jobs:
     pieces, have = [], 0
     for piece in schedule.jobs(checks.seed(where, seed)):
         pieces.append(piece)
-        have += len(piece.client)
+        have += len(piece)
         if have >= num:
             break
-    return Jobs(**{name: np.concatenate([getattr(piece, name) for piece in pieces])[:num] for name in _fields()})
+    return joined(pieces).part(slice(0, num))
 
 
 def staleness_histogram(jobs: Jobs) -> np.ndarray:
@@ -69,11 +68,11 @@ def participation(jobs: Jobs, num_clients: int) -> np.ndarray:
     _check(where, jobs)
     ends = np.flatnonzero(jobs.is_last)
     if len(ends) == 0:
-        checks.fail(where, "jobs", "at least one whole aggregation", f"{len(jobs.client)} jobs without the end of one")
-    return _counts(where, _sliced(jobs, slice(0, int(ends[-1]) + 1)), num_clients) / len(ends)
+        checks.fail(where, "jobs", "at least one whole aggregation", f"{len(jobs)} jobs without the end of one")
+    return _counts(where, jobs.part(slice(0, int(ends[-1]) + 1)), num_clients) / len(ends)
 
 
-def gantt(jobs: Jobs, until: float | None = None) -> Figure:
+def gantt(jobs: Jobs, until: float | None = None, panel: Axes | None = None) -> Figure | SubFigure:
     """Who works when: a bar a job with its number of local steps, a thin line while its result waits for its use.
 
     Vertical lines are aggregations, dotted where one client's work is applied alone at once.
@@ -81,7 +80,8 @@ def gantt(jobs: Jobs, until: float | None = None) -> Figure:
     Args:
       jobs: from the first on (`first_jobs`), since jobs that are left out leave gaps.
       until: seconds, the end of the chart; default the last use.  Jobs that begin before it are drawn.
-    Returns: a matplotlib Figure.
+      panel: matplotlib Axes to draw on; default those of a figure of its own.
+    Returns: the matplotlib Figure that holds it.
     """
     from dlsim import plotting
 
@@ -90,19 +90,18 @@ def gantt(jobs: Jobs, until: float | None = None) -> Figure:
     if until is None:
         until = float(jobs.use[-1]) / TICKS_PER_SECOND
     else:
-        if not checks.is_concrete(until):
-            checks.fail(where, "until", "a known number of seconds", "a tracer", "Draw outside jit.")
+        checks.known(where, "until", until, "a known number of seconds", "Draw outside jit.")
         checks.number(where, "until", until, 0.0, open_minimum=True)
-    shown = _sliced(jobs, jobs.start < until * TICKS_PER_SECOND)
-    if len(shown.client) > MOST_BARS:
+    shown = jobs.part(jobs.start < until * TICKS_PER_SECOND)
+    if len(shown) > MOST_BARS:
         fix = "Give an earlier `until`."
-        checks.fail(where, "jobs", f"at most {MOST_BARS} to draw", f"{len(shown.client)}", fix)
+        checks.fail(where, "jobs", f"at most {MOST_BARS} to draw", f"{len(shown)}", fix)
     clients = np.unique(shown.client)
     with plotting.style():
-        height = min(1.2 + 0.22 * len(clients), 9.0)
-        figure, axes = plotting.panels(1, 1, height=height)
-        _draw(axes[0, 0], shown, clients, float(until))
-    return figure
+        if panel is None:
+            panel = plotting.panels(1, 1, height=min(1.2 + 0.22 * len(clients), 9.0))[1][0, 0]
+        _draw(panel, shown, clients, float(until))
+    return panel.figure
 
 
 def _draw(panel: Axes, jobs: Jobs, clients: np.ndarray, until: float) -> None:
@@ -141,13 +140,5 @@ def _counts(where: str, jobs: Jobs, num_clients: int) -> np.ndarray:
 
 def _check(where: str, jobs: Jobs) -> None:
     checks.instance(where, "jobs", jobs, Jobs, "Take them with dlsim.arrivals.first_jobs(schedule, 1000).")
-    if len(jobs.client) == 0:
+    if len(jobs) == 0:
         checks.fail(where, "jobs", "at least one job", "none")
-
-
-def _fields() -> list[str]:
-    return [field.name for field in dataclasses.fields(Jobs)]
-
-
-def _sliced(jobs: Jobs, some: slice | np.ndarray) -> Jobs:
-    return Jobs(**{name: getattr(jobs, name)[some] for name in _fields()})

@@ -163,8 +163,7 @@ def cursor(clock: Clock, ids: Any, key: Array) -> Cursor:
       ids: what draws belong to: a number a clock, `[n]` (node ids), or two, `[n, 2]` (the node ids of an edge's ends).
       key: of the whole stream.
     """
-    if not checks.is_concrete((ids, key)):
-        checks.fail("cursor", "ids and key", "known values", "a tracer", "Draw events outside jit and vmap.")
+    checks.known("cursor", "ids and key", (ids, key), "known values", "Draw events outside jit and vmap.")
     ids = np.asarray(ids)
     if not np.issubdtype(ids.dtype, np.integer) or ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[1] != 2):
         checks.fail("cursor", "ids", "integers of shape [n] or [n, 2]", f"{ids.dtype} {list(ids.shape)}")

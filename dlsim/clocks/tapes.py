@@ -123,8 +123,7 @@ def stream_tape(
     checks.number(where, "block", block, 0.0, open_minimum=True)
     if not isinstance(network, Network | Graph):
         checks.fail(where, "network", "a Network or a Graph", type(network).__name__)
-    if not checks.is_concrete((key, network)):
-        checks.fail(where, "key and network", "known values", "a tracer", "Make tapes outside jit and vmap.")
+    checks.known(where, "key and network", (key, network), "known values", "Make tapes outside jit and vmap.")
     for name, clock in (("gradient_clock", gradient_clock), ("communication_clock", communication_clock)):
         if clock is not None:
             checks.instance(where, name, clock, Clock, "Pass e.g. dlsim.clocks.poisson(1.0).")

@@ -102,9 +102,8 @@ def make_waves(tape: Tape, stretch: np.ndarray | None = None) -> Waves:
     return Waves(order=order, starts=starts, num_nodes=tape.num_nodes, most_at_node=_most_at_node(tape))
 
 
-def one_by_one(tape: Tape, stretch: np.ndarray | None = None) -> Waves:
+def one_by_one(tape: Tape) -> Waves:
     """Every event a wave of its own, in order of time: the definition of what the waves of `make_waves` must do."""
-    del stretch  # every event is apart from every other
     checks.instance("one_by_one", "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
     return Waves(
         order=np.arange(len(tape), dtype=np.int32),

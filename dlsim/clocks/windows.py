@@ -54,8 +54,7 @@ def timing(
         if clock is not None:
             checks.instance("timing", name, clock, Clock, "Pass e.g. dlsim.clocks.poisson(1.0).")
     checks.number("timing", "window", window, 1e-6, 1e8)
-    if not checks.is_concrete(window):
-        checks.fail("timing", "window", "a known number", "a tracer", "It is structure: build outside jit.")
+    checks.known("timing", "window", window, fix="It is structure: build outside jit.")
     checks.instance("timing", "serial", serial, bool)
     return Timing(gradient, communication, float(window), serial)
 
@@ -102,7 +101,7 @@ def windows(network: Network, when: Timing, needs: Needs) -> Windows:
         block, horizon = count * ticks / TICKS_PER_SECOND, LONGEST / TICKS_PER_SECOND
         return stream_tape(network, *used, own, horizon, block=block, communication=needs.communication)
 
-    shape, sample = _room(pieces, network.num_nodes, ticks, when.serial, needs)
+    shape, sample = _room(pieces, network.num_nodes, ticks, when.serial)
 
     def make(key: Array) -> Iterator[list[Window]]:
         first = 0
@@ -111,7 +110,9 @@ def windows(network: Network, when: Timing, needs: Needs) -> Windows:
             first += len(cut)
             yield cut
 
-    room = Room(shape.windows, shape.blocks, sample, _cut(next(pieces(jax.random.key(0), 1)), 0, shape, needs)[0].rows)
+    wanted = {"messages": (needs.messages, np.uint32), "idle": (needs.idle, np.float32)}
+    tables = {name: np.zeros(network.num_nodes, dtype) for name, (is_wanted, dtype) in wanted.items() if is_wanted}
+    room = Room(shape.windows, shape.blocks, sample, tables)
     return Windows(stretches(make, room, "learn"), room.empty, ticks / TICKS_PER_SECOND, sample.kinds)
 
 
@@ -124,25 +125,19 @@ def _usual_rate(network: Network, communication: str) -> Any:
     return 1.0 / degrees[np.asarray(network.senders)]
 
 
-def _room(pieces: Any, num_nodes: int, ticks: int, serial: bool, needs: Needs) -> tuple[_Shape, Blocks]:
+def _room(pieces: Any, num_nodes: int, ticks: int, serial: bool) -> tuple[_Shape, Blocks]:
     """How many windows go to the device at a time, and into how many blocks of what width, by trial tapes."""
     first = next(pieces(jax.random.key(0), 1))
     expected = max(len(first), 1)
     count = int(np.clip(min(SLOTS // expected, ENTRIES // num_nodes), 1, 1024))
-    width, blocks, sample = None, 1, None
+    width, blocks = None, 1
     for seed in range(PILOTS):
         tape = next(pieces(jax.random.key(seed), count))
-        stretch = tape.ticks // ticks
-        if width is None:
-            width = pack(make_waves(tape, stretch), tape).width
-        if serial:
-            blocks, sample = max(blocks, len(tape)), sample or pack(make_waves(tape, stretch), tape, width=width)
-            continue
-        sample = pack(make_waves(tape, stretch), tape, width=width)
-        blocks = max(blocks, sample.num_blocks)
-    assert sample is not None and width is not None
+        sample = pack(make_waves(tape, tape.ticks // ticks), tape, width=width)
+        width = sample.width
+        blocks = max(blocks, len(tape) if serial else sample.num_blocks)
     room = -(-int(SPARE * blocks + 16) // 32) * 32
-    return _Shape(count, room, width, ticks, serial), sample
+    return _Shape(count, room, sample.width, ticks, serial), sample
 
 
 def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs) -> list[Window]:

@@ -40,8 +40,7 @@ def _check_fraction(where: str, fraction: Any) -> Any:
     """A float in (0, 1], or a count of at least one as an int."""
     if isinstance(fraction, int | np.integer) and not isinstance(fraction, bool):
         return checks.integer(where, "fraction", fraction, 1)
-    if not checks.is_concrete(fraction):
-        checks.fail(where, "fraction", "known while tracing (it sets shapes)", "a tracer", "Sweep it as structure.")
+    checks.known(where, "fraction", fraction, "known while tracing (it sets shapes)", "Sweep it as structure.")
     return checks.number(where, "fraction", fraction, 0.0, 1.0, open_minimum=True)
 
 

@@ -238,7 +238,7 @@ def combine(network: Network, packet: Packet, own: PyTree | None, weights: Any) 
     if mask is None and delivered is None:
         return mixing.product(network, packet.values, own, edge_weights, self_weights)
     full = network.edge_weights if edge_weights is None else edge_weights
-    arrives = _both(mask, delivered)
+    arrives = both(mask, delivered)
     if self_weights is not None and is_row_stochastic:
         left_over = jnp.where(arrives, 0, full)
         self_weights = self_weights + jax.ops.segment_sum(left_over, network.receivers, network.num_nodes)
@@ -248,10 +248,11 @@ def combine(network: Network, packet: Packet, own: PyTree | None, weights: Any) 
     return mixing.product(network, packet.values, own, jnp.where(arrives, full, 0), self_weights)
 
 
-def _both(mask: Array | None, delivered: Array | None) -> Any:
-    if mask is None or delivered is None:
-        return delivered if mask is None else mask
-    return mask & delivered
+def both(first: Array | None, second: Array | None) -> Any:
+    """Where both masks hold; None is everywhere."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second
 
 
 def given_weights(network: Network, weights: Any) -> tuple[Array, Array]:
@@ -276,7 +277,7 @@ def gather(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Inb
         )
     packet, network = send(network, key, tree, stream)
     mask, delivered = active_edges(network), packet.delivered
-    arrives = _both(mask, delivered)
+    arrives = both(mask, delivered)
     table: Any = network.neighbor_edges
     senders: Any = network.neighbors
     all_weights: Any = network.neighbor_weights
