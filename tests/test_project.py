@@ -193,8 +193,8 @@ def test_readme_lists_every_public_name_and_no_other():
     catalogue = (ROOT / "README.md").read_text().partition("## Catalogue")[2].partition("\n## ")[0]
     table = "\n".join(line for line in catalogue.splitlines() if line.startswith("| ") and "| Kind" not in line)
     listed = set(re.findall(r"`([A-Za-z_0-9]+)`", table))
-    packages = (dlsim.algorithms, dlsim.aggregators, dlsim.networks, dlsim.problems, dlsim.analysis, dlsim.clocks)
-    packages = (*packages, dlsim.arrivals)
+    names = ("algorithms", "aggregators", "networks", "problems", "analysis", "clocks", "arrivals")
+    packages = [getattr(dlsim, name) for name in names]
     public = {name for package in packages for name in package.__all__}
     assert public - listed == set()
     assert listed == {*public, *WEIGHTS, "lazy_", "simulated_seconds"}

@@ -25,9 +25,8 @@ versions, for AFA-CS those before everyone has returned once included) and not o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -35,6 +34,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks
 from dlsim.experiment import Claim
+from dlsim.measures import only
 
 if TYPE_CHECKING:
     import xarray
@@ -91,14 +91,8 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     name, settings = _parse(config.case)
     checks.one_of("26_anarchic_fl", "case", name, ("afa_cd", "afa_cs", "fedavg", "variance"))
     process = _variance(int(settings["m"])) if name == "variance" else _digits(config, name, **settings)
-    assert process.measure is not None
-
-    def record(state: Any, info: dict[str, Any]) -> dict[str, Any]:
-        found = process.measure(state, info)  # type: ignore[misc]
-        kept = {name: found[name] for name in ("num_aggregations", "mean_staleness", "simulated_seconds", "bits_sent")}
-        return {**kept, **{name: found.get(name, jnp.asarray(jnp.nan)) for name in ("accuracy", "distance")}}
-
-    return process, dlsim.Record(every=config.record_every, fn=record)
+    kept = ("num_aggregations", "mean_staleness", "simulated_seconds", "bits_sent", "accuracy", "distance")
+    return process, dlsim.Record(every=config.record_every, fn=only(process, kept))
 
 
 def _digits(config: ConfigDict, name: str, p: float, r: float) -> dlsim.Process:

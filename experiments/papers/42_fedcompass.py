@@ -47,6 +47,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import arrivals, checks
 from dlsim.experiment import Claim
+from dlsim.measures import only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,13 +181,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         dlsim.networks.complete(config.num_nodes),
         timing=dlsim.clocks.timing(window=config.window),
     )
-    assert process.measure is not None
-
-    def record(state: Any, info: dict[str, Any]) -> dict[str, Any]:
-        found = process.measure(state, info)  # type: ignore[misc]
-        return {name: found[name] for name in KEPT}
-
-    return process, dlsim.Record(every=config.record_every, fn=record)
+    return process, dlsim.Record(every=config.record_every, fn=only(process, KEPT))
 
 
 def area(results: xarray.Dataset) -> xarray.DataArray:
@@ -365,24 +360,12 @@ def first_jobs(config: dict[str, Any], num_rounds: int = 10) -> arrivals.Jobs:
     )
     jobs = next(schedule.jobs(0))
     ends = np.flatnonzero(jobs.is_last & ~jobs.is_direct)
-    return type(jobs)(*(getattr(jobs, name)[: ends[num_rounds - 1] + 1] for name in jobs.__dataclass_fields__))
+    return jobs.part(slice(0, int(ends[num_rounds - 1]) + 1))
 
 
 def _draw_chart(panel: Axes, config: dict[str, Any]) -> None:
-    from dlsim import plotting
-    from dlsim.clocks.clocks import TICKS_PER_SECOND
-
     jobs = first_jobs(config)
-    start, finish, use = (np.asarray(part) / TICKS_PER_SECOND for part in (jobs.start, jobs.finish, jobs.use))
-    for i, client in enumerate(jobs.client.tolist()):
-        color = plotting.COLORS[client % len(plotting.COLORS)]
-        panel.barh(client, finish[i] - start[i], left=start[i], height=0.6, color=color, alpha=0.45, edgecolor=color)
-        panel.text((start[i] + finish[i]) / 2, client, str(jobs.num_steps[i]), ha="center", va="center", fontsize=5.5)
-    for i in np.flatnonzero(jobs.is_last).tolist():
-        line = ":" if jobs.is_direct[i] else "-"
-        panel.axvline(use[i], color="k", linewidth=0.7, linestyle=line, zorder=0)
+    arrivals.gantt(jobs, 1.01 * int(jobs.use[-1]) / dlsim.clocks.TICKS_PER_SECOND, panel)
     speeds = config["chart_speeds"]
     panel.set_yticks(range(len(speeds)), [f"{i} ({speed:g})" for i, speed in enumerate(speeds)])
-    panel.invert_yaxis()
-    panel.grid(visible=False)
-    panel.set(xlabel="simulated time (dotted: single updates)", ylabel="client (time a step)", xlim=(0, use[-1] * 1.01))
+    panel.set(xlabel="simulated time (dotted: single updates)", ylabel="client (time a step)")

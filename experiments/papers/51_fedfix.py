@@ -53,6 +53,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks
 from dlsim.experiment import Claim
+from dlsim.measures import only
 
 if TYPE_CHECKING:
     import xarray
@@ -126,13 +127,11 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     algorithm = _algorithm(scheme, problem, optimizer, pace, num_steps)
     network = dlsim.networks.complete(num)
     process = dlsim.learn(problem, algorithm, network, timing=dlsim.clocks.timing(window=window))
-    assert process.measure is not None
+    measure = only(process, ("loss", "num_aggregations", "mean_staleness", "simulated_seconds", "bits_sent"))
 
     def record(state: Any, info: dict[str, Any]) -> dict[str, Any]:
-        found = process.measure(state, info)  # type: ignore[misc]
-        names = ("loss", "num_aggregations", "mean_staleness", "simulated_seconds", "bits_sent")
         place = state.params["w"][0] if world == "scalar" else jnp.asarray(jnp.nan)
-        return {**{name: found[name] for name in names}, "place": place}
+        return {**measure(state, info), "place": place}
 
     return process, dlsim.Record(every=config.record_every, fn=record)
 

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks
 from dlsim.experiment import Claim
+from dlsim.measures import only
 
 if TYPE_CHECKING:
     import xarray
@@ -45,6 +46,15 @@ FINAL = 0.02  # accuracy at the end, without stragglers: within
 TARGET = 0.85  # test accuracy
 EXACT = 0.05  # relative error of the mean staleness
 LONG_ENOUGH = 200  # steps
+KEPT = (
+    "accuracy",
+    "loss",
+    "consensus_distance",
+    "simulated_seconds",
+    "bits_sent",
+    "gradient_evaluations",
+    "mean_staleness",
+)
 
 
 def get_config(mode: str = "default") -> ConfigDict:
@@ -113,14 +123,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         timing = dlsim.clocks.timing()
         algorithm = _server_method(config, method, problem, optimizer, taken)
     process = dlsim.learn(problem, algorithm, network, timing=timing)
-    assert process.measure is not None
-
-    def record(state: Any, info: dict[str, Any]) -> dict[str, Any]:
-        found = process.measure(state, info)  # type: ignore[misc]
-        names = ("accuracy", "loss", "consensus_distance", "simulated_seconds", "bits_sent", "gradient_evaluations")
-        return {**{name: found[name] for name in names}, "mean_staleness": found.get("mean_staleness", np.float32(0))}
-
-    return process, dlsim.Record(every=config.record_every, fn=record)
+    return process, dlsim.Record(every=config.record_every, fn=only(process, KEPT, missing=0.0))
 
 
 def _server_method(config: ConfigDict, method: str, problem: Any, optimizer: Any, taken: np.ndarray) -> Any:

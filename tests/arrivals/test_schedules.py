@@ -14,20 +14,9 @@ import pytest
 
 import dlsim
 from dlsim import arrivals
-from dlsim.arrivals import Jobs, Schedule
+from dlsim.arrivals import Jobs, Schedule, first_jobs
 
 SECOND = 2**30
-
-
-def some_jobs(schedule: Schedule, num: int, seed: int = 0) -> Jobs:
-    """The first `num` jobs or more."""
-    pieces: list[Jobs] = []
-    for piece in schedule.jobs(seed):
-        pieces.append(piece)
-        if sum(len(one.client) for one in pieces) >= num:
-            break
-    names = [field.name for field in dataclasses.fields(Jobs)]
-    return Jobs(**{name: np.concatenate([getattr(one, name) for one in pieces])[:num] for name in names})
 
 
 def rows(jobs: Jobs, *names: str) -> list[tuple[float, ...]]:
@@ -58,7 +47,7 @@ MAKERS: dict[str, Callable[[], Schedule]] = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_job_is_used_once_and_starts_from_the_version_of_its_time(name: str) -> None:
-    jobs = some_jobs(MAKERS[name](), 3000)
+    jobs = first_jobs(MAKERS[name](), 3000)
     made = np.cumsum(jobs.is_last) - jobs.is_last  # versions made before each job is used
     np.testing.assert_array_equal(jobs.staleness, made - jobs.start_version)
     assert (jobs.staleness >= 0).all()
@@ -80,7 +69,7 @@ def test_every_job_is_used_once_and_starts_from_the_version_of_its_time(name: st
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_schedule_depends_on_its_seed_alone(name: str) -> None:
-    first, again, other = (some_jobs(MAKERS[name](), 500, seed) for seed in (3, 3, 4))
+    first, again, other = (first_jobs(MAKERS[name](), 500, seed) for seed in (3, 3, 4))
     equal(first, again)
     if name != "fixed window":
         assert not np.array_equal(first.use, other.use)
@@ -88,7 +77,7 @@ def test_a_schedule_depends_on_its_seed_alone(name: str) -> None:
 
 def test_compass_follows_the_worked_trace() -> None:
     schedule = arrivals.compass(arrivals.pace(4, np.array([1.0, 1.5, 2.0, 4.0])), first_steps=20)
-    jobs = some_jobs(schedule, 20)
+    jobs = first_jobs(schedule, 20)
     found = rows(jobs, "client", "num_steps", "start_version", "staleness", "is_direct", "is_last", "group")
     use = (jobs.use / SECOND).tolist()
     singles = [(0, 20, 0, 0), (1, 20, 0, 1), (2, 20, 0, 2), (3, 20, 0, 3)]
@@ -111,7 +100,7 @@ def test_compass_follows_the_worked_trace() -> None:
 
 
 def test_compass_with_one_number_of_steps_and_equal_speeds_makes_rounds() -> None:
-    jobs = some_jobs(arrivals.compass(arrivals.pace(5, 1.0), min_steps=10, max_steps=10), 55)
+    jobs = first_jobs(arrivals.compass(arrivals.pace(5, 1.0), min_steps=10, max_steps=10), 55)
     assert jobs.is_direct[:5].all()
     later = rows(jobs, "client", "num_steps", "staleness")[5:]
     rounds = [later[i : i + 5] for i in range(0, 50, 5)]
@@ -121,7 +110,7 @@ def test_compass_with_one_number_of_steps_and_equal_speeds_makes_rounds() -> Non
 
 def test_late_clients_of_compass_are_buffered_and_go_on() -> None:
     pace = arrivals.pace(6, 1.0, sigma=0.8)
-    jobs = some_jobs(arrivals.compass(pace, latest_factor=1.0), 2000)
+    jobs = first_jobs(arrivals.compass(pace, latest_factor=1.0), 2000)
     waited = (jobs.use > jobs.finish) & ~jobs.is_direct
     assert waited.any()
     assert ((jobs.num_steps >= 20) & (jobs.num_steps <= 100)).all()
@@ -130,7 +119,7 @@ def test_late_clients_of_compass_are_buffered_and_go_on() -> None:
 def test_fixed_window_follows_the_worked_example() -> None:
     # Times 1 and 1/2, windows of 1/2: {1}, {0, 1}, {1}, ...; d = (2/2, 1/2).
     schedule = arrivals.fixed_window(arrivals.pace(2, 0.0, np.array([1.0, 0.5])), 1, 0.5)
-    jobs = some_jobs(schedule, 6)
+    jobs = first_jobs(schedule, 6)
     assert rows(jobs, "client", "coefficient") == [(1, 0.5), (0, 1.0), (1, 0.5), (1, 0.5), (0, 1.0), (1, 0.5)]
     assert (jobs.use / SECOND).tolist() == [0.5, 1, 1, 1.5, 2, 2]
 
@@ -144,36 +133,36 @@ def test_debiased_coefficients_give_every_client_its_share_of_time() -> None:
         (arrivals.buffered(pace, 3, 2, restart="aggregation", weights=weights, debias=True), 0.01),
         (arrivals.buffered(pace, 3, 2, weights=weights, debias=True), 0.01),
     ):
-        jobs = some_jobs(schedule, 20_000)
+        jobs = first_jobs(schedule, 20_000)
         given = np.bincount(jobs.client, jobs.coefficient, 5)
         np.testing.assert_allclose(given / given.sum(), weights / 10, atol=tolerance)
-    hand = some_jobs(arrivals.next_arrival(arrivals.pace(2, 0.0, np.array([1.0, 0.5])), 1, debias=True), 3)
+    hand = first_jobs(arrivals.next_arrival(arrivals.pace(2, 0.0, np.array([1.0, 0.5])), 1, debias=True), 3)
     np.testing.assert_allclose(sorted(set(hand.coefficient)), [0.75, 1.5])
 
 
 def test_windows_of_the_slowest_client_are_rounds() -> None:
     pace = arrivals.linear_speeds(6, 60)
     for window in (1.0, math.inf):
-        equal(some_jobs(arrivals.fixed_window(pace, 4, window), 60), some_jobs(arrivals.synchronous(pace, 4), 60))
+        equal(first_jobs(arrivals.fixed_window(pace, 4, window), 60), first_jobs(arrivals.synchronous(pace, 4), 60))
 
 
 def test_a_buffer_of_all_equal_clients_makes_rounds() -> None:
     pace = arrivals.pace(6, 0.1)
-    rounds = some_jobs(arrivals.synchronous(pace, 4), 60)
-    equal(some_jobs(arrivals.buffered(pace, 4, 6, restart="aggregation"), 60), rounds)
-    one = some_jobs(arrivals.buffered(pace, 4, 1, weights=np.ones(6)), 60)
-    equal(one, some_jobs(arrivals.next_arrival(pace, 4), 60))
+    rounds = first_jobs(arrivals.synchronous(pace, 4), 60)
+    equal(first_jobs(arrivals.buffered(pace, 4, 6, restart="aggregation"), 60), rounds)
+    one = first_jobs(arrivals.buffered(pace, 4, 1, weights=np.ones(6)), 60)
+    equal(one, first_jobs(arrivals.next_arrival(pace, 4), 60))
 
 
 def test_anarchic_clients_choose_their_steps_and_pauses() -> None:
     idle = np.where(np.arange(7) < 3, 0.1, 10.0)
-    jobs = some_jobs(arrivals.anarchic(arrivals.pace(7, 0.01), 5, 4, idle=idle), 8000)
+    jobs = first_jobs(arrivals.anarchic(arrivals.pace(7, 0.01), 5, 4, idle=idle), 8000)
     assert jobs.num_steps.min() == 1
     assert jobs.num_steps.max() == 9
     assert abs(jobs.num_steps.mean() - 5) < 0.1
     counts = np.bincount(jobs.client, minlength=7)
     assert counts[:3].min() > 10 * counts[3:].max()
-    fixed = some_jobs(arrivals.anarchic(arrivals.pace(7, 0.01), 5, 4, steps="fixed"), 100)
+    fixed = first_jobs(arrivals.anarchic(arrivals.pace(7, 0.01), 5, 4, steps="fixed"), 100)
     assert set(fixed.num_steps) == {5}
 
 
@@ -270,7 +259,7 @@ def test_mostly_empty_windows_are_warned_of(seconds: list[float], is_warned: boo
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         schedule = arrivals.fixed_window(arrivals.pace(2, 0.0, np.array(seconds)), 1, 1.0)
-    jobs = some_jobs(schedule, 2000)
+    jobs = first_jobs(schedule, 2000)
     used = len(np.unique(jobs.use)) / (jobs.use[-1] / SECOND)
     assert (used < 0.499) == is_warned
     assert [str(one.message).startswith("fixed_window: most windows") for one in caught] == [True] * is_warned
@@ -281,7 +270,7 @@ def test_mostly_empty_windows_are_warned_of(seconds: list[float], is_warned: boo
 @pytest.mark.parametrize("parts", range(1, 11))
 def test_windows_of_a_part_of_the_time_are_as_many_as_parts(seconds: float, parts: int) -> None:
     schedule = arrivals.fixed_window(arrivals.pace(3, 0.0, seconds), 1, seconds / parts)
-    jobs = some_jobs(schedule, 9)
+    jobs = first_jobs(schedule, 9)
     np.testing.assert_allclose(jobs.coefficient, parts / 3)
     np.testing.assert_allclose(jobs.use[::3] / SECOND, seconds * np.arange(1, 4), rtol=0, atol=4 * parts / SECOND)
     assert (jobs.staleness == 0).all()
@@ -291,7 +280,7 @@ def test_nobody_is_late_at_fixed_speeds() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         speeds = rng.uniform(1, 4, 5) * 10 ** rng.uniform(-3, 0)
-        jobs = some_jobs(arrivals.compass(arrivals.pace(5, speeds), latest_factor=1.0), 600)
+        jobs = first_jobs(arrivals.compass(arrivals.pace(5, speeds), latest_factor=1.0), 600)
         ends = np.flatnonzero(jobs.is_last)
         place = np.searchsorted(ends, np.arange(ends[-1] + 1))
         np.testing.assert_array_equal(jobs.group[: ends[-1] + 1], jobs.group[ends[place]])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlsim import arrivals
-from dlsim.arrivals import Jobs, Schedule, first_jobs, gantt, jobs_per_client, participation, staleness_histogram
+from dlsim.arrivals import Schedule, first_jobs, gantt, jobs_per_client, participation, staleness_histogram
 
 COMPASS = arrivals.compass(arrivals.pace(4, np.array([1.0, 1.5, 2.0, 4.0])))  # the worked trace of test_schedules.py
 TWO = arrivals.fixed_window(arrivals.pace(2, 0.0, np.array([1.0, 0.5])), 1, 0.5)  # {1}, {0, 1}, {1}, {0, 1}, ...
@@ -83,11 +83,7 @@ def test_a_chart_shows_waiting_and_ends_with_the_last_use() -> None:
     assert ends == [(1.0, 3.0), (4.0, 6.0)]
 
 
-def _cut(jobs: Jobs, num: int) -> Jobs:
-    return Jobs(**{name: getattr(jobs, name)[:num] for name in jobs.__dataclass_fields__})
-
-
-NONE = _cut(first_jobs(TWO, 1), 0)
+NONE = first_jobs(TWO, 1).part(slice(0, 0))
 LONG = arrivals.next_arrival(arrivals.pace(3, 0.1), 1)
 BAD: dict[str, Callable[[], Any]] = {
     "first_jobs: schedule must be a Schedule": lambda: first_jobs(first_jobs(TWO, 1), 3),  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optax
-from world import NUM_NODES
+from contract.world import NUM_NODES
 
 from dlsim import algorithms, arrivals
 from dlsim.core import ArrivalAlgorithm, Problem

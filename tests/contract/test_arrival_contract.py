@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import pathlib
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
-from arrivals_table import METHODS, PACE, STEPS
-from world import NUM_NODES, RATE, classification, problem
+from contract.arrivals_table import METHODS, PACE, STEPS
+from contract.world import NUM_NODES, RATE, classification, problem
+from oracles import federated_arrivals
 
 import dlsim
 from dlsim import algorithms, arrivals, clocks, keys, networks
 from dlsim.core import Process, Record
 from dlsim.sweeps.groups import group_runs
 from dlsim.sweeps.source import from_function
-
-sys.path.append(str(pathlib.Path(__file__).parent.parent / "arrivals"))
-import federated_loop
 
 NUM_WINDOWS = 12
 
@@ -69,12 +66,12 @@ def test_it_is_what_a_plain_loop_over_jobs_does(name: str) -> None:
     assert jobs.use[-1] > until
     start = np.zeros(5)
     if method.oracle == "movements":
-        expected = federated_loop.movements(jobs, start, linear(world), RATE, until)
+        expected = federated_arrivals.movements(jobs, start, linear(world), RATE, until)
     elif method.oracle == "interpolation":
-        expected = federated_loop.interpolation(jobs, start, linear(world), RATE, 0.6, until)
+        expected = federated_arrivals.interpolation(jobs, start, linear(world), RATE, 0.6, until)
     else:
         step = RATE * STEPS
-        expected = federated_loop.anarchy(jobs, start, linear(world), RATE, step, NUM_NODES, method.keeps, until)
+        expected = federated_arrivals.anarchy(jobs, start, linear(world), RATE, step, NUM_NODES, method.keeps, until)
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(found.state.params, expected, rtol=2e-5, atol=2e-6)
     used = jobs.use <= until
