@@ -55,6 +55,7 @@ def fedasync(
     from dlsim import arrivals
 
     where = "fedasync"
+    num_local_steps = checks.integer(where, "num_local_steps", num_local_steps, 1)
     checks.one_of(where, "form", form, FORMS)
     # Damping would undo what the debiasing coefficients do.
     usual = arrivals.constant() if debias else arrivals.polynomial(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlsim import checks
 from dlsim.algorithms.federated_arrivals import at_pace, federated_arrivals
 from dlsim.core import ArrivalAlgorithm, Problem
 
@@ -44,6 +45,8 @@ def fedbuff(
     Source: Nguyen et al., Federated learning with buffered asynchronous aggregation, AISTATS 2022.
     """
     from dlsim import arrivals
+
+    num_local_steps = checks.integer("fedbuff", "num_local_steps", num_local_steps, 1)
 
     def schedule(own: Pace) -> Schedule:
         return arrivals.buffered(

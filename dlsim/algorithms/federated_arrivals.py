@@ -94,10 +94,10 @@ def at_pace(schedule: Any, pace: Any, problem: Problem, where: str) -> Any:
 
     if pace is not None:
         checks.instance(where, "pace", pace, arrivals.Pace, "Use dlsim.arrivals.pace(M, seconds_per_step).")
+        known = schedule(pace)  # at once, so that what it refuses is refused where it was written
+        return lambda network: known
 
     def made(network: Network) -> Any:
-        if pace is not None:
-            return schedule(pace)
         if network.links is None:
             fix = "Pass pace=dlsim.arrivals.pace(M, seconds_per_step), or a network.with_links(...)."
             checks.fail(where, "pace", "given for a network without links", "None", fix)

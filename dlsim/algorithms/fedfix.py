@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlsim import checks
 from dlsim.algorithms.federated_arrivals import at_pace, federated_arrivals
 from dlsim.core import ArrivalAlgorithm, Problem
 
@@ -43,6 +44,8 @@ def fedfix(
     """
     from dlsim import arrivals
 
+    num_local_steps = checks.integer("fedfix", "num_local_steps", num_local_steps, 1)
+
     def schedule(own: Pace) -> Schedule:
         return arrivals.fixed_window(own, num_local_steps, window, weights=weights, debias=debias)
 
@@ -79,6 +82,7 @@ def synchronous_fedavg(
     """
     from dlsim import arrivals
 
+    num_local_steps = checks.integer("synchronous_fedavg", "num_local_steps", num_local_steps, 1)
     share = problem.num_examples if weights is None else weights
 
     def schedule(own: Pace) -> Schedule:

@@ -42,6 +42,25 @@ WITH_RATE = {
     "quasi_global_momentum": "learning_rate",
     "scaffold": "local_learning_rate",
 }
+# Asynchronous methods, and what they are called with beside the problem and the optimiser or the rate.
+PACE = {"pace": dlsim.arrivals.pace(NUM_NODES, 0.1), "num_local_steps": 1}
+WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
+    "a2cid2": {"constants": algorithms.a2cid2_constants(networks.ring(NUM_NODES))},
+    "ad_psgd": {},
+    "afa_cd": {"buffer_size": 2, **PACE},
+    "afa_cs": {"buffer_size": 2, **PACE},
+    "fedasync": PACE,
+    "fedbuff": {"buffer_size": 2, **PACE},
+    "fedcompass": {"pace": PACE["pace"]},
+    "federated_arrivals": {"schedule": dlsim.arrivals.next_arrival(PACE["pace"], 1)},
+    "fedfix": {"window": 0.1, **PACE},
+    "gossip_learning": {},
+    "swarm_sgd": {},
+    "synchronous_fedavg": PACE,
+}
+RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
+NO_TRAINING = {"randomized_gossip"}
+PARTS = {"A2CiD2Constants", "LocalUpdates", "a2cid2_constants", "local_events", "local_updates"}
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
     ("choco_sgd", "consensus_step_size", 1.0, False),
@@ -62,9 +81,46 @@ def made(name: str, **options: Any) -> Algorithm:
     return getattr(algorithms, name)(problem, SGD if name in WITH_OPTIMIZER else 0.1, **options)
 
 
+def takes_local_steps(name: str) -> bool:
+    return "num_local_steps" in inspect.signature(getattr(algorithms, name)).parameters
+
+
 def test_every_method_is_tried() -> None:
-    factories = set(algorithms.__all__) - {"LocalUpdates", "local_updates"}
-    assert factories == set(WITH_OPTIMIZER) | set(WITH_RATE)
+    factories = set(algorithms.__all__) - PARTS
+    assert factories == {*WITH_OPTIMIZER, *WITH_RATE, *WITHOUT_ROUNDS, *NO_TRAINING}
+
+
+@pytest.mark.parametrize("name", sorted(set(WITHOUT_ROUNDS) - set(RATE_WITHOUT_ROUNDS)))
+@pytest.mark.parametrize("wrong", [0.1, optax.sgd, None], ids=["rate", "function", "nothing"])
+def test_what_is_no_optimiser_of_an_asynchronous_method(name: str, wrong: Any) -> None:
+    line = f"^{name}: (optimizer|client_optimizer) must be an optax.GradientTransformation, got .*Pass e.g. optax.sgd"
+    with pytest.raises(ValueError, match=line):
+        getattr(algorithms, name)(six_nodes.problem(), wrong, **WITHOUT_ROUNDS[name])
+
+
+@pytest.mark.parametrize("name", RATE_WITHOUT_ROUNDS)
+@pytest.mark.parametrize("wrong", [-0.1, 0.0, float("nan"), float("inf"), "0.1", None, True])
+def test_what_is_no_rate_of_an_asynchronous_method(name: str, wrong: Any) -> None:
+    line = rf"^{name}: {RATE_WITHOUT_ROUNDS[name]} must be a number in \(0, inf\), got "
+    with pytest.raises(ValueError, match=line):
+        getattr(algorithms, name)(six_nodes.problem(), wrong, **WITHOUT_ROUNDS[name])
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 0.0, 1.01, float("nan"), "0.1", None, True])
+def test_what_is_no_step_of_averaging(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"^randomized_gossip: step_size must be a number in \(0, 1\], got "):
+        algorithms.randomized_gossip(np.zeros((NUM_NODES, 2)), step_size=wrong)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WITHOUT_ROUNDS if takes_local_steps(name)))
+def test_counts_of_local_steps_of_an_asynchronous_method(name: str) -> None:
+    for value in (0, -1, 1.5, True):
+        options = {**WITHOUT_ROUNDS[name], "num_local_steps": value}
+        rate = 0.1 if name in RATE_WITHOUT_ROUNDS else SGD
+        with pytest.raises(
+            ValueError, match=rf"^{name}: num_local_steps must be an integer (>= 1|in \[1, .*\]), got {value}"
+        ):
+            getattr(algorithms, name)(six_nodes.problem(), rate, **options)
 
 
 @pytest.mark.parametrize("name", WITH_OPTIMIZER)
@@ -91,10 +147,6 @@ def test_numbers_out_of_their_range(name: str, argument: str, largest: float | N
             made(name, **{argument: value})
     for value in [0.5] + ([] if largest is None else [largest]) + ([0.0] if may_be_zero else []):
         assert isinstance(made(name, **{argument: value}), Algorithm)
-
-
-def takes_local_steps(name: str) -> bool:
-    return "num_local_steps" in inspect.signature(getattr(algorithms, name)).parameters
 
 
 @pytest.mark.parametrize("name", list(filter(takes_local_steps, [*WITH_OPTIMIZER, *WITH_RATE])))
