@@ -1,0 +1,99 @@
+"""Environments: worlds that agents act in, as stacked arrays `[A, ...]`; pure, and free of dictionaries of agents.
+
+    state, observations = environment.reset(key)
+    state, observations, rewards, dones, info = environment.step(key, state, actions)
+
+A agents act at once.  Leaves that belong to agents lead with A.  `vmap` makes many copies of a world.  An agent that is
+done stays in its row: its actions are ignored, its rewards are 0.  That an agent is done says nothing of the episode:
+that is over when `info["is_over"]` `[]` says so (`info["is_truncated"]` `[]`: by the time limit).  `auto_reset` goes on
+with a new episode then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dlsim.core import Array, Info, PyTree
+
+
+class Space(NamedTuple):
+    """What one agent may observe or do."""
+
+    shape: tuple[int, ...]  # of one agent's value; () for discrete actions
+    num: int | None = None  # discrete: values 0 to num - 1; None: floats
+    low: float = -float("inf")
+    high: float = float("inf")
+    dtype: str = "float32"
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.num is not None
+
+
+def discrete(num: int, shape: tuple[int, ...] = ()) -> Space:
+    """Integers from 0 to num - 1."""
+    return Space(shape=shape, num=num, low=0, high=num - 1, dtype="int32")
+
+
+def box(
+    shape: tuple[int, ...], low: float = -float("inf"), high: float = float("inf"), dtype: str = "float32"
+) -> Space:
+    """Numbers between two bounds."""
+    return Space(shape=shape, low=low, high=high, dtype=dtype)
+
+
+class ResetFn(Protocol):
+    def __call__(self, key: Array, /) -> tuple[PyTree, Array]: ...
+
+
+class EnvironmentStepFn(Protocol):
+    def __call__(self, key: Array, state: PyTree, actions: Array, /) -> tuple[PyTree, Array, Array, Array, Info]: ...
+
+
+class Environment(NamedTuple):
+    """A world of A agents.  Floats given to a factory may be tracers, ints, bools and strings are structure.
+
+    `reset(key) -> (state, observations [A, ...])`; `step(key, state, actions [A, ...]) -> (state, observations [A, ...],
+    rewards [A], dones [A], info)`, whose info holds at least `is_over` and `is_truncated`, bool `[]`.
+    """
+
+    name: str
+    num_agents: int
+    observation_space: Space
+    action_space: Space
+    reset: ResetFn
+    step: EnvironmentStepFn
+    action_mask: Any = None  # (state) -> bool [A, num]: what is allowed now; None: everything
+    contact: Any = None  # (state) -> bool [A, A]: whether the row's agent hears the column's now; None: all hear all
+    global_state: Any = None  # (state) -> [G] what a central critic sees; None: all observations side by side
+    agent_names: tuple[str, ...] = ()  # default agent_0, agent_1, ...
+    max_steps: int | None = None
+    render: Any = None  # (state, axes) -> None: draws one state with matplotlib
+    metrics: Any = None  # (state) -> dict of [] : what a study of this world reports, at any time
+    source: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the agents, for the field's dictionary interface."""
+        return self.agent_names or tuple(f"agent_{i}" for i in range(self.num_agents))
+
+
+def auto_reset(environment: Environment) -> Environment:
+    """The environment that begins a new episode in the step in which one is over.
+
+    That step's rewards, dones and info are those of the episode that ended; its observations are the first of the new one
+    (`info["last_observations"]` are the old one's, for values of truncated episodes).
+    """
+
+    def step(key: Array, state: PyTree, actions: Array) -> tuple[PyTree, Array, Array, Array, Info]:
+        step_key, reset_key = jax.random.split(key)
+        after, observations, rewards, dones, info = environment.step(step_key, state, actions)
+        fresh, first = environment.reset(reset_key)
+        over = info["is_over"]
+        new = jax.tree.map(lambda a, b: jnp.where(over, a, b), fresh, after)
+        return new, jnp.where(over, first, observations), rewards, dones, {**info, "last_observations": observations}
+
+    return environment._replace(step=step)
