@@ -8,7 +8,19 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
     run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=500)
 """
 
-from dlsim import aggregators, algorithms, analysis, arrivals, clocks, meshes, metrics, networks, problems
+from dlsim import (
+    aggregators,
+    algorithms,
+    analysis,
+    arrivals,
+    clocks,
+    environments,
+    marl,
+    meshes,
+    metrics,
+    networks,
+    problems,
+)
 from dlsim.core import (
     Aggregator,
     Algorithm,
@@ -43,7 +55,9 @@ __all__ = [
     "analysis",
     "arrivals",
     "clocks",
+    "environments",
     "learn",
+    "marl",
     "meshes",
     "metrics",
     "networks",

@@ -37,6 +37,8 @@ HEAVY = (
     "ml_collections",
     "ray",
     "submitit",
+    "jaxmarl",
+    "PIL",
 )
 SLOWEST_IMPORT = (
     5.0  # seconds, of `import dlsim` in a fresh process, JAX included, on a machine that is busy with other tests
@@ -165,7 +167,7 @@ def readme_blocks():
 
 @pytest.mark.slow
 def test_readme_example_runs():
-    example, hard, clocked, sweep = readme_blocks()
+    example, hard, clocked, sweep, agents = readme_blocks()
     assert len(example.strip().splitlines()) <= 15
     check = "\nprint(run.status.ok, float(run.results.accuracy[-1]), dict(run.results.sizes))\n"
     shorter = hard.replace("num_steps=500", "num_steps=40")
@@ -177,9 +179,13 @@ def test_readme_example_runs():
     clocked = clocked.replace("num_steps=200", "num_steps=20").replace("num_steps=60", "num_steps=10")
     both = "\nprint(float(run.results.simulated_seconds[-1]), int(run.results.num_jobs[-1]) > 100)"
     last = "\nprint(dict(results.accuracy.sizes), chosen.learning_rate.dims)"
-    blocks = (example + check, shorter + also, clocked + both, shortest + last)
+    assert agents.count("num_steps=20)") == 1
+    agents = agents.replace("num_steps=20)", "num_steps=2)")
+    acted = "\nprint(float(run.results.episode_return[-1]) < 0, int(run.results.messages_sent[-1]))"
+    blocks = (example + check, shorter + also, clocked + both, shortest + last, agents + acted)
     printed = fresh("\n".join(blocks), MPLBACKEND="Agg")
-    first, second, timed, third = printed.splitlines()
+    first, second, timed, third, fourth = printed.splitlines()
+    assert fourth == "True 12"
     assert timed == "10.0 True"
     assert third == "{'topology': 3, 'learning_rate': 3, 'seed': 2, 'step': 21} ('topology',)"
     ok, accuracy, sizes = first.split(" ", 2)
@@ -193,7 +199,17 @@ def test_readme_lists_every_public_name_and_no_other():
     catalogue = (ROOT / "README.md").read_text().partition("## Catalogue")[2].partition("\n## ")[0]
     table = "\n".join(line for line in catalogue.splitlines() if line.startswith("| ") and "| Kind" not in line)
     listed = set(re.findall(r"`([A-Za-z_0-9]+)`", table))
-    names = ("algorithms", "aggregators", "networks", "problems", "analysis", "clocks", "arrivals")
+    names = (
+        "algorithms",
+        "aggregators",
+        "networks",
+        "problems",
+        "analysis",
+        "clocks",
+        "arrivals",
+        "environments",
+        "marl",
+    )
     packages = [getattr(dlsim, name) for name in names]
     public = {name for package in packages for name in package.__all__}
     assert public - listed == set()
@@ -208,7 +224,7 @@ def test_readme_commands_are_those_of_ci():
     test_command = f"{install} '.[test]' && .venv/bin/python -m pytest -n 2"
     assert test_command in first_screen
     script = ROOT / ".ci" / "run"
-    assert test_command.replace("[test]", "[test,lint,opt,ray,slurm]") in script.read_text()
+    assert test_command.replace("[test]", "[test,lint,opt,ray,rl,slurm]") in script.read_text()
     assert script.stat().st_mode & stat.S_IXUSR
 
 

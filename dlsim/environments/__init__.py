@@ -1,1 +1,84 @@
-"""Worlds that agents act in, as stacked arrays."""
+"""Worlds that agents act in, as stacked arrays, and the policies that act in them."""
+
+from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
+from dlsim.environments.coin_game import coin_game
+from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
+from dlsim.environments.following import follow, following
+from dlsim.environments.maps import maze_map, parse_map, random_map, read_map, room_map, warehouse_map, write_map
+from dlsim.environments.matrix_games import matrix_game
+from dlsim.environments.particle_contest import (
+    adversary as simple_adversary,
+    crypto as simple_crypto,
+    push as simple_push,
+    tag as simple_tag,
+    world_comm as simple_world_comm,
+)
+from dlsim.environments.particle_cooperation import (
+    reference as simple_reference,
+    simple,
+    simple_spread,
+    speaker_listener as simple_speaker_listener,
+)
+from dlsim.environments.pathfinding import parse_pogema, pathfinding
+from dlsim.environments.planning import cost_to_go, static_penalty, waypoints
+from dlsim.environments.playing import play
+from dlsim.environments.policies import Policy, Situation, host_policy, random_policy
+from dlsim.environments.rendering_grid import animate, figure_of
+from dlsim.environments.skirmish import skirmish
+from dlsim.environments.swarm_flocking import flocking
+from dlsim.environments.swarm_foraging import foraging
+from dlsim.environments.swarm_metrics import group_metrics
+from dlsim.environments.swarm_pursuit import pursuit
+from dlsim.environments.swarm_synchronization import synchronization
+from dlsim.environments.swarm_transport import transport
+from dlsim.environments.switch_riddle import switch_riddle
+
+__all__ = [
+    "Environment",
+    "Policy",
+    "Situation",
+    "Space",
+    "animate",
+    "auto_reset",
+    "box",
+    "coin_game",
+    "cost_to_go",
+    "discrete",
+    "figure_of",
+    "flocking",
+    "follow",
+    "following",
+    "foraging",
+    "from_jaxmarl",
+    "group_metrics",
+    "host_policy",
+    "matrix_game",
+    "maze_map",
+    "parse_map",
+    "parse_pogema",
+    "pathfinding",
+    "play",
+    "pursuit",
+    "random_map",
+    "random_policy",
+    "read_map",
+    "room_map",
+    "simple",
+    "simple_adversary",
+    "simple_crypto",
+    "simple_push",
+    "simple_reference",
+    "simple_speaker_listener",
+    "simple_spread",
+    "simple_tag",
+    "simple_world_comm",
+    "skirmish",
+    "static_penalty",
+    "switch_riddle",
+    "synchronization",
+    "to_jaxmarl",
+    "transport",
+    "warehouse_map",
+    "waypoints",
+    "write_map",
+]

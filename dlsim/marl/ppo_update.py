@@ -124,7 +124,9 @@ def update(
         if num_minibatches == 1:
             carry, losses = minibatch(carry, (memory, sample))
             return carry, losses
-        order = jax.random.permutation(draw, columns)
+        # One sort of random words: `jax.random.permutation` sorts twice against ties, a quarter of a small update's time.
+        # Two of n words of 32 bits are equal with chance n^2 / 2^33, and then keep their order.
+        order = jnp.argsort(jax.random.bits(draw, (columns,)))
         parts = (
             jax.tree.map(lambda leaf: split(leaf, order, 1), memory),
             jax.tree.map(lambda leaf: split(leaf, order, 2), sample),

@@ -3,6 +3,7 @@
 `chain` composes channels or scenarios, as in optax; the topology of that name is `path`.
 """
 
+from dlsim.networks.byzantine import byzantine
 from dlsim.networks.channels import (
     error_feedback,
     gaussian_noise,
@@ -69,6 +70,7 @@ __all__ = [
     "base_graph",
     "binary_tree",
     "bipartite",
+    "byzantine",
     "caveman",
     "chain",
     "check_stochastic",

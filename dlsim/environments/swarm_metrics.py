@@ -1,0 +1,81 @@
+"""How a group moved in one round: order, spread, neighbours kept, pushes.  Linear in the agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from dlsim.core import Array, Info
+from dlsim.environments import grid
+
+
+def group_metrics(before: Any, after: Any, actions: Array) -> Info:
+    """The group in one round, each `[]`; agents that had left before are not counted.
+
+    - `directional_entropy`: entropy in bits of the four moves among those chosen;
+    - `stillness`: share of agents that stay;
+    - `dominant_action`: share of the most common of the five moves (staying included) among those that chose one;
+    - `polarisation`: length of the mean of their unit vectors (staying is 0);
+    - `displacement`: mean L1 distance covered;
+    - `cells_visited`: cells on which anybody has been so far;
+    - `pairs_kept`: pairs that were next to each other (L1 distance 1) before and are after;
+    - `pushes`: agents A that moved onto the cell of B by their own action, while B moved on in that direction.
+
+    Args:
+        before, after: states with positions int32 `[A, 2]`, inside bool `[A]`, terrain and visited `[H, W]`.
+        actions: int32 `[A]`, 0 stay, 1 to 4 moves, anything else none of them.
+
+    Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.  Metrics of the text of messages belong
+    to who has the text.
+    """
+    present = before.inside
+    num = jnp.maximum(jnp.sum(present), 1)
+    chosen = (actions[:, None] == jnp.arange(grid.NUM_MOVES)) & present[:, None]
+    counts = jnp.sum(chosen, axis=0).astype(jnp.float32)
+    moved = jnp.sum(counts[1:])
+    share = counts[1:] / jnp.maximum(moved, 1)
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log2(jnp.where(share > 0, share, 1)), 0))
+    coordinating = jnp.maximum(jnp.sum(counts), 1)
+    heading = counts @ grid.moves().astype(jnp.float32)
+    step = after.positions - before.positions
+    covered = jnp.sum(jnp.where(present, jnp.sum(jnp.abs(step), axis=1), 0))
+    return {
+        "directional_entropy": entropy,
+        "stillness": counts[0] / num,
+        "dominant_action": jnp.max(counts) / coordinating,
+        "polarisation": jnp.linalg.norm(heading) / coordinating,
+        "displacement": covered / num,
+        "cells_visited": jnp.sum(after.visited),
+        "pairs_kept": _pairs_kept(before, after),
+        "pushes": _pushes(before, after, actions),
+    }
+
+
+def _pairs_kept(before: Any, after: Any) -> Array:
+    """Each pair is seen from the one that stands above or to the left before the round."""
+    shape = before.terrain.shape
+    plane = grid.index_plane(before.positions, shape, before.inside)
+    kept = jnp.zeros((), jnp.int32)
+    for step in ((1, 0), (0, 1)):
+        other = _at(plane, before.positions + jnp.asarray(step), before.inside)
+        distance = jnp.sum(jnp.abs(after.positions - after.positions[jnp.maximum(other, 0)]), axis=1)
+        kept = kept + jnp.sum((other >= 0) & (distance == 1), dtype=jnp.int32)
+    return kept
+
+
+def _pushes(before: Any, after: Any, actions: Array) -> Array:
+    plane = grid.index_plane(before.positions, before.terrain.shape, before.inside)
+    moves = jnp.where((actions >= 1) & (actions <= 4), actions, 0)
+    step = grid.moves()[moves]
+    other = _at(plane, before.positions + step, before.inside & (moves > 0))
+    rows = jnp.maximum(other, 0)
+    followed = jnp.all(after.positions == before.positions[rows], axis=1)
+    went = jnp.all(after.positions[rows] == before.positions[rows] + step, axis=1)
+    return jnp.sum((other >= 0) & followed & went, dtype=jnp.int32)
+
+
+def _at(plane: Array, positions: Array, present: Array) -> Array:
+    """Who stands at positions `[A, 2]`, -1 for nobody."""
+    cells = grid.flat(positions, (plane.shape[0], plane.shape[1]), present)
+    return jnp.append(plane.reshape(-1), -1)[cells]

@@ -1,0 +1,120 @@
+"""Transport: a large box plugs the way out; agents push it out together and leave."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlsim import keys
+from dlsim.core import Array
+from dlsim.environments import grid, swarm, swarm_physics
+from dlsim.environments.environment import Environment
+from dlsim.environments.swarm import SwarmState, Task
+
+NUM_PLUGS = 8
+BOX_CELLS = 13
+
+
+def transport(
+    num_agents: int = 10,
+    height: int = 10,
+    width: int = 10,
+    view: int = 5,
+    max_rounds: int = 100,
+    reward: str = "score",
+) -> Environment:
+    """Every agent that leaves the map in round t of T, counted from 0, brings (T - t) / T points.
+
+    The wall has a gap of four cells at a corner.  The box, a block of 3 x 3 cells with a bar of 1 x 4 that fills the gap,
+    lies in one of eight ways (four corners, two sides), each as likely.  It weighs 5, so that five agents have to push.
+    The episode is done when all agents are off the map.
+
+    Args:
+        num_agents: agents A.
+        height, width: of the grid, its wall included, at least 8.
+        view: cells of the side of an agent's window k, odd.
+        max_rounds: rounds of an episode T.
+        reward: what agents get: `score`, all of them the gain in score; `shaped`, each 1 when it leaves, 0.5 when the box
+            moved, and -0.2 between wall and box, else max(0, 0.05 - 0.01 d), d its L1 distance to the box.
+
+    Differs: the distance to the box uses the box's column, where the reference takes its row twice.
+    """
+    swarm.check_room("transport", num_agents, height, width, 8, (height - 2) * (width - 2) - 9)
+    masks, corners, walls = plugs(height, width)
+
+    def start(key: Array) -> SwarmState:
+        which = jax.random.randint(keys.stream(key, "plug"), (), 0, NUM_PLUGS)
+        terrain = jnp.where(jnp.asarray(walls)[which], swarm.WALL, swarm.FREE).astype(jnp.int8)
+        large = swarm_physics.Box(jnp.asarray(corners)[which], jnp.asarray(masks)[which])
+        boxed = swarm_physics.inner(swarm_physics.box_plane(large, (height, width)))
+        free = (swarm.walled(height, width) == swarm.FREE) & ~boxed
+        positions = grid.place(keys.stream(key, "place"), free, num_agents)
+        return swarm.new_state(terrain, positions, box_position=large.position, box_mask=large.mask)
+
+    def update(key: Array, before: SwarmState, after: SwarmState, actions: Array) -> SwarmState:
+        leave = before.inside & ~grid.is_inside(after.positions, (height, width))
+        return after._replace(score=before.score + jnp.sum(leave) * ((max_rounds - before.round) / max_rounds))
+
+    def shaped(before: SwarmState, after: SwarmState) -> Array:
+        moved = jnp.any(before.box_position != after.box_position)
+        wedged = after.inside & _wedged(after)
+        near = jnp.maximum(0.0, 0.05 - 0.01 * _distance_to_box(after))
+        return 1.0 * (before.inside & ~after.inside) + 0.5 * moved + jnp.where(wedged, -0.2, near)
+
+    task = Task(
+        name="transport",
+        start=start,
+        update=update,
+        shaped=shaped,
+        is_done=lambda state: ~jnp.any(state.inside),
+        has_box=True,
+    )
+    return swarm.make(task, num_agents, height, width, view, max_rounds, reward)
+
+
+def plugs(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The eight boxes: masks bool `[8, 5, 5]`, corners int32 `[8, 2]` on the map, walls with their gap bool `[8, H, W]`."""
+    masks, corners, walls = [], [], []
+    for transposed in (False, True):
+        for up in (False, True):
+            for left in (False, True):
+                shape = (width, height) if transposed else (height, width)
+                box, wall = np.zeros(shape, bool), np.ones(shape, bool)
+                box[-4:-1, -5:-2] = True
+                box[-1, -4:] = True
+                wall[1:-1, 1:-1] = False
+                wall[-1, -4:] = False
+                if transposed:
+                    box, wall = box.T, wall.T
+                if up:
+                    box, wall = box[::-1], wall[::-1]
+                if left:
+                    box, wall = box[:, ::-1], wall[:, ::-1]
+                cells = np.argwhere(box)
+                corner = cells.min(axis=0)
+                mask = np.zeros((5, 5), bool)
+                mask[tuple((cells - corner).T)] = True
+                masks.append(mask)
+                corners.append(corner)
+                walls.append(wall)
+    return np.stack(masks), np.stack(corners).astype(np.int32), np.stack(walls)
+
+
+def _distance_to_box(state: SwarmState) -> Array:
+    """L1 distance of every agent to the next cell of the box, int32 `[A]`."""
+    cells = grid.unflat(jnp.nonzero(state.box_mask.reshape(-1), size=BOX_CELLS)[0], 5) + state.box_position
+    return jnp.min(jnp.sum(jnp.abs(state.positions[:, None] - cells), axis=2), axis=1)
+
+
+def _wedged(state: SwarmState) -> Array:
+    """Who has wall and box among the cells above and below, or left and right, away from the edge, bool `[A]`."""
+    plane = swarm.symbols(state, has_prey=False, has_box=True)
+    wall = grid.neighbors(plane == swarm.SEEN_WALL, False)
+    large = grid.neighbors(plane == swarm.SEEN_BOX, False)
+    vertical = (wall[0] | wall[1]) & (large[0] | large[1])
+    horizontal = (wall[2] | wall[3]) & (large[2] | large[3])
+    inner = jnp.zeros(plane.shape, bool).at[1:-1, 1:-1].set(True)
+    wedged = (vertical | horizontal) & inner
+    top = jnp.clip(state.positions, 0, jnp.asarray(plane.shape) - 1)
+    return wedged[top[:, 0], top[:, 1]]
