@@ -3,6 +3,8 @@
 from dlsim.marl.learner import Learner, train
 from dlsim.marl.models import Model, feedforward, from_flax, recurrent
 from dlsim.marl.ppo import ippo, mappo
+from dlsim.marl.pqn import pqn_vdn
+from dlsim.marl.q_learning import iql, qmix, vdn
 from dlsim.marl.sharing import Sharing, gossip, independent, share_parameters
 
 __all__ = [
@@ -14,8 +16,12 @@ __all__ = [
     "gossip",
     "independent",
     "ippo",
+    "iql",
     "mappo",
+    "pqn_vdn",
+    "qmix",
     "recurrent",
     "share_parameters",
     "train",
+    "vdn",
 ]
