@@ -11,7 +11,9 @@ The paper's learned follower has, on the warehouse, 1.96 / 3.15 / 3.94 with 64 /
 the same group, 256 steps).  Its plots could not be read; the claims below are about the planner's costs under the rule-based
 follower, and the figure shows the benchmark's numbers for the learned one as a dashed line.
 
-RESULTS_PLACEHOLDER
+Measured (default mode, 3 seeds, 256 steps; five minutes on 2 cores): in the warehouse with 128 agents none 0.59, static 0.76,
+dynamic 2.23, both 2.35 (spreads 0.03 to 0.09); with 192 agents 0.75, 0.78, 2.41, 2.67; on random maps with 32 agents (mean of
+8 maps) 0.39, 0.46, 1.15, 1.14.  Both claims hold; the static cost does not help on random maps.
 
 Not here: the learned policy (a GPU's work: `following` gives its observations and rewards), and other planners.
 """
