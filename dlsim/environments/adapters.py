@@ -18,7 +18,7 @@ from dlsim.core import Array, Info, PyTree
 from dlsim.environments.environment import Environment, Space, box, discrete
 
 
-def to_jaxmarl(environment: Environment) -> Any:
+def to_jaxmarl(environment: Environment, name: str | None = None) -> Any:
     """The environment as a `jaxmarl.environments.MultiAgentEnv`: dictionaries by agent name, reset within `step`.
 
     State: `done`, `step`, `world` (ours) and `observations` `[A, ...]`, from which `get_obs` reads.  `infos` is empty,
@@ -28,17 +28,20 @@ def to_jaxmarl(environment: Environment) -> Any:
 
     Args:
         environment: without `auto_reset`, which JaxMARL's `step` does itself.
+        name: what JaxMARL's code is told; None: the environment's own.  Its `CTRolloutManager` gives masks of actions and
+            the world state to names that contain `smax` alone: pass e.g. "skirmish_smax" with what has both.
     """
     checks.instance("to_jaxmarl", "environment", environment, Environment, "Call its factory first.")
-    base = _jaxmarl("to_jaxmarl").environments.multi_agent_env.MultiAgentEnv
+    if name is not None:
+        checks.instance("to_jaxmarl", "name", name, str)
+    theirs = _jaxmarl("to_jaxmarl").environments.multi_agent_env
+    base, base_state = theirs.MultiAgentEnv, theirs.State
     from flax import struct
 
     names, num_agents = environment.names, environment.num_agents
 
     @struct.dataclass
-    class State:
-        done: Array
-        step: Array
+    class State(base_state):  # type: ignore[misc, valid-type]
         world: PyTree
         observations: Array
 
@@ -53,13 +56,15 @@ def to_jaxmarl(environment: Environment) -> Any:
             self.max_steps = environment.max_steps
             self.observation_spaces = {name: _their_space(environment.observation_space) for name in names}
             self.action_spaces = {name: _their_space(environment.action_space) for name in names}
-            if environment.global_state is not None:
-                first, _ = jax.eval_shape(environment.reset, jax.random.key(0))
-                self.state_size = jax.eval_shape(environment.global_state, first).shape[0]
+            # Under these two names its MAPPO asks its skirmish for the sizes of the critic's input.
+            self.num_allies = num_agents
+            self.state_size = jax.eval_shape(
+                lambda key: self.get_world_state(self.reset(key)[1]), jax.random.key(0)
+            ).size
 
         @property
         def name(self) -> str:
-            return environment.name
+            return environment.name if name is None else name
 
         @property
         def agent_classes(self) -> dict[str, list[str]]:
@@ -106,7 +111,7 @@ def from_jaxmarl(jaxmarl_environment: Any) -> Environment:
 
     Observations that are structures become one row; rows are padded with zeros where agents' shapes differ, and actions to
     the longest (a discrete one beyond an agent's own counts as its last; the mask says which are allowed).  What is
-    observed under other names than the agents' is left out; `global_state` is its `get_world_state` where it has one.
+    observed under other names than the agents' is left out; `global_state` is its `get_world_state`, if any, as one row.
     JaxMARL does not say why an episode ended, so `is_truncated` is always false.
 
     Args:
@@ -162,7 +167,7 @@ def from_jaxmarl(jaxmarl_environment: Any) -> Environment:
         reset=reset,
         step=step,
         action_mask=_mask_of(theirs, agents, spaces, action_space, state),
-        global_state=getattr(theirs, "get_world_state", None),
+        global_state=_global_state_of(theirs, state),
         agent_names=tuple(str(agent) for agent in agents),
         max_steps=getattr(theirs, "max_steps", None),
         source="JaxMARL",
@@ -226,6 +231,13 @@ def _mask_of(theirs: Any, agents: list[Any], spaces: list[Any], action_space: Sp
         return jnp.stack([jnp.pad(row, (0, num - row.shape[0])) for row in rows])
 
     return mask
+
+
+def _global_state_of(theirs: Any, state: PyTree) -> Any:
+    """The function from a state to the whole world as one row `[G]`, or None where theirs has none."""
+    if not _gives(theirs, "get_world_state", state):
+        return None
+    return lambda state: _flat(theirs.get_world_state(state)).reshape(-1)
 
 
 def _first(theirs: Any, agents: list[Any], key: Array) -> tuple[list[Array], PyTree]:

@@ -14,6 +14,7 @@ from dlsim.core import Array
 
 NUM_MOVES = 5
 RULES = ("soft", "priority", "block_both")
+FAR = 2**20  # more steps than any way has
 
 
 def moves() -> Array:
@@ -55,6 +56,40 @@ def windows(plane: Array, positions: Array, size: int, outside: float) -> Array:
         return jax.lax.dynamic_slice(padded, (corner[0], corner[1]), (size, size))
 
     return jax.vmap(cut)(top)
+
+
+def unroll(seen: Array, positions: Array, shape: tuple[int, int], unseen: float) -> Array:
+    """What each one sees, `[A, k, k]` around its position, laid on maps of their own `[A, H, W]`; `unseen` elsewhere."""
+    half = seen.shape[1] // 2
+    blank = jnp.full((shape[0] + 2 * half, shape[1] + 2 * half), unseen, seen.dtype)
+
+    def lay(window: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_update_slice(blank, window, (corner[0], corner[1]))
+
+    plane = jax.vmap(lay)(seen, jnp.clip(positions, 0, jnp.asarray(shape) - 1))
+    return plane[:, half : half + shape[0], half : half + shape[1]]
+
+
+def steps_to(goals: Array, passable: Array) -> Array:
+    """Least number of steps to the next goal over cells that can be passed, int32 `[..., H, W]`; FAR where none leads.
+
+    Args:
+        goals: bool `[..., H, W]`; one may walk onto a goal that cannot be passed, not across it.
+        passable: bool `[..., H, W]`.
+    """
+    start = jnp.where(goals, 0, FAR).astype(jnp.int32)
+    edges = [(0, 0)] * (goals.ndim - 2)
+
+    def spread(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        steps, _ = carry
+        wide = jnp.pad(steps, [*edges, (1, 1), (1, 1)], constant_values=FAR)
+        up, down = wide[..., :-2, 1:-1], wide[..., 2:, 1:-1]
+        left, right = wide[..., 1:-1, :-2], wide[..., 1:-1, 2:]
+        near = jnp.minimum(jnp.minimum(up, down), jnp.minimum(left, right)) + 1
+        new = jnp.where(passable, jnp.minimum(steps, jnp.minimum(near, FAR)), start)
+        return new, jnp.any(new != steps)
+
+    return jax.lax.while_loop(lambda carry: carry[1], spread, (start, jnp.asarray(True)))[0]
 
 
 def neighbors(plane: Array, outside: float) -> Array:
@@ -100,14 +135,14 @@ def window_sum(plane: Array, before: int, after: int) -> Array:
     return plane
 
 
-def visible(plane: Array, positions: Array, size: int, own: bool = False) -> Array:
-    """The indices of who stands in each one's window, -1 for nobody, int32 `[A, size * size]`.
+def visible(plane: Array, positions: Array, size: int) -> Array:
+    """The indices of who else stands in each one's window, -1 for nobody, int32 `[A, size * size]`.
 
     `plane` is the `index_plane` of those who can be seen.  One cell holds one agent, so this is everybody within a
     Chebyshev distance of size // 2, at a cost of A * size^2.
     """
     seen = windows(plane, positions, size, -1).reshape(positions.shape[0], size * size)
-    return seen if own else seen.at[:, size * size // 2].set(-1)
+    return seen.at[:, size * size // 2].set(-1)
 
 
 def hear(seen: Array, messages: Array) -> tuple[Array, Array]:

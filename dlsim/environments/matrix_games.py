@@ -86,6 +86,7 @@ def matrix_game(payoffs: Any = "prisoners_dilemma", num_rounds: int = 100) -> En
 
     def render(state: MatrixState, axes: Any) -> None:
         axes.bar(np.arange(num_agents), np.asarray(state.rewards) / max(1, int(state.step)))
+        axes.set_xticks(np.arange(num_agents))
         axes.set_xlabel("agent")
         axes.set_ylabel("mean reward")
 

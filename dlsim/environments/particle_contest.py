@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim.core import Array
+from dlsim.core import Array, Info
 from dlsim.environments import particle
 from dlsim.environments.environment import Environment
 from dlsim.environments.particle import ParticleState, Task, length, offsets, others, touches
@@ -64,14 +64,20 @@ def tag(
         prey = jnp.broadcast_to(state.velocities[-1], (n, 2))
         return padded(rows(seen[:n], prey), seen[n:])
 
-    def rewards(state: ParticleState) -> Array:
+    def contacts(state: ParticleState) -> Array:
         radii = world.radii
-        caught = touches(state.positions[n:], radii[n:num_agents], state.positions[:n], radii[:n])
+        return touches(state.positions[n:], radii[n:num_agents], state.positions[:n], radii[:n])
+
+    def rewards(state: ParticleState) -> Array:
+        caught = contacts(state)
         prey = -10.0 * jnp.sum(caught, axis=1) - leaving(state.positions[n:])
         return jnp.concatenate([jnp.full((n,), 10.0 * jnp.sum(caught)), prey])
 
+    def metrics(state: ParticleState) -> Info:
+        return {"num_contacts": jnp.sum(contacts(state))}
+
     names = names_of(num_adversaries, num_good)
-    task = Task("tag", world, observe, rewards, agent_names=names, adversaries=n)
+    task = Task("tag", world, observe, rewards, agent_names=names, adversaries=n, metrics=metrics)
     return particle.make(task, max_steps, continuous)
 
 

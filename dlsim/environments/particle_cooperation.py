@@ -120,8 +120,11 @@ def speaker_listener(max_steps: int = 26, continuous: bool = False) -> Environme
         gap = jnp.sum(jnp.square(state.positions[1] - state.landmarks[state.goals[0]]))
         return jnp.broadcast_to(-gap, (2,))
 
+    def metrics(state: ParticleState) -> Info:
+        return {"gap": length(state.positions[1] - state.landmarks[state.goals[0]])}
+
     names = ("speaker_0", "listener_0")
-    task = Task("speaker_listener", world, observe, rewards, num_goals=1, agent_names=names)
+    task = Task("speaker_listener", world, observe, rewards, num_goals=1, agent_names=names, metrics=metrics)
     return particle.make(task, max_steps, continuous)
 
 
@@ -148,4 +151,9 @@ def reference(local_ratio: float = 0.5, max_steps: int = 26, continuous: bool = 
         own = -length(state.positions - state.landmarks[state.goals])[::-1]
         return local_ratio * own + (1 - local_ratio) * jnp.mean(own)
 
-    return particle.make(Task("reference", world, observe, rewards, num_goals=2), max_steps, continuous)
+    def metrics(state: ParticleState) -> Info:
+        return {"gap": jnp.mean(length(state.positions - state.landmarks[state.goals]))}
+
+    return particle.make(
+        Task("reference", world, observe, rewards, num_goals=2, metrics=metrics), max_steps, continuous
+    )

@@ -1,7 +1,8 @@
 """Swarm tasks on a small grid: what the five have in common (state, views, messages, one round).
 
 Agents see a window of k x k cells, know where they are, may say something to those in their window, and push each other.
-A round: all decide on the same state; pushes (`swarm_physics`); the task's own update; who is off the map is out.
+A round: what was said is heard; all decide on the same state; pushes (`swarm_physics`); the task's own update; who is off
+the map is out.
 
 Source: Ruan, Huang, Wen, Sun, Benchmarking LLMs' Swarm Intelligence (SwarmBench), 2025, and its public code (rules only).
 """
@@ -33,7 +34,6 @@ class SwarmState(NamedTuple):
 
     positions: Array  # int32 [A, 2] row, column; off the map for who has left
     inside: Array  # bool [A]
-    was_inside: Array  # bool [A] before the last round: who said something in it
     terrain: Array  # int8 [H, W]
     flags: Array  # bool [A] light on, or carrying food; True in tasks that have neither
     prey: Array  # int32 [2]
@@ -74,7 +74,6 @@ def new_state(terrain: Array, positions: Array, **fields: Any) -> SwarmState:
     state = SwarmState(
         positions=positions,
         inside=everyone,
-        was_inside=jnp.zeros(num, bool),
         terrain=terrain,
         flags=everyone,
         prey=jnp.full(2, -1, jnp.int32),
@@ -140,24 +139,20 @@ def observe(task: Task, state: SwarmState, view: int, max_rounds: int) -> Array:
     return jnp.concatenate([planes.reshape(num, -1), features], axis=1)
 
 
-def heard_from(state: SwarmState, view: int, own: bool = True) -> Array:
-    """Whose messages of the last round each agent hears now, int32 `[A, view^2]`, -1 for nobody.
+def contact(state: SwarmState, view: int) -> Array:
+    """Who hears whom, bool `[A, A]`: agents on the map within a Chebyshev distance of view // 2, nobody itself."""
+    apart = jnp.max(jnp.abs(state.positions[:, None] - state.positions), axis=2)
+    near = (apart <= view // 2) & state.inside[:, None] & state.inside
+    return near & ~jnp.eye(state.positions.shape[0], dtype=bool)
 
-    A message is heard where its sender stands after the round, by all within a Chebyshev distance of view // 2, by the
-    sender too (`own`); who left the map in that round is still heard, who left before says nothing.  With `grid.hear`
-    this is the inbox of any message `[A, D]`; bytes of a round are the entries other than -1 and one's own, times D.
+
+def heard_from(state: SwarmState, view: int) -> Array:
+    """Whom each agent hears, int32 `[A, view^2]`, -1 for nobody: `contact` in lists, for populations of thousands.
+
+    With `grid.hear` it is the inbox of any message `[A, D]`.
     """
-    half = view // 2
-    height, width = shape_of(state)
-    plane = grid.index_plane(state.positions + 1, (height + 2, width + 2), state.was_inside)
-    around = grid.visible(grid.pad(plane, half, -1), state.positions + 1 + half, view, own)
-    return jnp.where(state.inside[:, None], around, -1)
-
-
-def view_ids(state: SwarmState, view: int) -> Array:
-    """The indices of the agents in each one's window, itself included, -1 for nobody, int32 `[A, view, view]`."""
-    plane = grid.index_plane(state.positions, shape_of(state), state.inside)
-    return grid.windows(plane, state.positions, view, -1)
+    seen = grid.visible(grid.index_plane(state.positions, shape_of(state), state.inside), state.positions, view)
+    return jnp.where(state.inside[:, None], seen, -1)
 
 
 def make(task: Task, num_agents: int, height: int, width: int, view: int, max_rounds: int, reward: str) -> Environment:
@@ -185,7 +180,6 @@ def make(task: Task, num_agents: int, height: int, width: int, view: int, max_ro
         shape = shape_of(state)
         inside = state.inside & grid.is_inside(after.positions, shape)
         after = after._replace(
-            was_inside=state.inside,
             inside=inside,
             visited=state.visited | (grid.index_plane(after.positions, shape, inside) >= 0),
             round=state.round + 1,
@@ -215,6 +209,7 @@ def make(task: Task, num_agents: int, height: int, width: int, view: int, max_ro
         reset=reset,
         step=step,
         action_mask=action_mask,
+        contact=lambda state: contact(state, view),
         max_steps=max_rounds,
         render=render,
         metrics=metrics,

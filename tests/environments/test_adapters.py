@@ -1,151 +1,247 @@
-"""Both ways between these environments and JaxMARL's: the same key, the same trajectory."""
-
-from __future__ import annotations
+"""Adapters: JaxMARL's environments as ours, ours under JaxMARL's wrappers, and the same random numbers both ways."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-import dlsim
-from dlsim import environments, marl
-from dlsim.environments import adapters, from_jaxmarl, to_jaxmarl
+from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
+from dlsim.environments.coin_game import coin_game
+from dlsim.environments.environment import auto_reset
+from dlsim.environments.particle_contest import tag
+from dlsim.environments.particle_cooperation import simple_spread, speaker_listener
+from dlsim.environments.skirmish import skirmish
+from dlsim.environments.switch_riddle import switch_riddle
 
-jaxmarl = pytest.importorskip("jaxmarl", reason="needs the extra rl")
+KEY = jax.random.key(0)
 
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="to_jaxmarl: environment must be an Environment, got 'simple_spread'"):
+        to_jaxmarl("simple_spread")
+    with pytest.raises(ValueError, match="from_jaxmarl: jaxmarl_environment must be a JaxMARL environment"):
+        from_jaxmarl("MPE_simple_spread_v3")
+    with pytest.raises(ValueError, match="to_jaxmarl: name must be a str, got 3"):
+        to_jaxmarl(simple_spread(), name=3)
+
+
+class Mixed:
+    """What `from_jaxmarl` reads of an environment, with one discrete agent and one that acts in floats."""
+
+    name, agents = "mixed", ("a", "b")
+
+    def reset(self, key):
+        return {"a": jnp.zeros(2), "b": jnp.zeros(3)}, jnp.int32(0)
+
+    def step_env(self, key, state, actions):
+        raise NotImplementedError
+
+    def action_space(self, agent):
+        spaces = pytest.importorskip("jaxmarl.environments.spaces")
+        return spaces.Discrete(3) if agent == "a" else spaces.Box(0.0, 1.0, (2,))
+
+
+def test_mixed_actions_are_refused():
+    with pytest.raises(ValueError, match="action spaces must be all Discrete or all Box, got Box, Discrete. Wrap"):
+        from_jaxmarl(Mixed())
+
+
+# Environment, agents, width of what is seen, actions: the smaller of those that JaxMARL can make without more packages.
 THEIRS = {
     "MPE_simple_spread_v3": (3, (18,), 5),
-    "MPE_simple_speaker_listener_v4": (2, (11,), 5),
     "MPE_simple_tag_v3": (4, (16,), 5),
-    "HeuristicEnemySMAX": (5, None, None),
-    "switch_riddle": (3, None, 3),
+    "MPE_simple_world_comm_v3": (6, (34,), (9,)),
+    "switch_riddle": (3, (2,), 3),
     "coin_game": (2, (36,), 5),
-    "overcooked": (2, None, 6),
-    "storm": (None, None, None),
+    "overcooked": (2, (4, 5, 26), 6),
+    "hanabi": (2, (658,), 21),
+    "storm": (2, (5, 5, 16), 5),
+    "jaxnav": (2, (205,), (2,)),
+    "HeuristicEnemySMAX": (5, (127,), 10),
 }
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_theirs_run_here_with_the_same_trajectories(name):
-    theirs = jaxmarl.make(name)
-    ours = from_jaxmarl(theirs)
-    num, shape, actions = THEIRS[name]
-    assert num in (None, ours.num_agents) and shape in (None, ours.observation_space.shape)
-    assert actions in (None, ours.action_space.num)
-    key = jax.random.key(0)
-    seen, state = jax.jit(theirs.reset)(key)
-    mine, observed = jax.jit(ours.reset)(key)
-    step, their_step = jax.jit(ours.step), jax.jit(theirs.step_env)
-    mask_of = None if ours.action_mask is None else jax.jit(ours.action_mask)
-    generator = np.random.default_rng(0)
-    total = 0.0
-    for t in range(12):
-        allowed = (
-            np.ones((ours.num_agents, ours.action_space.num), bool) if mask_of is None else np.asarray(mask_of(mine))
-        )
-        picked = jnp.asarray([generator.choice(np.flatnonzero(row)) for row in allowed])
-        key = jax.random.key(t + 1)
-        seen, state, rewards, dones, _ = their_step(key, state, dict(zip(theirs.agents, picked, strict=True)))
-        mine, observed, paid, done, info = step(key, mine, picked)
-        for i, agent in enumerate(theirs.agents):
-            row = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(adapters._of(seen, agent, i))])
-            np.testing.assert_allclose(np.ravel(observed[i])[: row.size], row, atol=1e-6)
-            assert not np.any(np.ravel(observed[i])[row.size :])
-            np.testing.assert_allclose(paid[i], np.ravel(adapters._of(rewards, agent, i))[0], atol=1e-6)
-        assert bool(info["is_over"]) == bool(np.all(dones["__all__"])) and done.shape == (ours.num_agents,)
-        total += float(np.abs(observed).sum())
-    assert total > 0
-    for a, b in zip(*map(jax.tree.leaves, (mine, state)), strict=True):
-        np.testing.assert_array_equal(jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a, b)
+def test_jaxmarl_environments_as_ours(name):
+    jaxmarl = pytest.importorskip("jaxmarl")
+    num_agents, width, actions = THEIRS[name]
+    environment = from_jaxmarl(jaxmarl.make(name))
+    assert (environment.num_agents, environment.observation_space.shape) == (num_agents, width)
+    assert (environment.action_space.num or environment.action_space.shape) == actions
+    allowed = jnp.ones((num_agents, environment.action_space.num or 1), bool)
+
+    def first(key):
+        state, seen = environment.reset(key)
+        return state, seen, allowed if environment.action_mask is None else environment.action_mask(state)
+
+    # Shapes alone where compiling takes long: whether all fits together is known by then.
+    state, seen, mask = jax.eval_shape(first, KEY)
+    assert seen.shape == (num_agents, *width) and mask.shape == allowed.shape and seen.dtype == jnp.float32
+    dtype = jnp.int32 if environment.action_space.is_discrete else jnp.float32
+    given = jax.ShapeDtypeStruct((num_agents, *environment.action_space.shape), dtype)
+    after, seen, rewards, dones, info = jax.eval_shape(environment.step, KEY, state, given)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert seen.shape == (num_agents, *width) and rewards.shape == dones.shape == (num_agents,)
+    assert info["is_over"].shape == info["is_truncated"].shape == () and dones.dtype == info["is_over"].dtype == bool
+    if environment.global_state is not None:
+        assert len(jax.eval_shape(environment.global_state, state).shape) == 1
 
 
-def test_theirs_are_learned_in():
-    ours = from_jaxmarl(jaxmarl.make("MPE_simple_spread_v3"))
-    learner = marl.ippo(ours, optax.adam(1e-3), num_copies=4, num_steps=8, num_eval_episodes=2, eval_steps=25)
-    run = dlsim.simulate(marl.train(learner), num_steps=2, seed=0, progress=False, record=dlsim.Record(every=2))
-    assert run.status.ok and float(run.results.episode_return[-1]) < 0
+@pytest.mark.parametrize("name", ["MPE_simple_speaker_listener_v4", "coin_game", "switch_riddle"])
+def test_the_same_key_is_the_same_trajectory_from_jaxmarl(name):
+    """Ours with `auto_reset` against JaxMARL's own step, which resets; spaces of different sizes are padded."""
+    theirs = pytest.importorskip("jaxmarl").make(name)
+    ours = auto_reset(from_jaxmarl(theirs))
+    agents, nums = theirs.agents, np.array([theirs.action_space(agent).n for agent in theirs.agents])
+    if nums.min() < nums.max():
+        np.testing.assert_array_equal(np.asarray(ours.action_mask(None)).sum(1), nums)
+    actions = jnp.asarray(np.random.default_rng(0).integers(0, nums, (120, len(nums))))
+    width = ours.observation_space.shape[0]
+
+    def one(carry, inputs):
+        key, action = inputs
+        state, mine = carry
+        seen, state, rewards, dones, _ = theirs.step(key, state, dict(zip(agents, action, strict=True)))
+        mine, looks, paid, _, info = ours.step(key, mine, action)
+        seen = jnp.stack([jnp.pad(seen[a].astype(float), (0, width - seen[a].size)) for a in agents])
+        expected = seen, jnp.stack([rewards[a] for a in agents]), dones["__all__"]
+        return (state, mine), (expected, (looks, paid, info["is_over"]))
+
+    def run(key):
+        state = theirs.reset(key)[1]
+        return jax.lax.scan(one, (state, ours.reset(key)[0]), (jax.random.split(key, 120), actions))[1]
+
+    expected, got = jax.jit(run)(KEY)
+    for mine, wanted in zip(got, expected, strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=1e-6)
+    assert int(got[2].sum()) > 0
 
 
 OURS = {
-    "simple_spread": environments.simple_spread,
-    "skirmish": lambda: environments.skirmish("3m"),
-    "switch_riddle": environments.switch_riddle,
-    "pursuit": lambda: environments.pursuit(num_agents=4),
+    "simple_spread": lambda: simple_spread(max_steps=5),
+    "tag": lambda: tag(max_steps=5),
+    "speaker_listener": lambda: speaker_listener(max_steps=5),
+    "switch_riddle": switch_riddle,
+    "coin_game": lambda: coin_game(num_steps=3, num_games=2),
+    "skirmish": lambda: skirmish("3m", max_steps=5),
 }
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_ours_run_there_with_the_same_trajectories(name):
-    ours = OURS[name]()
-    theirs = to_jaxmarl(ours)
-    assert isinstance(theirs, jaxmarl.environments.multi_agent_env.MultiAgentEnv)
-    assert tuple(theirs.agents) == ours.names and theirs.num_agents == ours.num_agents
-    key = jax.random.key(3)
-    seen, state = jax.jit(theirs.reset)(key)
-    mine, observed = jax.jit(ours.reset)(key)
-    step, their_step = jax.jit(ours.step), jax.jit(theirs.step_env)
-    for t in range(10):
-        masks = jax.tree.map(np.asarray, theirs.get_avail_actions(state))
-        picked = [int(np.flatnonzero(masks[agent])[t % masks[agent].sum()]) for agent in theirs.agents]
-        key = jax.random.key(t)
-        actions = {agent: jnp.int32(action) for agent, action in zip(theirs.agents, picked, strict=True)}
-        seen, state, rewards, dones, _ = their_step(key, state, actions)
-        mine, observed, paid, _, info = step(key, mine, jnp.asarray(picked))
-        np.testing.assert_array_equal(np.stack([seen[a] for a in theirs.agents]), observed)
-        np.testing.assert_array_equal(np.stack([rewards[a] for a in theirs.agents]), paid)
-        assert bool(dones["__all__"]) == bool(info["is_over"]) == bool(state.done)
+def test_the_same_key_is_the_same_trajectory_to_jaxmarl_and_back(name):
+    pytest.importorskip("jaxmarl")
+    environment = OURS[name]()
+    theirs, native = to_jaxmarl(environment), auto_reset(environment)
+    back, agents = from_jaxmarl(theirs), theirs.agents
+    assert agents == list(environment.names) and theirs.name == environment.name
+    assert back.action_space == environment.action_space
+    assert back.observation_space.shape == environment.observation_space.shape
+    assert sorted(agent for group in theirs.agent_classes.values() for agent in group) == sorted(agents)
+    again = auto_reset(back)
+    num = environment.action_space.num
+    actions = jnp.asarray(np.random.default_rng(0).integers(0, num, (15, len(agents))))
+
+    def one(carry, inputs):
+        key, action = inputs
+        one_, two, three = carry
+        one_, seen, rewards, dones, info = native.step(key, one_, action)
+        given = {agent: action[i : i + 1] for i, agent in enumerate(agents)}  # JaxMARL's scripts give them a last axis
+        seen2, two, rewards2, dones2, info2 = theirs.step(key, two, given)
+        three, seen3, rewards3, dones3, info3 = again.step(key, three, action)
+        assert not info2 and ("world_state" in seen2) == (environment.global_state is not None)
+        stack = lambda values: jnp.stack([values[agent] for agent in agents])  # noqa: E731
+        a = (seen, rewards, dones, info["is_over"])
+        b = (stack(seen2), stack(rewards2), stack(dones2), dones2["__all__"])
+        masks = stack(theirs.get_avail_actions(two))
+        mask = jnp.ones_like(masks) if environment.action_mask is None else environment.action_mask(one_)
+        return (one_, two, three), ((*a, mask), (*b, masks), (seen3, rewards3, dones3, info3["is_over"], mask))
+
+    def run(key):
+        state, two, three = environment.reset(key)[0], theirs.reset(key)[1], back.reset(key)[0]
+        return jax.lax.scan(one, (state, two, three), (jax.random.split(key, 15), actions))[1]
+
+    native_run, their_run, back_run = jax.jit(run)(KEY)
+    for other in (their_run, back_run):
+        for mine, wanted in zip(other, native_run, strict=True):
+            np.testing.assert_array_equal(mine, wanted)
+    assert int(native_run[3].sum()) > 0  # an episode ended
 
 
-def test_their_wrappers_and_automatic_reset_work_on_ours():
-    from jaxmarl.wrappers.baselines import CTRolloutManager, LogWrapper, MPELogWrapper, SMAXLogWrapper
+def scan_rollout(step, reset, num_steps=12):
+    """The last of `num_steps` outcomes of `step(key, state)` in a scan, as JaxMARL's scripts do it."""
 
-    for make, wrap in (
-        (environments.simple_spread, MPELogWrapper),
-        (environments.simple_spread, LogWrapper),
-        (lambda: environments.skirmish("3m", max_steps=12, num_ticks=2), SMAXLogWrapper),
-    ):
-        ours = make()
-        wrapped = wrap(to_jaxmarl(ours))
-        keys = jax.random.split(jax.random.key(0), 4)
-        _, state = jax.vmap(wrapped.reset)(keys)
+    def run(key):
+        return jax.lax.scan(lambda state, key: step(key, state), reset(key)[1], jax.random.split(key, num_steps))
 
-        def one(carry, key, wrapped=wrapped, ours=ours):
-            state, _ = carry
-            actions = {agent: jnp.full(4, 1) for agent in ours.names}
-            _, state, _, dones, info = jax.vmap(wrapped.step)(jax.random.split(key, 4), state, actions)
-            return (state, None), (info["returned_episode_returns"], dones["__all__"])
-
-        (state, _), (returns, over) = jax.lax.scan(
-            one, (state, None), jax.random.split(jax.random.key(1), ours.max_steps + 5)
-        )
-        assert bool(over.any()) and returns.shape == (ours.max_steps + 5, 4, ours.num_agents)
-        assert float(jnp.abs(returns[-1]).max()) > 0 or wrap is SMAXLogWrapper
-    manager = CTRolloutManager(to_jaxmarl(environments.simple_spread()), batch_size=5)
-    seen, state = manager.batch_reset(jax.random.key(0))
-    assert seen["__all__"].shape[0] == 5 and seen["agent_0"].shape == (5, 18 + 3)
-    actions = manager.batch_sample
-    picked = {agent: actions(jax.random.key(1), agent) for agent in manager.agents}
-    seen, state, rewards, _, _ = manager.batch_step(jax.random.key(2), state, picked)
-    assert rewards["__all__"].shape == (5,)
+    return jax.jit(run)(KEY)[1]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "line"),
-    [
-        (
-            lambda: from_jaxmarl("MPE_simple_spread_v3"),
-            "from_jaxmarl: jaxmarl_environment must be a JaxMARL environment",
-        ),
-        (lambda: to_jaxmarl(jaxmarl.make("MPE_simple_v3")), "to_jaxmarl: environment must be an Environment"),
-        (
-            lambda: (e := from_jaxmarl(jaxmarl.make("MPE_simple_v3"))).step(
-                jax.random.key(0), e.reset(jax.random.key(0))[0], jnp.zeros(4, jnp.int32)
-            ),
-            r"from_jaxmarl: actions must be of shape \[1\]",
-        ),
-    ],
-)
-def test_bad_input(wrong, line):
-    with pytest.raises(ValueError, match=line):
-        wrong()
+@pytest.mark.parametrize(("wrapper", "name"), [("LogWrapper", "tag"), ("MPELogWrapper", "simple_spread")])
+def test_log_wrappers(wrapper, name):
+    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    theirs = getattr(wrappers, wrapper)(to_jaxmarl(OURS[name]()))
+
+    def step(key, state):
+        actions = {agent: theirs.action_space(agent).sample(key) for agent in theirs.agents}
+        _, state, rewards, dones, info = theirs.step(key, state, actions)
+        return state, (theirs.stack_agent_values(rewards), dones["__all__"], info)
+
+    rewards, over, info = scan_rollout(step, theirs.reset)
+    np.testing.assert_array_equal(np.flatnonzero(over), [4, 9])
+    np.testing.assert_array_equal(info["returned_episode_lengths"][-1], 5)
+    factor = theirs.num_agents if wrapper == "MPELogWrapper" else 1
+    np.testing.assert_allclose(info["returned_episode_returns"][4], factor * rewards[:5].sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_rollouts_of_centralised_training():
+    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    log = wrappers.MPELogWrapper(to_jaxmarl(simple_spread(max_steps=5)))
+    manager = wrappers.CTRolloutManager(log, batch_size=4)
+    assert (manager.obs_size, manager.max_action_space) == (18 + 3, 5)
+
+    def step(key, state):
+        actions = {agent: manager.batch_sample(key, agent) for agent in manager.agents}
+        seen, state, rewards, dones, _ = manager.batch_step(key, state, actions)
+        return state, (seen, rewards, dones)
+
+    seen, rewards, dones = scan_rollout(step, manager.batch_reset)
+    assert seen["agent_1"].shape == (12, 4, 21) and seen["__all__"].shape == (12, 4, 54)
+    np.testing.assert_allclose(rewards["__all__"], sum(rewards[a] for a in manager.agents), rtol=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero(dones["__all__"][:, 0]), [4, 9])
+
+
+def test_rollouts_of_the_skirmish_under_its_name():
+    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    environment = skirmish("3m", max_steps=5)
+    theirs = to_jaxmarl(environment, name="skirmish_smax")
+    assert theirs.state_size == 12 * 6 and theirs.num_allies == 3
+    manager = wrappers.CTRolloutManager(wrappers.SMAXLogWrapper(theirs), batch_size=2)
+    seen, state = manager.batch_reset(KEY)
+    assert seen["__all__"].shape == (2, 72)
+    masks = manager.get_valid_actions(state.env_state)
+    expected = jax.vmap(environment.action_mask)(state.env_state.world)
+    np.testing.assert_array_equal(jnp.stack([masks[a] for a in theirs.agents], axis=1), expected)
+    _, _, rewards, dones, info = manager.batch_step(KEY, state, {a: jnp.full(2, 4) for a in theirs.agents})
+    np.testing.assert_array_equal(rewards["__all__"], rewards["ally_0"])  # a team is paid as one
+    assert set(info) >= {"returned_won_episode", "returned_episode_returns"} and not dones["__all__"].any()
+
+
+def test_resetting_to_a_given_state():
+    pytest.importorskip("jaxmarl")
+    theirs = to_jaxmarl(simple_spread(max_steps=1))
+    first, start = theirs.reset(jax.random.key(7))
+    _, state = theirs.reset(KEY)
+    actions = {agent: jnp.int32(1) for agent in theirs.agents}
+    seen, state, _, dones, _ = theirs.step(KEY, state, actions, reset_state=start)
+    assert bool(dones["__all__"]) and int(state.step) == 0 and not bool(state.done)
+    np.testing.assert_array_equal(seen["agent_0"], first["agent_0"])
+    assert theirs.get_world_state(start).shape == (54,) and theirs.state_size == 54
+
+
+def test_floats_have_no_masks():
+    pytest.importorskip("jaxmarl")
+    theirs = to_jaxmarl(simple_spread(continuous=True))
+    assert theirs.action_space("agent_0").shape == (5,)
+    _, state = theirs.reset(KEY)
+    with pytest.raises(ValueError, match="get_avail_actions: actions must be discrete, got floats"):
+        theirs.get_avail_actions(state)

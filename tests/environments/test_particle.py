@@ -102,6 +102,7 @@ def test_tag_against_oracle():
         np.testing.assert_allclose(rewards, particle_world.tag_rewards(positions, 3), atol=2e-2)
         # From here with the same numbers, so that a contact at the threshold is one on both sides.
         positions, velocities = np.asarray(state.positions), np.asarray(state.velocities)
+        assert 10 * int(environment.metrics(state)["num_contacts"]) == float(rewards[0])
         paid += float(rewards[0])
     assert paid > 0
 
@@ -134,7 +135,7 @@ def test_floats_do_what_whole_actions_do(name):
     whole, floats = make(), make(continuous=True)
     world_actions = random_actions(whole, generator)
     state, _ = whole.reset(jax.random.key(2))
-    after, seen, rewards, *_ = whole.step(jax.random.key(0), state, world_actions)
+    after, seen, rewards, *_ = jax.jit(whole.step)(jax.random.key(0), state, world_actions)
     width = floats.action_space.shape[0]
     values = np.zeros((whole.num_agents, width), np.float32)
     num_symbols = state.messages.shape[1]
@@ -150,7 +151,7 @@ def test_floats_do_what_whole_actions_do(name):
             values[i, action % 5] = 1
         if speaks:
             values[i, num_moves + (action // 5 if moves else action)] = 1
-    other, seen_other, rewards_other, *_ = floats.step(jax.random.key(0), state, jnp.asarray(values))
+    other, seen_other, rewards_other, *_ = jax.jit(floats.step)(jax.random.key(0), state, jnp.asarray(values))
     np.testing.assert_allclose(other.positions, after.positions)
     np.testing.assert_allclose(other.velocities, after.velocities)
     np.testing.assert_array_equal(other.messages, after.messages)
@@ -169,6 +170,8 @@ def test_words_are_heard_and_nobody_moves_the_speaker():
     np.testing.assert_array_equal(seen[1, -3:], [0, 0, 1])
     np.testing.assert_array_equal(after.positions[0], state.positions[0])
     assert float(after.velocities[1, 0]) == -0.5
+    gap = np.hypot(*(after.positions[1] - after.landmarks[goal]))
+    np.testing.assert_allclose(environment.metrics(after)["gap"], gap, rtol=1e-5)
     silent, seen, *_ = environment.step(jax.random.key(0), state, jnp.asarray([4, 0]))  # not a symbol
     assert not silent.messages.any()
 

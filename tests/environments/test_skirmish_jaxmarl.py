@@ -14,9 +14,8 @@ from dlsim.environments.skirmish_rules import SCENARIOS, Rules, SkirmishState
 smax = pytest.importorskip("jaxmarl.environments.smax", reason="compares with JaxMARL: pip install jaxmarl==0.2.0")
 
 
-def battle_of(theirs, enemy_policy=None):
+def battle_of(theirs, num_enemies, enemy_policy=None):
     """JaxMARL's state as ours."""
-    num_enemies = int((theirs.unit_teams == 1).sum())
     aims, camps = jnp.full(num_enemies, -1), jnp.zeros((num_enemies, 2))
     if enemy_policy is not None:
         aims, camps = enemy_policy.last_attacked_enemy, enemy_policy.default_target
@@ -44,44 +43,58 @@ def assert_same(ours, theirs, tolerance):
 
 
 @pytest.mark.parametrize("name", ["3s5z_vs_3s6z", "smacv2_5_units"])
-def test_battle_of_random_units(name):
+def test_hundred_random_steps(name):
+    """From JaxMARL's state in every step: pushes in a crowd blow up the rounding of its directions."""
     theirs = smax.SMAX(scenario=smax.map_name_to_scenario(name))
     ours, rules = skirmish(name, enemy="agents"), Rules(SCENARIOS[name])
-    fight = jax.jit(lambda state, actions, noise: skirmish_battle.fight(rules, state, actions, noise))
-    look = jax.jit(lambda s: [skirmish_battle.observe(rules, s, t) for t in (0, 1)])
-    paid = jax.jit(lambda a, b: skirmish_battle.team_rewards(rules, a, b))
-    mask_of, world_of = jax.jit(ours.action_mask), jax.jit(ours.global_state)
-    their_step, their_masks = jax.jit(theirs.step_env), jax.jit(theirs.get_avail_actions)
-    draws = jax.jit(cooldown_draws, static_argnums=(1, 2))
-    agents, generator = theirs.agents, np.random.default_rng(0)
+    agents, num_actions = theirs.agents, ours.action_space.num
     assert tuple(agents) == ours.names
-    _, state = theirs.reset(jax.random.key(0))
-    # Near one another, so that the battle is short.
-    state = state.replace(unit_positions=16 + (state.unit_positions - 16) * 0.4)
-    mine = battle_of(state)
-    total = 0.0
-    for t in range(40):
-        masks = np.asarray(mask_of(mine))
-        for i, mask in enumerate(their_masks(state).values()):
-            np.testing.assert_array_equal(masks[i, : len(mask)], mask)
-            assert not masks[i, len(mask) :].any()
-        # Attack when possible, most of the time, so that units die.
-        actions = np.array([generator.choice(np.flatnonzero(m)[-4:]) for m in masks])
-        key = jax.random.key(t)
-        before = state
-        seen, state, rewards, dones, _ = their_step(key, state, dict(zip(agents, jnp.asarray(actions), strict=True)))
-        # From JaxMARL's state in every step: pushes in a crowd blow up the rounding of its directions.
-        before = battle_of(before)
-        mine = fight(before, jnp.asarray(actions), draws(jax.random.split(key)[0], 8, len(agents)))
-        assert_same(mine, state, 5e-5)
-        np.testing.assert_allclose(jnp.concatenate(look(mine)), [seen[a] for a in agents], atol=5e-5)
-        np.testing.assert_allclose(world_of(mine), seen["world_state"], atol=5e-5)
-        team = paid(before, mine)
-        np.testing.assert_allclose([team[0], team[1]], [rewards[agents[0]], rewards[agents[-1]]], atol=1e-6)
-        total += float(team[0])
-        if bool(dones["__all__"]):
-            break
-    assert total > 0.3 and bool((~mine.alive).any())  # something was decided, or the test shows little
+
+    def one(state, inputs):
+        key, uniforms = inputs
+        before = battle_of(state, rules.num_enemies)
+        masks = theirs.get_avail_actions(state)
+        allowed = jnp.stack([jnp.pad(masks[agent], (0, num_actions - masks[agent].shape[0])) for agent in agents])
+        mask = ours.action_mask(before)
+        # Attack when possible, most of the time, so that units die: one of the last four allowed actions.
+        rank = jnp.cumsum(mask, axis=1)
+        last = mask & (rank > rank[:, -1:] - 4)
+        actions = jnp.argmax(jnp.where(last, uniforms, -1.0), axis=1)
+        seen, after, rewards, dones, _ = theirs.step_env(key, state, dict(zip(agents, actions, strict=True)))
+        mine = skirmish_battle.fight(rules, before, actions, cooldown_draws(jax.random.split(key)[0], 8, len(agents)))
+        team = skirmish_battle.team_rewards(rules, before, mine)
+        paid = [team[0]] * rules.num_allies + [team[1]] * rules.num_enemies
+        looks = jnp.concatenate([skirmish_battle.observe(rules, mine, side) for side in (0, 1)])
+        over = ~jnp.any(mine.alive[: rules.num_allies]) | ~jnp.any(mine.alive[rules.num_allies :])
+        got = (mask, mine, looks, ours.global_state(mine), jnp.stack(paid), ~mine.alive, over)
+        expected = (
+            allowed.astype(bool),
+            battle_of(after, rules.num_enemies),
+            jnp.stack([seen[agent] for agent in agents]),
+            seen["world_state"],
+            jnp.stack([rewards[agent] for agent in agents]),
+            jnp.stack([dones[agent] for agent in agents]),
+            dones["__all__"],
+        )
+        # Near one another, so that battles are short; a new one begins when one is over.
+        fresh = start(jax.random.fold_in(key, 1))
+        after = jax.tree.map(lambda a, b: jnp.where(dones["__all__"], a, b), fresh, after)
+        return after, (got, expected)
+
+    def start(key):
+        state = theirs.reset(key)[1]
+        return state.replace(unit_positions=16 + (state.unit_positions - 16) * 0.4)
+
+    def run(key):
+        uniforms = jax.random.uniform(key, (100, len(agents), num_actions))
+        return jax.lax.scan(one, start(key), (jax.random.split(key, 100), uniforms))[1]
+
+    got, expected = jax.jit(run)(jax.random.key(0))
+    got, expected = (part[:1] + (part[1]._replace(aims=0, camps=0, step=0), *part[2:]) for part in (got, expected))
+    for mine, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=1e-5, rtol=1e-5)
+    over, dead = np.asarray(expected[-1]), np.asarray(expected[-2])
+    assert over.any() and dead.any(1).sum() > 20  # battles were fought and decided
 
 
 @pytest.mark.parametrize(("name", "attack"), [("2s3z", "closest"), ("5m_vs_6m", "random")])
@@ -100,7 +113,7 @@ def test_scripted_enemy(name, attack):
     generator = np.random.default_rng(1)
     _, state = theirs.reset(jax.random.key(3))
     # The first action of a policy fixes its camps, so ours are those of the start.
-    mine = battle_of(state.state, state.enemy_policy_state)
+    mine = battle_of(state.state, rules.num_enemies, state.enemy_policy_state)
     mine = mine._replace(camps=32.0 - mine.positions[rules.num_allies :])
     for t in range(60):
         masks = np.asarray(allied_mask(mine))

@@ -28,7 +28,7 @@ def built(task, **options):
     return environment, jax.jit(environment.reset), jax.jit(environment.step)
 
 
-heard_from = jax.jit(swarm.heard_from, static_argnames=("view", "own"))
+heard_from = jax.jit(swarm.heard_from, static_argnames="view")
 
 
 def oracle_of(environment, state):
@@ -142,7 +142,7 @@ def test_lights_that_follow_the_round_score_every_round_but_the_first():
 
 
 def test_transport_counts_the_round_in_which_agents_leave_and_is_done_when_all_have_left():
-    _, reset, step = built(transport, num_agents=2, max_rounds=100)
+    environment, reset, step = built(transport, num_agents=2, max_rounds=100)
     state, _ = reset(jax.random.key(0))
     state = state._replace(
         terrain=state.terrain.at[9, 1:3].set(swarm.FREE),
@@ -153,8 +153,8 @@ def test_transport_counts_the_round_in_which_agents_leave_and_is_done_when_all_h
     down = jnp.full(2, 2)
     state, _, rewards, dones, info = step(jax.random.key(0), state, down)
     assert float(state.score) == 1.0 and rewards.tolist() == [1.0, 1.0] and dones.tolist() == [True, False]
-    # It said something before it left, so it is still heard.
-    assert sorted(heard_from(state, 5)[1].tolist())[-2:] == [0, 1]
+    assert not environment.contact(state).any()  # who has left neither hears nor is heard
+    assert (heard_from(state, 5) == -1).all()
     state, observations, rewards, dones, info = step(jax.random.key(0), state, down)
     assert float(state.score) == pytest.approx(1.99)
     assert rewards.tolist() == pytest.approx([0.0, 0.99])
@@ -164,22 +164,23 @@ def test_transport_counts_the_round_in_which_agents_leave_and_is_done_when_all_h
 
 
 def test_messages_reach_those_in_the_window_and_nobody_else():
-    _, reset, step = built(synchronization, num_agents=30, height=14, width=9, view=5)
+    environment, reset, step = built(synchronization, num_agents=30, height=14, width=9, view=5)
     state, _ = reset(jax.random.key(1))
-    assert (heard_from(state, 5) == -1).all()  # nothing was said yet
     state, *_ = step(jax.random.key(2), state, jnp.ones(30, jnp.int32))
+    state = state._replace(
+        positions=state.positions.at[4].set(jnp.asarray([14, 3])), inside=state.inside.at[4].set(False)
+    )
     positions = np.asarray(state.positions)
     near = np.abs(positions[:, None] - positions[None]).max(axis=2) <= 2
+    near[4] = near[:, 4] = False
+    near &= ~np.eye(30, dtype=bool)
+    assert np.array_equal(environment.contact(state), near)
     heard = np.asarray(heard_from(state, 5))
     for i in range(30):
         assert sorted(heard[i][heard[i] >= 0]) == np.flatnonzero(near[i]).tolist()
-    others = np.asarray(heard_from(state, 5, own=False))
-    assert (others >= 0).sum() == near.sum() - 30
-    values, mask = grid.hear(jnp.asarray(others), jnp.arange(60.0).reshape(30, 2))
-    total = np.asarray(values.sum(axis=1))
-    wanted = (near & ~np.eye(30, dtype=bool)) @ np.arange(60.0).reshape(30, 2)
-    assert np.array_equal(total, wanted) and (np.asarray(mask).sum(axis=1) == near.sum(axis=1) - 1).all()
-    assert np.array_equal(np.asarray(swarm.view_ids(state, 5))[:, 2, 2], np.arange(30))
+    values, mask = grid.hear(jnp.asarray(heard), jnp.arange(60.0).reshape(30, 2))
+    assert np.array_equal(values.sum(axis=1), near @ np.arange(60.0).reshape(30, 2))
+    assert np.array_equal(mask.sum(axis=1), near.sum(axis=1))
 
 
 @pytest.mark.parametrize("task", [pursuit, flocking, transport])

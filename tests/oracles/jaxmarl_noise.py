@@ -6,12 +6,13 @@ import jax.numpy as jnp
 
 def cooldown_draws(key, num_ticks, num_units):
     """In ticks, `[ticks, U]`: what its `step_env_no_decode` adds to cooldowns when called with this key."""
-    rows = []
-    for _ in range(num_ticks):
+
+    def tick(key, _):
         key, tick_key = jax.random.split(key)
         unit_keys = jax.random.split(tick_key, num_units)
-        rows.append(jax.vmap(lambda k: jax.random.uniform(k, minval=-1 / 16, maxval=2 / 16))(unit_keys))
-    return jnp.stack(rows) * 16
+        return key, jax.vmap(lambda k: jax.random.uniform(k, minval=-1 / 16, maxval=2 / 16))(unit_keys)
+
+    return jax.lax.scan(tick, key, length=num_ticks)[1] * 16
 
 
 def enemy_draws(key, num_enemies):
