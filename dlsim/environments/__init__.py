@@ -27,7 +27,14 @@ from dlsim.environments.rendering_grid import animate, figure_of
 from dlsim.environments.skirmish import skirmish
 from dlsim.environments.swarm_flocking import flocking
 from dlsim.environments.swarm_foraging import foraging
-from dlsim.environments.swarm_metrics import group_metrics
+from dlsim.environments.swarm_metrics import group_metrics, message_metrics
+from dlsim.environments.swarm_policies import (
+    script_flocking,
+    script_foraging,
+    script_pursuit,
+    script_synchronization,
+    script_transport,
+)
 from dlsim.environments.swarm_pursuit import pursuit
 from dlsim.environments.swarm_synchronization import synchronization
 from dlsim.environments.swarm_transport import transport
@@ -54,6 +61,7 @@ __all__ = [
     "host_policy",
     "matrix_game",
     "maze_map",
+    "message_metrics",
     "parse_map",
     "parse_pogema",
     "pathfinding",
@@ -63,6 +71,11 @@ __all__ = [
     "random_policy",
     "read_map",
     "room_map",
+    "script_flocking",
+    "script_foraging",
+    "script_pursuit",
+    "script_synchronization",
+    "script_transport",
     "simple",
     "simple_adversary",
     "simple_crypto",

@@ -1,11 +1,14 @@
-"""How a group moved in one round: order, spread, neighbours kept, pushes.  Linear in the agents."""
+"""How a group moved in one round: order, spread, neighbours kept, pushes, at a cost linear in the agents; what it said."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from dlsim import checks
 from dlsim.core import Array, Info
 from dlsim.environments import grid
 
@@ -26,8 +29,7 @@ def group_metrics(before: Any, after: Any, actions: Array) -> Info:
         before, after: states with positions int32 `[A, 2]`, inside bool `[A]`, terrain and visited `[H, W]`.
         actions: int32 `[A]`, 0 stay, 1 to 4 moves, anything else none of them.
 
-    Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.  Metrics of the text of messages belong
-    to who has the text.
+    Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.
     """
     present = before.inside
     num = jnp.maximum(jnp.sum(present), 1)
@@ -79,3 +81,38 @@ def _at(plane: Array, positions: Array, present: Array) -> Array:
     """Who stands at positions `[A, 2]`, -1 for nobody."""
     cells = grid.flat(positions, (plane.shape[0], plane.shape[1]), present)
     return jnp.append(plane.reshape(-1), -1)[cells]
+
+
+def message_metrics(texts: Sequence[str], embeddings: Any = None) -> dict[str, float]:
+    """What was said in one round, of the messages that are not empty: for populations that talk in words.
+
+    `mean_length` and `std_length` in characters, `questions` (share of messages with a question mark), `digits` (share of
+    all characters that are digits), and, given `embeddings` float `[M, D]` of the M texts, `similarity`: the mean cosine of
+    the pairs of them.  NaN where nothing was said, or no pair.
+
+    Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.
+    """
+    where = "message_metrics"
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        checks.fail(where, "texts", "a sequence of strings", repr(texts))
+    said = [place for place, text in enumerate(texts) if text]
+    lengths = np.asarray([len(texts[place]) for place in said], float)
+    nothing = not said
+    out = {
+        "mean_length": np.nan if nothing else float(lengths.mean()),
+        "std_length": np.nan if nothing else float(lengths.std()),
+        "questions": np.nan if nothing else float(np.mean(["?" in texts[place] for place in said])),
+        "digits": np.nan
+        if nothing
+        else sum(c.isdigit() for place in said for c in texts[place]) / float(lengths.sum()),
+    }
+    if embeddings is None:
+        return out
+    rows = np.asarray(embeddings, float)
+    if rows.ndim != 2 or len(rows) != len(texts):
+        checks.fail(where, "embeddings", f"of shape [{len(texts)}, D]", list(rows.shape))
+    rows = rows[said]
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    pairs = np.triu_indices(len(said), 1)
+    out["similarity"] = float((unit @ unit.T)[pairs].mean()) if len(said) > 1 else np.nan
+    return out

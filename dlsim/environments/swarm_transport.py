@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from dlsim.environments.swarm import SwarmState, Task
 
 NUM_PLUGS = 8
 BOX_CELLS = 13
+NUM_STAGES = 6  # of a box on its way out
 
 
 def transport(
@@ -71,6 +74,58 @@ def transport(
         has_box=True,
     )
     return swarm.make(task, num_agents, height, width, view, max_rounds, reward)
+
+
+class PlugWays(NamedTuple):
+    """The way out of each of the eight boxes, in stages: as it was, pushed aside, and one, two, three, four cells out.
+
+    Aside, since the block leans on the wall beside the gap; in the last stage it is off the map.
+    """
+
+    symbols: np.ndarray  # int32 [8, 6, H, W] what is on the map without agents, in symbols of `swarm`
+    actions: np.ndarray  # int32 [8, 6] that lead to the next stage; in the last one, out of the gap
+    depths: np.ndarray  # int32 [8, 6, H, W] cells from which to push: 1 behind the box, 2 behind that, 3; else 0
+
+
+def plug_ways(height: int, width: int) -> PlugWays:
+    """How to push out the boxes of a grid of this size."""
+    masks, corners, walls = plugs(height, width)
+    symbols = np.zeros((NUM_PLUGS, NUM_STAGES, height, width), np.int32)
+    depths = np.zeros_like(symbols)
+    actions = np.zeros((NUM_PLUGS, NUM_STAGES), np.int32)
+    steps = np.asarray(grid.moves())
+    for plug, (mask, corner, wall) in enumerate(zip(masks, corners, walls, strict=True)):
+        transposed, up, left = bool(plug & 4), bool(plug & 2), bool(plug & 1)
+        vertical, horizontal = (1 if up else 2), (3 if left else 4)
+        out, aside = (horizontal, vertical) if transposed else (vertical, horizontal)
+        for stage in range(NUM_STAGES):
+            action = aside if stage == 0 else out
+            moved = np.argwhere(mask) + corner + (stage > 0) * steps[aside] + max(stage - 1, 0) * steps[out]
+            there = moved[((moved >= 0) & (moved < [height, width])).all(axis=1)]
+            plane = np.where(wall, swarm.SEEN_WALL, 0)
+            plane[tuple(there.T)] = swarm.SEEN_BOX
+            symbols[plug, stage], actions[plug, stage] = plane, action
+            depths[plug, stage] = _behind(plane, steps[action]) if len(there) else _gap(wall)
+    return PlugWays(symbols, actions, depths)
+
+
+def _behind(plane: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Free cells in line behind the box, numbered from it, three deep."""
+    depths = np.zeros_like(plane)
+    for cell in np.argwhere(plane == swarm.SEEN_BOX):
+        for depth in (1, 2, 3):
+            behind = tuple(cell - depth * step)
+            if not all(0 <= x < size for x, size in zip(behind, plane.shape, strict=True)) or plane[behind] != 0:
+                break
+            depths[behind] = depth
+    return depths
+
+
+def _gap(wall: np.ndarray) -> np.ndarray:
+    """The cells of the rim that are not wall."""
+    rim = np.ones(wall.shape, bool)
+    rim[1:-1, 1:-1] = False
+    return (rim & ~wall).astype(np.int32)
 
 
 def plugs(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -94,6 +94,31 @@ def test_windows_show_what_is_around_and_the_edge():
     assert seen[1].tolist() == [[1, 2, 3], [5, 6, 7], [9, 10, 11]]
 
 
+def test_what_is_seen_is_laid_on_a_map():
+    plane = jnp.arange(20, dtype=jnp.int32).reshape(4, 5)
+    positions = jnp.asarray([[0, 0], [2, 3], [3, 4]])
+    maps = np.asarray(grid.unroll(grid.windows(plane, positions, 3, -7), positions, (4, 5), -1))
+    for seen, (i, j) in zip(maps, positions.tolist(), strict=True):
+        near = (np.abs(np.arange(4) - i)[:, None] <= 1) & (np.abs(np.arange(5) - j) <= 1)
+        assert np.array_equal(seen, np.where(near, plane, -1))
+
+
+def test_steps_are_those_of_a_search_in_breadth():
+    rng = np.random.default_rng(0)
+    passable = rng.random((12, 7, 9)) < 0.7
+    goals = rng.random((12, 7, 9)) < 0.04
+    found = np.asarray(grid.steps_to(jnp.asarray(goals), jnp.asarray(passable)))
+    for number in range(12):
+        wanted = np.where(goals[number], 0, grid.FAR)
+        queue = [tuple(cell) for cell in np.argwhere(goals[number])]
+        for i, j in queue:
+            for a, b in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                if 0 <= a < 7 and 0 <= b < 9 and passable[number, a, b] and wanted[a, b] == grid.FAR:
+                    wanted[a, b] = wanted[i, j] + 1
+                    queue.append((a, b))
+        assert np.array_equal(found[number], wanted)
+
+
 def test_window_sums_are_cut_at_the_edge():
     plane = np.random.default_rng(0).integers(0, 5, (7, 9))
     sums = np.asarray(grid.window_sum(jnp.asarray(plane), before=4, after=3))

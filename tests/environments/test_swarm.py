@@ -12,6 +12,7 @@ from dlsim.environments import grid, swarm
 from dlsim.environments.environment import auto_reset
 from dlsim.environments.swarm_flocking import flocking
 from dlsim.environments.swarm_foraging import foraging
+from dlsim.environments.swarm_metrics import message_metrics
 from dlsim.environments.swarm_pursuit import pursuit, respawn_draws
 from dlsim.environments.swarm_synchronization import synchronization
 from dlsim.environments.swarm_transport import transport
@@ -218,6 +219,20 @@ def test_group_metrics_of_a_row_that_pushes():
     assert float(info["polarisation"]) == 0.25  # up and down cancel, one goes right
     assert float(info["displacement"]) == 1.0
     assert int(info["pairs_kept"]) == 1 and int(info["pushes"]) == 1 and int(info["cells_visited"]) == 7
+
+
+def test_what_is_said_is_counted_in_words():
+    texts = ["go 12", "", "where?", "34"]
+    found = message_metrics(texts, np.asarray([[1.0, 0.0], [9.0, 9.0], [0.0, 2.0], [-3.0, 0.0]]))
+    lengths = np.asarray([5, 6, 2])
+    assert found["mean_length"] == pytest.approx(lengths.mean()) and found["std_length"] == pytest.approx(lengths.std())
+    assert found["questions"] == pytest.approx(1 / 3) and found["digits"] == pytest.approx(4 / 13)
+    assert found["similarity"] == pytest.approx(-1 / 3)  # of cosines 0, -1 and 0
+    assert all(np.isnan(value) for value in message_metrics(["", ""], np.zeros((2, 3))).values())
+    with pytest.raises(ValueError, match=r"message_metrics: texts must be a sequence of strings, got 'hello'"):
+        message_metrics("hello")
+    with pytest.raises(ValueError, match=r"message_metrics: embeddings must be of shape \[4, D\], got \[3, 2\]"):
+        message_metrics(texts, np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ def with_box(positions, actions, solid=None, corner=(3, 3)):
     mask = np.zeros((5, 5), bool)
     mask[:, :3] = True
     num = len(positions)
-    rows = jnp.asarray(list(positions) + [(0, 0)] * (6 - num), jnp.int32)
+    rows = jnp.asarray(list(positions) + [(0, 0)] * (8 - num), jnp.int32)
     solid = np.zeros((12, 12), bool) if solid is None else solid
-    present = jnp.arange(6) < num
-    acts = jnp.asarray(list(actions) + [0] * (6 - num))
+    present = jnp.arange(8) < num
+    acts = jnp.asarray(list(actions) + [0] * (8 - num))
     moved, box = compiled(
-        rows, present, acts, jnp.zeros(6, bool), jnp.asarray(solid), Box(jnp.asarray(corner), jnp.asarray(mask))
+        rows, present, acts, jnp.zeros(8, bool), jnp.asarray(solid), Box(jnp.asarray(corner), jnp.asarray(mask))
     )
     return np.asarray(moved)[:num].tolist(), np.asarray(box.position).tolist()
 
@@ -64,6 +64,8 @@ def test_five_push_the_box_and_four_do_not():
     assert with_box(column[:4], [RIGHT] * 4) == ([list(p) for p in column[:4]], [3, 3])
     in_line = [(8 + i, 4) for i in range(4)]
     assert with_box(in_line, [UP] * 4)[1] == [3, 3]
+    alone = [(8 + i, 3) for i in range(5)]  # five in one column, the last off a map of 12 rows
+    assert with_box([(i - 1, j) for i, j in alone], [UP] * 5, corner=(2, 3))[1] == [1, 3]
     tall = [(8, 3), (9, 3), (10, 3), (8, 4), (9, 4)]
     assert with_box(tall, [UP] * 5)[1] == [2, 3]
 
@@ -72,6 +74,8 @@ def test_who_stands_ahead_of_the_box_is_pushed_and_costs_a_sixth():
     ahead = [(4, 6)]
     five = [(3 + i, 2) for i in range(5)]
     assert with_box(five + ahead, [RIGHT] * 5 + [0])[1] == [3, 3]
+    six = [*five, (5, 1)]
+    assert with_box(six + ahead, [RIGHT] * 6 + [0])[1] == [3, 4]
     # The one ahead pushes on by itself: it needs nothing.
     assert with_box(five + ahead, [RIGHT] * 6) == ([[3 + i, 3] for i in range(5)] + [[4, 7]], [3, 4])
     solid = np.zeros((12, 12), bool)

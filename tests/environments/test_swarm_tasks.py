@@ -9,15 +9,11 @@ import pytest
 from oracles.swarm_world import SwarmWorld
 from scipy.optimize import linear_sum_assignment
 
-from dlsim.environments import swarm
+from dlsim.environments import grid, swarm
 from dlsim.environments.assignment import assignment_bounds, assignment_cost
-from dlsim.environments.maps import room_map
-from dlsim.environments.pathfinding import pathfinding
-from dlsim.environments.rendering_grid import animate, figure_of, render_text
 from dlsim.environments.swarm_flocking import flocking, lower_bounds, ring, shape_distance
 from dlsim.environments.swarm_foraging import foraging, inner_walls, layout
 from dlsim.environments.swarm_pursuit import pursuit, respawn_draws
-from dlsim.environments.swarm_synchronization import synchronization
 from dlsim.environments.swarm_transport import plugs, transport
 
 STAY, UP, DOWN, LEFT, RIGHT = range(5)
@@ -74,6 +70,23 @@ def test_inner_walls_and_corners_of_foraging():
         assert (plane == swarm.FOOD).sum() == 4 == (plane == swarm.NEST).sum()
         assert (plane[1:3] == swarm.FOOD).all(axis=0).any() or (plane[:, 1:3] == swarm.FOOD).all(axis=1).any()
         assert (plane == swarm.WALL).sum() == 36 + 6
+
+
+@pytest.mark.parametrize("size", [8, 9, 10, 13, 16, 20, 25])
+def test_food_and_nest_are_in_corners_and_can_be_reached(size):
+    terrains = np.asarray(jax.vmap(lambda key: layout(key, size))(jax.random.split(jax.random.key(0), 40)))
+    steps = jax.jit(grid.steps_to)(jnp.asarray(terrains == swarm.FOOD), jnp.asarray(terrains == swarm.FREE))
+    for terrain, far in zip(terrains, np.asarray(steps), strict=True):
+        inner = next(plane for plane in inner_walls(size) if (terrain[plane] == swarm.WALL).all())
+        rim = np.ones((size, size), bool)
+        rim[1:-1, 1:-1] = False
+        assert np.array_equal(terrain == swarm.WALL, inner | rim)  # neither stands in a wall or its gap
+        corners = [np.argwhere(terrain == what).min(axis=0) for what in (swarm.FOOD, swarm.NEST)]
+        assert all(x in (1, size - 3) for corner in corners for x in corner)
+        num_walls = len(range(4, size - 4, 4))
+        assert (corners[0] != corners[1]).sum() == (1 if num_walls % 2 else 2)
+        beside = np.argwhere(terrain == swarm.NEST)
+        assert any(far[i + a, j + b] < grid.FAR for i, j in beside for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0)))
 
 
 def test_the_eight_plugs_fill_their_gaps():
@@ -181,24 +194,3 @@ def test_shaped_rewards_of_transport():
     )
     _, _, rewards, *_ = jax.jit(environment.step)(jax.random.key(0), state, jnp.zeros(3, jnp.int32))
     assert rewards.tolist() == pytest.approx([0.04, 0.02, -0.2])
-
-
-def test_states_are_drawn(tmp_path):
-    from PIL import Image
-
-    for environment in (transport(), pursuit(), pathfinding(room_map(2, 2, 4), 6)):
-        state, _ = environment.reset(jax.random.key(0))
-        figure = figure_of(environment, state)
-        assert figure.axes[0].images and figure.axes[0].collections
-    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state)
-    path = animate(environment, states._replace(round=jnp.arange(3)), tmp_path / "paths.gif")
-    with Image.open(path) as picture:
-        assert picture.n_frames >= 1 and picture.size == (400, 400)
-    environment = synchronization(num_agents=2, height=3, width=4)
-    state, _ = environment.reset(jax.random.key(0))
-    state = state._replace(positions=jnp.asarray([[1, 1], [1, 2]]), flags=jnp.asarray([True, False]))
-    assert render_text(swarm.symbols(state, False, False)) == "WWWW\nWAaW\nWWWW"
-    with pytest.raises(ValueError, match=r"animate: path must be a file that ends in .gif"):
-        animate(environment, state, "film.mp4")
-    with pytest.raises(ValueError, match=r"figure_of: environment must be one that can draw its states"):
-        figure_of(environment._replace(render=None), state)
