@@ -1,6 +1,9 @@
 """One clear line for bad input: `<where>: <argument> must be <rule>, got <value>. <fix>`.
 
 Shape and type checks always run; value checks are skipped for tracers, whose values are not known while tracing.
+`where` is the function that the user called, `argument` the name of what was bad, `fix` what to do, ready to paste.
+Bounds `minimum` and `maximum` are part of what is allowed, unless `open_minimum` or `open_maximum`; None: no bound.  `kind`
+is the type wanted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: `dlsim run | sweep | bench | list | info`.
+"""The command line: `dlsim run | sweep | reproduce | bench | list | info`.
 
 A mistake of the user is one line on stderr and exit status 2; Ctrl-C is exit status 130 and the command that goes on.
 """
@@ -6,8 +6,6 @@ A mistake of the user is one line on stderr and exit status 2; Ctrl-C is exit st
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import os
 import pathlib
 import shlex
@@ -16,7 +14,7 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlsim.configs import MODES as DEFAULT_MODES, split_mode
+from dlsim.configs import split_mode
 
 if TYPE_CHECKING:
     pass
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         said = f" ({stop})" if str(stop) else ""
         print(f"dlsim: stopped{said}", file=sys.stderr)
-        if options.command in ("run", "sweep"):
+        if options.command in ("run", "sweep", "reproduce"):
             print(f"dlsim: go on with: {_resume_command(given)}", file=sys.stderr)
         return 130
     except AttributeError as error:
@@ -84,13 +82,25 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     sweep.add_argument("--csv", metavar="FILE", help="write the results as a table too")
     sweep.add_argument("--workers", metavar="KIND[:N]", help="ray:N, slurm:N or local:N: blocks go to N machines")
     sweep.set_defaults(run=_sweep)
-    for command in (run, sweep):
+    reproduce = commands.add_parser(
+        "reproduce", parents=[debug], allow_abbrev=False, help="run the papers' experiments and judge their claims"
+    )
+    reproduce.add_argument("papers", nargs="*", metavar="NN|all", help="numbers of papers, or all")
+    reproduce.add_argument("--list", action="store_true", dest="only_list", help="list papers, modes, times and runs")
+    reproduce.add_argument("--mode", default="default", help="tiny, default (two cores) or paper (an accelerator)")
+    reproduce.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 .. N-1 of each")
+    reproduce.add_argument("--out", metavar="DIR", default="runs", help="runs go to DIR/<name>-<mode> (default: runs)")
+    reproduce.add_argument("--folder", metavar="DIR", help="of the files (default: experiments/papers)")
+    reproduce.add_argument("--table", metavar="FILE", help="write the claims table as .md, .csv or .json too")
+    reproduce.set_defaults(run=_reproduce)
+    for command in (run, sweep, reproduce):
         command.add_argument("--layout", default="auto", help="auto, vmap, map, a number of runs at once, or 32x4")
         command.add_argument("--memory", metavar="SIZE", help="of a device, such as 8GiB (default: what is free)")
         command.add_argument(
             "--lanes", type=int, metavar="N", help="programs at a time on a device (default: by trial)"
         )
         command.add_argument("--mesh", metavar="nodes=N", help="lay the nodes of each run over N devices")
+    for command in (run, sweep):
         command.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
 
     bench = commands.add_parser("bench", parents=[debug], allow_abbrev=False, help="measure this machine")
@@ -169,7 +179,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _resume_command(given: list[str]) -> str:
-    words = given if "--resume" in given or given[0] == "sweep" else [*given, "--resume"]
+    words = given if "--resume" in given or given[0] != "run" else [*given, "--resume"]
     return f"dlsim {shlex.join(words)}"
 
 
@@ -217,6 +227,36 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
+    from dlsim import claims_table, reproduce, terminal, terminal_papers
+
+    if options.only_list:
+        chosen = reproduce.find(options.papers or ["all"], folder=options.folder)
+        terminal_papers.tell_papers(chosen, options.out)
+        return 0
+    if not options.papers:
+        raise ValueError("reproduce: papers must be numbers or all, got none. --list shows them.")
+    if options.table:
+        claims_table.check_file(options.table)
+    _prepare(options)
+    chosen = reproduce.find(options.papers, options.mode, options.folder)
+    terminal_papers.tell_times(chosen, options.mode, options.out)
+    settings = _settings(options)
+    done = reproduce.reproduce(
+        options.papers,
+        options.mode,
+        **settings,
+        folder=options.folder,
+        tell=terminal.tell_plan,
+        begin=terminal_papers.tell_begin,
+        end=terminal_papers.tell_end,
+    )
+    terminal_papers.tell_claims(done)
+    if options.table:
+        print(f"table:   {claims_table.write(done, options.table)}")
+    return 0 if reproduce.all_ran(done) else 1
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What `run` and `sweep` have in common."""
     from dlsim.sweeps.api import make_options
@@ -260,38 +300,19 @@ def _keep_compiled_programs() -> None:
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:
+    from dlsim import catalogue
+
     folder = pathlib.Path(options.folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"list: folder must be a folder of experiments, got {folder}.")
-    found = []
-    for file in sorted(folder.rglob("*.py")):
-        about = _about(file)
-        if about is not None:
-            found.append((str(file), *about))
+    found = catalogue.entries(folder)
     if not found:
         print(f"no experiments in {folder}")
-    width = max((len(name) for name, *_ in found), default=0)
-    for name, summary, modes in found:
-        print(f"{name:{width}s}  {summary}")
-        print(f"{'':{width}s}  modes: {', '.join(modes)}")
+    width = max((len(str(one.path)) for one in found), default=0)
+    for one in found:
+        print(f"{one.path!s:{width}s}  {one.title}")
+        print(f"{'':{width}s}  modes: {', '.join(one.modes)}")
     return 0
-
-
-def _about(file: pathlib.Path) -> tuple[str, tuple[str, ...]] | None:
-    """First line of the docstring of an experiment file, and its modes, read without running it; None if it is none."""
-    try:
-        tree = ast.parse(file.read_text())
-    except (SyntaxError, UnicodeDecodeError):
-        return None
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    if not {"get_config", "build"} <= defined:
-        return None
-    modes: tuple[str, ...] = DEFAULT_MODES
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "MODES" for t in node.targets):
-            with contextlib.suppress(ValueError, TypeError):  # computed: only running the file would tell
-                modes = tuple(str(mode) for mode in ast.literal_eval(node.value))
-    return (ast.get_docstring(tree) or "").partition("\n")[0], modes
 
 
 def _info(_: argparse.Namespace, __: list[str]) -> int:

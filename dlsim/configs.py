@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
 
     @property
     def modes(self) -> tuple[str, ...]:
+        """The file's own `MODES`, or default, tiny and paper."""
         return tuple(getattr(self.module, "MODES", MODES))
 
 

@@ -80,7 +80,7 @@ def run_experiment(
         this one is complete, a run of other settings is left alone.
       resume: go on with the unfinished run in `out`; the result equals that of an unbroken run.
       progress: as in `simulate`.
-      options: how runs share programs and devices, from `dlsim.sweeps.make_options`.
+      options: how runs share programs and devices, from `dlsim.sweeps.api.make_options`.
       tell: called with the plan before anything runs.
 
     Raises ValueError with one clear line for bad settings, and leaves nothing behind if no run got anywhere; Interrupted
@@ -214,6 +214,7 @@ def _finish(
         "experiment": experiment.name,
         "mode": mode,
         "summary": experiment.summary,
+        "about": (experiment.module.__doc__ or "").strip(),
         "file": experiment.path.name,
         "file_sha256": experiment.sha256,
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -61,7 +61,10 @@ def style() -> Iterator[None]:
 def panels(
     num_rows: int, num_columns: int, *, width: float = PAGE, height: float | None = None, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes `[rows, columns]`; `width` and `height` in inches, `options` go to `Figure.subplots`."""
+    """A figure and its axes `[num_rows, num_columns]`; sizes in inches, `options` go to `Figure.subplots`.
+
+    Without a `height` panels are 0.72 as high as they are wide; `width` is that of the whole figure.
+    """
     from matplotlib.figure import Figure
 
     size = (width, height if height is not None else 0.72 * width * num_rows / num_columns)

@@ -26,6 +26,7 @@ class Pace(NamedTuple):
 
     @property
     def num_clients(self) -> int:
+        """M, as many as values were given for."""
         return len(self.overhead)
 
     @property
@@ -115,6 +116,8 @@ def linear_speeds(num_clients: int, percent: float) -> Pace:
 
 def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: float, *, sigma: float = 0.0) -> Pace:
     """The pace that a network's links make: a step is `batch_size` gradient evaluations, a job two messages.
+
+    `sigma` is that of `pace`.
 
     seconds a step = compute_i batch_size
     overhead       = 2 latency + bits_down / min(download_i, server_upload) + bits_up / min(upload_i, server_download)

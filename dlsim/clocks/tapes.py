@@ -23,7 +23,7 @@ from dlsim.networks.network import Network
 
 Source = tuple[int, Clock, ClockedEnds, Cursor]  # kind, clock, whose it is, how far it is
 
-GRADIENT, COMMUNICATION = 0, 1
+GRADIENT, COMMUNICATION = 0, 1  # kinds of events: a gradient at a node; a message over an edge, a link or by a node
 LONGEST_TAPE = 2**31 - 2  # events in one piece: positions are int32
 
 

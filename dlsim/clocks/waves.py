@@ -42,6 +42,7 @@ class Waves:
 
     @property
     def num_waves(self) -> int:
+        """How many waves there are, W."""
         return len(self.starts) - 1
 
     @property
@@ -76,10 +77,12 @@ class Blocks:
 
     @property
     def num_blocks(self) -> int:
+        """Blocks, the padding included."""
         return self.a.shape[-2]
 
     @property
     def width(self) -> int:
+        """Slots of a block."""
         return self.a.shape[-1]
 
 

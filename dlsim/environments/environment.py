@@ -30,6 +30,7 @@ class Space(NamedTuple):
 
     @property
     def is_discrete(self) -> bool:
+        """Whether values are integers from 0 to num - 1."""
         return self.num is not None
 
 

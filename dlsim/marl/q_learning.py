@@ -101,8 +101,8 @@ def qmix(
     s is `environment.global_state`, or all observations side by side.  The mixer is the team's: it does not gossip.
 
     Args:
+      environment, optimizer: as `iql`, and so are the other options.
       embedding, hidden: widths of the mixer and of the nets that make its weights.
-      Others: as `iql`.
     Source: Rashid et al., QMIX: monotonic value function factorisation, ICML 2018.
     """
     checks.instance("qmix", "environment", environment, Environment, "Call its factory first.")

@@ -34,6 +34,7 @@ def from_networkx(
         `pos` (a pair), where all nodes have it, gives the positions.
       weights: as in `connect`; default `"metropolis_hastings"`, or `"row_stochastic"` for a directed graph.
       edge_key: the edge attribute that holds W[v, u]; the diagonal makes the rows sum to one.  Excludes `weights`.
+      lowering: as in `connect`.
     """
     names = list(network.nodes)
     if not names:
@@ -140,6 +141,7 @@ def from_edge_list(
       renumber: whether ids, any integers, are replaced by their ranks; else they must be in 0..N-1.
       weights: as in `connect`, for a file without a third column; default `"metropolis_hastings"`, or
         `"row_stochastic"` for a directed graph.
+      lowering: as in `connect`.
     """
     where = "from_edge_list"
     if not isinstance(path, str | Path):

@@ -72,6 +72,7 @@ def base_graph(num_nodes: int, degree: int = 1, *, lowering: str = "auto") -> tu
     Args:
       num_nodes: N, at least 2; any number, not only powers of k + 1.
       degree: k, the most neighbours a node has in a round, 1 .. N - 1.
+      lowering: as in `connect`.
     Returns: the Networks of one period, after which every node holds the exact mean.
 
     Source: Takezawa, Sato, Bao, Niwa, Yamada, Beyond exponential graph: communication-efficient topologies for

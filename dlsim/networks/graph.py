@@ -28,14 +28,17 @@ class Graph:
 
     @property
     def num_edges(self) -> int:
+        """Directed edges, E."""
         return len(self.senders)
 
     @property
     def in_degrees(self) -> np.ndarray:
+        """How many each node hears, int64 `[N]`."""
         return np.bincount(self.receivers, minlength=self.num_nodes)
 
     @property
     def out_degrees(self) -> np.ndarray:
+        """How many hear each node, int64 `[N]`."""
         return np.bincount(self.senders, minlength=self.num_nodes)
 
 
@@ -54,7 +57,15 @@ def graph(
     offsets: tuple[tuple[int, ...], ...] | None = None,
     positions: np.ndarray | None = None,
 ) -> Graph:
-    """A Graph from any edge list: loops and duplicates dropped, sorted; `is_directed=False` adds the other direction."""
+    """A Graph from any edge list: loops and duplicates dropped, sorted; `is_directed=False` adds the other direction.
+
+    Args:
+      num_nodes: N.
+      senders, receivers: ends of each edge, integers `[E]` in 0..N-1; the receiver hears the sender.
+      is_directed: whether an edge is one direction only.
+      grid, offsets: that the graph is a set of shifts, as in `Graph`; not checked against the edges.
+      positions: where nodes are drawn, float32 `[N, 2]`.
+    """
     num_nodes = checks.integer("graph", "num_nodes", num_nodes, 1)
     senders, receivers = np.asarray(senders, np.int64).ravel(), np.asarray(receivers, np.int64).ravel()
     if senders.shape != receivers.shape:

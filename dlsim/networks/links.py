@@ -37,6 +37,13 @@ def links(
     """Links from scalars or one value a node (traced): rates in bits per second, times in seconds.
 
     Defaults: 100 Mbit/s both ways, a 10 Gbit/s server, no latency, computing for free.
+
+    Args:
+      num_nodes: N.
+      latency: seconds of every message, one value for all.
+      upload, download: of the nodes, scalars or `[N]`.
+      server_upload, server_download: of the server, scalars.
+      compute: seconds a gradient evaluation (one example), a scalar or `[N]`.
     """
     checks.integer("links", "num_nodes", num_nodes, 1)
 

@@ -105,6 +105,7 @@ class Network:
 
     @property
     def num_nodes(self) -> int:
+        """N."""
         return self.node_ids.shape[0]
 
     @property
@@ -118,6 +119,7 @@ class Network:
         return self.lowering == "average" and self.num_edges == 0 and self.num_nodes > 1
 
     def replace(self, **changes: Any) -> Network:
+        """The network with other fields."""
         return dataclasses.replace(self, **changes)
 
     def with_channel(self, channel: Channel) -> Network:
@@ -136,6 +138,7 @@ class Network:
         return lower(self, lowering)
 
     def with_state(self, state: NetworkState) -> Network:
+        """The network with the traffic, the clock and the channel states of `state`."""
         return self.replace(state=state)
 
     def relabel(self, order: Any) -> Network:
@@ -176,22 +179,26 @@ class Network:
 
     # The verbs; `messages.py` has their meaning and cost.
     def send(self, key: Array, tree: PyTree, *, stream: str = "send") -> tuple[Packet, Network]:
+        """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
         from dlsim.networks import messages
 
         return messages.send(self, key, tree, stream)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
+        """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""
         from dlsim.networks import messages
 
         return messages.combine(self, packet, own, weights)
 
     def mix(self, key: Array, tree: PyTree, *, weights: Any = None, stream: str = "mix") -> tuple[PyTree, Network]:
+        """One gossip product, y_i = sum_j W_ij x_j: `send`, then `combine`; `weights` made in the step replace W."""
         from dlsim.networks import messages
 
         packet, network = messages.send(self, key, tree, stream)
         return messages.combine(network, packet, tree, weights), network
 
     def gather(self, key: Array, tree: PyTree, *, stream: str = "gather") -> tuple[Inbox, Network]:
+        """What each node heard from each neighbour, for rules that are not linear."""
         from dlsim.networks import messages
 
         return messages.gather(self, key, tree, stream)
@@ -199,16 +206,19 @@ class Network:
     def exchange(
         self, key: Array, tree: PyTree, partner: Array, *, stream: str = "exchange"
     ) -> tuple[Arrival, Network]:
+        """Pairwise swap: node i hears node `partner[i]`, nothing where that is i; `partner` is its own inverse."""
         from dlsim.networks import messages
 
         return messages.exchange(self, key, tree, partner, stream)
 
     def uplink(self, key: Array, tree: PyTree, *, stream: str = "uplink") -> tuple[Arrival, Network]:
+        """Each node of the cohort sends its row of `tree [C, ...]` to the server, which gets `Arrival([C, ...], [C])`."""
         from dlsim.networks import messages
 
         return messages.uplink(self, key, tree, stream)
 
     def downlink(self, key: Array, tree: PyTree, *, stream: str = "downlink") -> tuple[Arrival, Network]:
+        """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`."""
         from dlsim.networks import messages
 
         return messages.downlink(self, key, tree, stream)

@@ -2,6 +2,7 @@
 
 The same seed gives the same graph.  `connected=True` draws again until the graph is connected, which is the model's
 own distribution given that it is; after `MAX_TRIES` draws it gives up.  Memory and time are linear in nodes and edges.
+All take `num_nodes`, and `weights` and `lowering` as `connect` does.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def barabasi_albert(
     weights: Weights = "metropolis_hastings",
     lowering: str = "auto",
 ) -> Network:
-    """Preferential attachment: a few hubs, degrees with a tail of power -3.
+    """Preferential attachment: each new node links to `num_links` others; a few hubs, degrees with a tail of power -3.
 
     Source: Barabasi, Albert, Emergence of scaling in random networks, Science 286, 1999.
     """
@@ -272,7 +273,7 @@ def stochastic_block(
     weights: Weights = "metropolis_hastings",
     lowering: str = "auto",
 ) -> Network:
-    """Communities: pairs are linked with probability `within` a block and `between` blocks.
+    """Communities: pairs are linked with probability `within` one of `num_blocks` blocks and `between` blocks.
 
     Source: Holland, Laskey, Leinhardt, Stochastic blockmodels: first steps, Social Networks 5, 1983.
     """

@@ -41,6 +41,10 @@ def conv_general_dilated(
     stride, padding, kernel dilation and layout; everything else (one or three spatial axes, groups, dilated inputs)
     is handed to `lax.conv_general_dilated`, correct but slow under a `vmap` over kernels.
 
+    Args: those of `lax.conv_general_dilated`: `lhs` is the input, `rhs` the kernel; `window_strides`, `padding`,
+      `lhs_dilation`, `rhs_dilation`, `dimension_numbers`, `feature_group_count`, `batch_group_count`, `precision` and
+      `preferred_element_type` mean what they mean there.
+
     With x[b, h, w, c] padded, k[i, j, c, o] and stride 1:
       p[b, h, w, (j, c)] = x[b, h, w + j, c];   y[b, h, w, o] = sum_i p[b, h + i, w, :] @ k[i, :, :, o].
     So patches hold one row of the kernel, and memory grows by its width, not by its area; the sum over rows is a sum

@@ -108,7 +108,8 @@ def dataset(
     ones of each class in that order are the test set (for regression, the first ones of all); both sets keep the
     order in which the examples came.  `offset` and `scale` are 0 and 1; but images of bytes, `[M, height, width]` or
     `[M, height, width, channels]`, get a channel axis if they lack it, and where neither is given, an offset and scale
-    that bring their training pixels to mean 0 and variance 1.  Other arguments as in `load` and `Dataset`.
+    that bring their training pixels to mean 0 and variance 1.  `num_classes` is C, by default the highest label plus one;
+    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
     """
     where = "dataset"
     x, y = _inputs(where, "inputs", inputs), np.asarray(labels)
@@ -159,6 +160,7 @@ def synthetic_classification(
 ) -> Dataset:
     """SYNTHETIC data, not real: unit Gaussian clouds, one a class, balanced.
 
+    `num_examples` are M, training and test together, of `num_features` numbers in `num_classes`; `seed` draws them all.
     The centres are random directions times `separation` (in standard deviations of a cloud); a share `label_noise` of
     the labels is drawn anew at random, in the training and the test set.
     """

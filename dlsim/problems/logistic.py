@@ -69,6 +69,8 @@ def logistic_regression(
       intercept: whether to append a constant 1 to every example.
       solve: find the optimum; not possible where mu is traced or 0, where it is left out.
       seed: of the partition; structural.
+      data_dir: as in `load`.
+      node_block: nodes at a time; see `map_nodes`.
 
     Cost: building takes some ten passes of M D^2 operations in float64 (0.02 s for 456 x 31, about 25 seconds of
       processor time for 60,000 x 785), `evaluate` one pass of M D operations a model.

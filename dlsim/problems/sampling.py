@@ -23,9 +23,11 @@ def batch_positions(
     `with_replacement`: B independent uniform positions.
 
     Args:
+      key: of the step and the purpose.
       node_ids: int32 `[n]`.
       sizes: how many examples each of these nodes holds, int `[n]`, at least 1; may be traced.
       batch_size: B; structural.
+      sampling: one of the two above; structural.
 
     Cost: one call of the generator for all nodes and, without replacement, B steps of [B, n] comparisons.
     Source: R. Floyd's algorithm, in Bentley, Programming Pearls: a sample of brilliance, Comm. ACM 1987.

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
+MINUTES = {"tiny": 0.2, "default": 5}  # on 2 cores
 SOURCE = "Skrynnik et al., AAAI 2024"
 COSTS = {"none": (0.0, 0.0), "static": (1.0, 0.0), "dynamic": (0.0, 1.0), "both": (1.0, 1.0)}
 FACTOR = 2.0  # what the dynamic cost gains at least, with 128 agents in the warehouse and 32 on random maps

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
+MINUTES = {"tiny": 0.2, "default": 4}  # on 2 cores
 SOURCE = "Yang et al., ICML 2022"
 COSTS = 0.01  # accuracy: anarchy costs at most this under uniform arrivals
 GAIN = 0.10  # accuracy: what AFA-CS wins over AFA-CD at p = 1 under arrivals of ratio 0.1

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
+MINUTES = {"tiny": 0.4, "default": 4}  # on 2 cores
 SOURCE = "Ruan et al., 2025"
 TASKS = ("pursuit", "synchronization", "foraging", "flocking", "transport")
 PLAYERS = ("random", "silent", "messages")

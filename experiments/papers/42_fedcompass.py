@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
+MINUTES = {"tiny": 0.3, "default": 3}  # on 2 cores
 METHODS = {"fedcompass": "FedCompass", "fedbuff": "FedBuff", "fedasync": "FedAsync", "fedavg": "FedAvg"}
 WORLDS = {
     "normal": "normal speeds",

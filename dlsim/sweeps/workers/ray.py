@@ -28,6 +28,7 @@ class RayWorkers(NamedTuple):
     options: Options = Options()
 
     def bind(self, make_source: MakeSource) -> _Cluster:
+        """What runs a plan on the cluster."""
         return _Cluster(self, make_source)
 
 

@@ -28,6 +28,7 @@ class SlurmWorkers(NamedTuple):
     options: Options = Options()
 
     def bind(self, make_source: MakeSource) -> _Array:
+        """What runs a plan as array jobs."""
         return _Array(self, make_source)
 
 

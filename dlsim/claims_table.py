@@ -1,0 +1,148 @@
+"""The claims of papers as a table: on the terminal, in Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+from dlsim import checks
+from dlsim.reproduce import Reproduced
+from dlsim.results import Claim
+
+__all__ = ["COLUMNS", "check_file", "markdown", "rows", "scale", "seconds", "write"]
+
+COLUMNS = ("paper", "claim", "source", "reported", "measured", "scale", "holds")
+ENDINGS = (".md", ".csv", ".json")
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+NOT_RUN = "did not run"
+
+
+def rows(done: Sequence[Reproduced]) -> list[dict[str, str]]:
+    """The claims table: one row a claim, with the keys `COLUMNS`; a paper that did not run has one row that says so."""
+    out = []
+    for one in done:
+        paper = one.paper.number or one.paper.name
+        if one.saved is None:
+            blank = dict.fromkeys(COLUMNS, "")
+            out.append({**blank, "paper": paper, "claim": one.paper.title, "measured": one.error, "holds": NOT_RUN})
+            continue
+        if not one.saved.claims:
+            blank = dict.fromkeys(COLUMNS, "")
+            out.append({**blank, "paper": paper, "claim": "no claims", "scale": scale(one), "holds": VERDICTS[None]})
+        for claim in one.saved.claims:
+            out.append(_row(paper, claim, scale(one)))
+    return out
+
+
+def _row(paper: str, claim: Claim, size: str) -> dict[str, str]:
+    return {
+        "paper": paper,
+        "claim": claim.text,
+        "source": claim.source,
+        "reported": claim.reported,
+        "measured": claim.measured,
+        "scale": size,
+        "holds": VERDICTS[claim.holds],
+    }
+
+
+def scale(one: Reproduced) -> str:
+    """Mode, runs and rounds of a run, and what it ran on."""
+    assert one.saved is not None
+    seeds = one.saved.results.sizes.get("seed", 1)
+    about = one.saved.provenance
+    runs = sum(len(part["seeds"]) for part in about["runs"])
+    steps = int(one.saved.results.step.values[-1])
+    text = f"{one.mode}, {seeds} seed{'s' if seeds > 1 else ''}, {runs} run{'s' if runs > 1 else ''} of {steps} steps"
+    return f"{text}, {about['platform']}{'; an earlier version of the file' if one.is_stale else ''}"
+
+
+def seconds(one: Reproduced) -> float | None:
+    """What a finished run took, compiling included; None if it does not say."""
+    timing = one.saved.provenance.get("timing", {}) if one.saved else {}
+    parts = [timing.get(name) for name in ("compile_seconds", "run_seconds")]
+    known = [float(part) for part in parts if isinstance(part, int | float)]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def write(done: Sequence[Reproduced], file: str | os.PathLike[str]) -> pathlib.Path:
+    """Write the claims table as Markdown (`.md`), CSV or JSON, by the name's ending; whole or not at all."""
+    path = check_file(file)
+    writers = {".md": markdown, ".csv": _csv, ".json": _json}
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(writers[path.suffix](done))
+    temporary.replace(path)
+    return path
+
+
+def check_file(file: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that the table can be written to; ValueError with one line otherwise."""
+    path = pathlib.Path(file)
+    if path.suffix not in ENDINGS:
+        checks.fail("reproduce", "--table", f"a file that ends in {', '.join(ENDINGS)}", str(path))
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        checks.fail("reproduce", "--table", "a file in a folder that is there", str(path))
+    return path
+
+
+def _json(done: Sequence[Reproduced]) -> str:
+    return json.dumps(rows(done), indent=2, ensure_ascii=False) + "\n"
+
+
+def _csv(done: Sequence[Reproduced]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(done))
+    return text.getvalue()
+
+
+def markdown(done: Sequence[Reproduced]) -> str:
+    """A summary and, for each paper, what was run and its claims."""
+    lines = [
+        "# Papers and their claims",
+        "",
+        "Made by `dlsim reproduce`; the files say more: what was scaled down, departures, and why a claim fails.",
+        "",
+        "| Paper | Hold | Do not | Undecided | |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for one in done:
+        counts = [sum(c.holds is v for c in one.saved.claims) for v in VERDICTS] if one.saved else ["", "", ""]
+        what = one.error or scale(one) if one.saved is None else scale(one)
+        title = f"[{one.paper.title.partition(':')[0]}](#{_anchor(one)})"
+        lines.append(f"| {title} | {' | '.join(str(count) for count in counts)} | {_cell(what)} |")
+    for one in done:
+        lines += ["", f"## {one.paper.number or one.paper.name}", "", f"[{one.paper.title}]({one.paper.path.name})", ""]
+        lines += [one.paper.citation, ""] if one.paper.citation else []
+        if one.saved is None:
+            lines.append(f"{NOT_RUN.capitalize()}: {_cell(one.error)}")
+            continue
+        lines += [_ran(one), "", "| Claim | Reported | Measured | |", "|---|---|---|---|"]
+        for claim in one.saved.claims:
+            cells = (claim.text, claim.reported, claim.measured, VERDICTS[claim.holds])
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ran(one: Reproduced) -> str:
+    assert one.saved is not None
+    about, took = one.saved.provenance, seconds(one)
+    versions = about["versions"]
+    minutes = "" if took is None else f", {took / 60:.1f} minutes of compiling and running"
+    day = str(about.get("finished", ""))[:10]
+    cores = f"{about['num_cores']} cores" if about["platform"] == "cpu" else about["device_kind"]
+    return f"{scale(one)} ({cores}){minutes}; {day}, dlsim {versions['dlsim']}, jax {versions['jax']}."
+
+
+def _anchor(one: Reproduced) -> str:
+    return one.paper.number or one.paper.name.lower()
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

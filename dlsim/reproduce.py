@@ -1,0 +1,125 @@
+"""Papers, claim by claim: run their experiments and say what was reported, what was measured, and whether it holds."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dlsim import catalogue, checks
+from dlsim.catalogue import Entry
+from dlsim.results import PARTIAL, SavedRun, load
+
+if TYPE_CHECKING:
+    from dlsim.sweeps.engine import Options
+    from dlsim.sweeps.plan import Plan
+
+__all__ = ["Reproduced", "all_ran", "find", "found_before", "reproduce"]
+
+
+class Reproduced(NamedTuple):
+    """What became of a paper."""
+
+    paper: Entry
+    mode: str
+    saved: SavedRun | None  # None: it did not run
+    error: str  # why not, in one line
+    is_stale: bool = False  # a run that was found, of an earlier version of the file
+
+
+def reproduce(
+    papers: Sequence[str] = ("all",),
+    mode: str = "default",
+    *,
+    seeds: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "runs",
+    progress: str | bool = "auto",
+    options: Options | None = None,
+    tell: Callable[[Plan], None] = lambda plan: None,
+    begin: Callable[[Entry, int, int], None] = lambda paper, place, number: None,
+    end: Callable[[Reproduced], None] = lambda one: None,
+) -> list[Reproduced]:
+    """Run the experiments of papers, one after the other.
+
+    A run that `out` holds complete, of the same settings and the same file, is not run again; one that was interrupted
+    goes on.  A paper that fails does not keep the others from running.
+
+    Args:
+      papers: numbers (`"38"`), names of files (`"38_swarmbench"`), or `"all"`.
+      mode: `tiny` (seconds to minutes), `default` (two cores), `paper` (the paper's scale; an accelerator).
+      seeds: number of seeds, in place of each file's own.
+      folder: where the files are: by default `experiments/papers`, here or in the checkout.
+      out: every run gets the folder `<out>/<name>-<mode>`, as `dlsim run` gives it.
+      progress, options, tell: as in `run_experiment`.
+      begin, end: called before and after each paper.
+
+    Raises ValueError with one line for an unknown paper, or a mode that one of them does not have, before anything runs.
+    """
+    chosen = find(papers, mode, folder)
+    done = []
+    for place, paper in enumerate(chosen):
+        begin(paper, place, len(chosen))
+        one = _run(paper, mode, seeds, pathlib.Path(out), progress, options, tell)
+        end(one)
+        done.append(one)
+    return done
+
+
+def find(papers: Sequence[str], mode: str | None = None, folder: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """The chosen papers; ValueError with one line if one is unknown, or does not have the mode."""
+    chosen = catalogue.choose(catalogue.entries(catalogue.papers_folder(folder)), list(papers))
+    for paper in chosen if mode is not None else ():
+        checks.one_of(f"reproduce {paper.number or paper.name}", "mode", mode, paper.modes)
+    return chosen
+
+
+def _run(
+    paper: Entry, mode: str, seeds: int | None, out: pathlib.Path, progress: Any, options: Any, tell: Any
+) -> Reproduced:
+    from dlsim.experiment import run_experiment
+
+    place = out / f"{paper.name}-{mode}"
+    found = found_before(paper, mode, out)
+    is_fresh = found is not None and not found.is_stale
+    try:
+        saved = run_experiment(
+            paper.path,
+            mode,
+            seeds=seeds,
+            out=place,
+            # A run of an earlier version of the file is made anew; unfinished work is checked block by block.
+            resume=is_fresh or (place / PARTIAL).is_dir(),
+            progress=progress,
+            options=options,
+            tell=tell,
+        )
+    except Exception as error:  # whatever one paper does, the next one runs
+        if not isinstance(error, ValueError | OSError | ImportError):
+            import traceback
+
+            traceback.print_exc()  # a mistake in the program, not of the user
+        text = " ".join(str(error).split())
+        return Reproduced(paper, mode, None, text or type(error).__name__)
+    return Reproduced(paper, mode, saved, "")
+
+
+def found_before(paper: Entry, mode: str, out: str | os.PathLike[str]) -> Reproduced | None:
+    """The finished run of a paper that `out` holds; None if there is none that can be read."""
+    import hashlib
+
+    place = pathlib.Path(out) / f"{paper.name}-{mode}"
+    if not (place / "provenance.json").is_file():
+        return None
+    try:
+        saved = load(place)
+    except ValueError:
+        return None
+    digest = hashlib.sha256(paper.path.read_bytes()).hexdigest()
+    return Reproduced(paper, mode, saved, "", saved.provenance.get("file_sha256") != digest)
+
+
+def all_ran(done: Sequence[Reproduced]) -> bool:
+    """Whether every paper ran to its end; its claims may hold or not."""
+    return all(one.saved is not None for one in done)
