@@ -21,8 +21,9 @@ from dlsim.networks.weights import NAMES as WEIGHTS
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "dlsim").rglob("*.py"))
 SOURCES = [*PACKAGE, *sorted((ROOT / "experiments").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.py"))]
-SCRIPTS = [ROOT / ".ci" / "run", ROOT / ".ci" / "install_data.sh"]
-TEXTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt")), *SCRIPTS]
+SCRIPTS = [ROOT / ".ci" / name for name in ("run", "install_data.sh", "install_browser.sh")]
+PAGES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.*"), *ROOT.glob("C*.*")]
+TEXTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt")), *SCRIPTS, *PAGES]
 HEAVY = (
     "flax",
     "sklearn",
@@ -224,7 +225,7 @@ def test_readme_commands_are_those_of_ci():
     test_command = f"{install} '.[test]' && .venv/bin/python -m pytest -n 2"
     assert test_command in first_screen
     script = ROOT / ".ci" / "run"
-    assert test_command.replace("[test]", "[test,lint,opt,ray,rl,slurm]") in script.read_text()
+    assert test_command.replace("[test]", "[test,lint,docs,notebooks,browser,opt,ray,rl,slurm]") in script.read_text()
     assert script.stat().st_mode & stat.S_IXUSR
 
 
@@ -236,7 +237,8 @@ def test_ci_fails_when_a_step_fails(broken, tmp_path):
     (tmp_path / ".ci").mkdir()
     binaries.mkdir(parents=True)
     (tmp_path / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text())
-    (tmp_path / ".ci" / "install_data.sh").write_text("")
+    for name in ("install_data.sh", "install_browser.sh"):
+        (tmp_path / ".ci" / name).write_text("")
     for name in ("pip", "python", "ruff", "mypy", "python3"):
         program = (tmp_path / "path" if name == "python3" else binaries) / name
         program.write_text(f"#!/bin/sh\necho {name} $DLSIM_REQUIRE_DATA\nexit {int(name == broken)}\n")
@@ -257,8 +259,8 @@ def test_constraints_pin_every_dependency():
     assert all(re.fullmatch(r"[a-z0-9._-]+==[\w.]+( ; .*)?", line) for line in lines)
     pinned = {line.partition("==")[0] for line in lines}
     project = (ROOT / "pyproject.toml").read_text()
-    extras = re.findall(r"^(?:test|lint|opt|cuda|ray|slurm) = \[(.*)\]", project, flags=re.M)
-    assert len(extras) == 6 and any(name.startswith("jax-cuda") for name in pinned)
+    extras = re.findall(r"^(?:test|lint|docs|notebooks|browser|opt|cuda|ray|rl|slurm) = \[(.*)\]", project, flags=re.M)
+    assert len(extras) == 10 and any(name.startswith("jax-cuda") for name in pinned)
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, flags=re.S | re.M).group(1) + "".join(extras)
     wanted = {re.split(r"[<>=\[]", text)[0].lower() for text in re.findall(r'"([^"]+)"', listed)}
     assert len(wanted) > 15 and wanted <= pinned

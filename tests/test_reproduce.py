@@ -1,0 +1,178 @@
+"""Papers by number: what is chosen, what is run again, what a failure does to the others, and the claims table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import re
+import shutil
+
+import pytest
+
+from dlsim import catalogue, claims_table, cli, reproduce, results
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+SMALL = (HERE / "small_experiment.py").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three papers: one that is well, one that fails as it runs, and one without claims."""
+    place = tmp_path / "papers"
+    place.mkdir()
+    well = SMALL.replace('MODES = ("default", "tiny")', 'MODES = ("default", "tiny")\nMINUTES = {"tiny": 0.5}')
+    (place / "03_well.py").write_text(well)
+    (place / "07_broken.py").write_text(SMALL.replace("def claims(results):", "def claims(results):\n    1 / 0"))
+    (place / "12_plain.py").write_text(SMALL.replace("def claims(", "def not_claims("))
+    (place / "helper.py").write_text("def build():\n    pass\n")
+    return place
+
+
+def call(capsys, *words):
+    status = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_papers_are_found_and_chosen(folder):
+    found = catalogue.entries(folder)
+    assert [(one.number, one.name) for one in found] == [("03", "03_well"), ("07", "07_broken"), ("12", "12_plain")]
+    assert found[0].minutes == {"tiny": 0.5} and found[0].modes == ("default", "tiny")
+    for words in (["3"], ["03"], ["03_well"], [str(folder / "03_well.py")], ["3", "03_well"]):
+        assert [one.name for one in catalogue.choose(found, words)] == ["03_well"], words
+    assert catalogue.choose(found, ["all"]) == found
+    assert [one.number for one in catalogue.choose(found, ["12", "3"])] == ["03", "12"]
+
+
+def test_all_run_though_one_fails(folder, tmp_path, capsys):
+    words = ("reproduce", "all", "--mode", "tiny", "--folder", folder, "--out", tmp_path / "runs")
+    status, printed, _ = call(capsys, *words, "--seeds", "2", "--table", tmp_path / "claims.json")
+    assert status == 1
+    # The time comes first.
+    assert printed.index("03_well: about 30 s on 2 cores") < printed.index("[1/3] 03_well")
+    assert "07_broken: time not measured" in printed
+    assert "3 papers, tiny mode: about 30 s on 2 cores, and 2 of unknown length" in printed
+    assert "did not run: division by zero" in printed
+    assert "2 of 3 papers ran; of 1 claims: 1 holds, 0 does not hold, 0 undecided" in printed
+    table = json.loads((tmp_path / "claims.json").read_text())
+    assert [(row["paper"], row["holds"]) for row in table] == [
+        ("03", "holds"),
+        ("07", "did not run"),
+        ("12", "undecided"),
+    ]
+    assert table[0]["claim"] == "the complete graph agrees" and table[0]["reported"] == "0"
+    assert re.fullmatch(r"[\d.]+e-\d+", table[0]["measured"])
+    assert table[0]["scale"] == "tiny, 2 seeds, 4 runs of 6 steps, cpu"
+    # What broke keeps its runs, and goes on when the file is mended.
+    (folder / "07_broken.py").write_text(SMALL)
+    status, printed, _ = call(capsys, *words, "--seeds", "2")
+    assert status == 0 and "03_well: done before" in printed and "3 of 3 papers ran" in printed
+
+
+def test_a_finished_run_is_run_again_only_if_its_file_changed(folder, tmp_path, capsys):
+    def once():
+        (done,) = reproduce.reproduce(["3"], "tiny", folder=folder, out=tmp_path / "runs", progress=False)
+        return done.saved.provenance["finished"], (done.saved.folder / "provenance.json").stat().st_mtime_ns
+
+    first = once()
+    assert once() == first
+    file = folder / "03_well.py"
+    file.write_text(file.read_text() + "\n# Another version.\n")
+    found = reproduce.found_before(catalogue.read_entry(file), "tiny", tmp_path / "runs")
+    assert found.is_stale and "an earlier version of the file" in claims_table.scale(found)
+    _, printed, _ = call(capsys, "reproduce", "--list", "--folder", folder, "--out", tmp_path / "runs")
+    text = " ".join(printed.split())
+    assert "03" in text and "default (not" in text and "none" in text and "1 of 1" in text
+    assert once()[1] != first[1]
+    assert not reproduce.found_before(catalogue.read_entry(file), "tiny", tmp_path / "runs").is_stale
+
+
+def test_claims_that_do_not_hold_are_no_failure(folder, tmp_path, capsys):
+    file = folder / "03_well.py"
+    file.write_text(file.read_text().replace("< 1e-6", "< -1.0"))
+    status, printed, _ = call(
+        capsys, "reproduce", "03", "--mode", "tiny", "--folder", folder, "--out", tmp_path / "runs"
+    )
+    assert status == 0 and "1 does not hold" in printed and "0 of 1 claims hold" in printed
+
+
+def test_tables_in_three_formats(folder, tmp_path):
+    done = reproduce.reproduce(["3", "7"], "tiny", folder=folder, out=tmp_path / "runs", progress=False)
+    assert not reproduce.all_ran(done) and reproduce.all_ran(done[:1])
+    rows = claims_table.rows(done)
+    with claims_table.write(done, tmp_path / "claims.csv").open() as file:
+        assert list(csv.DictReader(file)) == rows
+    assert json.loads(claims_table.write(done, tmp_path / "claims.json").read_text()) == rows
+    text = claims_table.write(done, tmp_path / "claims.md").read_text()
+    assert "## 03" in text and "[An experiment that runs in a second" in text and "](03_well.py)" in text
+    assert "| the complete graph agrees | 0 |" in text and "| holds |" in text
+    assert "Did not run: division by zero" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.json", "claims.md", "papers", "runs"]
+
+
+def test_markdown_escapes_bars(folder, tmp_path):
+    (one,) = reproduce.reproduce(["3"], "tiny", folder=folder, out=tmp_path / "runs", progress=False)
+    claim = results.Claim("|a|\nb", "here", "x", "y", None)
+    text = claims_table.markdown([one._replace(saved=one.saved._replace(claims=[claim]))])
+    assert "| \\|a\\| b | x | y | undecided |" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["99"], "paper must be all, or one of 03 (well), 07 (broken), 12 (plain), got '99'."),
+        (["well"], "paper must be all, or one of 03 (well)"),
+        (["3", "--mode", "tny"], "reproduce 03: mode must be one of tiny, default, got 'tny'. Did you mean"),
+        (["3", "--mode", "paper"], "reproduce 03: mode must be one of default, tiny, got 'paper'"),
+        ([], "papers must be numbers or all, got none. --list shows them."),
+        (["3", "--table", "claims.txt"], "--table must be a file that ends in .md, .csv, .json, got claims.txt"),
+        (["3", "--table", "nowhere/claims.md"], "--table must be a file in a folder that is there"),
+        (["3", "--folder", "nowhere"], "folder must be a folder of experiments, got nowhere"),
+        (["3", "--folder", "empty"], "folder must be a folder of experiments, got one without any"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    given = words if "--folder" in words else [*words, "--folder", folder]
+    status, printed, err = call(capsys, "reproduce", *given)
+    assert (status, printed) == (2, "")
+    assert err.startswith("dlsim: error: ") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_other_settings_is_left_alone(folder, tmp_path):
+    out = tmp_path / "runs"
+    reproduce.reproduce(["3"], "tiny", seeds=2, folder=folder, out=out, progress=False)
+    (one,) = reproduce.reproduce(["3"], "tiny", seeds=3, folder=folder, out=out, progress=False)
+    assert one.saved is None and "num_seeds = 3 (was 2)" in one.error
+    assert results.load(out / "03_well-tiny").config["num_seeds"] == 2
+
+
+def test_a_damaged_run_is_told(folder, tmp_path):
+    out = tmp_path / "runs"
+    reproduce.reproduce(["3"], "tiny", folder=folder, out=out, progress=False)
+    (out / "03_well-tiny" / "results.nc").write_text("no")
+    assert reproduce.found_before(catalogue.read_entry(folder / "03_well.py"), "tiny", out) is None
+    shutil.rmtree(out / "03_well-tiny")
+    (one,) = reproduce.reproduce(["3"], "tiny", folder=folder, out=out, progress=False)
+    assert one.saved is not None
+
+
+def test_every_paper_of_the_checkout_says_what_it_takes():
+    found = catalogue.entries(ROOT / "experiments" / "papers")
+    assert len(found) >= 6
+    for one in found:
+        assert one.number and f"({int(one.number):02d})" in one.title, one.name
+        assert {"tiny", "default", "paper"} <= set(one.modes), one.name
+        assert {"tiny", "default"} <= set(one.minutes), one.name
+        assert one.citation.endswith(".") and re.search(r"\b20\d\d\b", one.citation), one.name
+
+
+def test_the_papers_readme_has_every_paper():
+    text = (ROOT / "experiments" / "papers" / "README.md").read_text()
+    for one in catalogue.entries(ROOT / "experiments" / "papers"):
+        assert f"## {one.number}\n\n[{one.title}]({one.path.name})" in text, one.name
+    assert "Did not run" not in text
