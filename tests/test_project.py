@@ -23,7 +23,11 @@ PACKAGE = sorted((ROOT / "dlsim").rglob("*.py"))
 SOURCES = [*PACKAGE, *sorted((ROOT / "experiments").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.py"))]
 SCRIPTS = [ROOT / ".ci" / name for name in ("run", "install_data.sh", "install_browser.sh")]
 PAGES = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.*"), *ROOT.glob("C*.*")]
-TEXTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt")), *SCRIPTS, *PAGES]
+TEXTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt")),
+    *SCRIPTS,
+    *PAGES,
+]
 HEAVY = (
     "flax",
     "sklearn",

@@ -109,7 +109,13 @@ def test_tables_in_three_formats(folder, tmp_path):
     assert "## 03" in text and "[An experiment that runs in a second" in text and "](03_well.py)" in text
     assert "| the complete graph agrees | 0 |" in text and "| holds |" in text
     assert "Did not run: division by zero" in text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims.csv", "claims.json", "claims.md", "papers", "runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "claims.csv",
+        "claims.json",
+        "claims.md",
+        "papers",
+        "runs",
+    ]
 
 
 def test_markdown_escapes_bars(folder, tmp_path):

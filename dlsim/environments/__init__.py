@@ -1,10 +1,13 @@
 """Worlds that agents act in, as stacked arrays, and the policies that act in them."""
 
 from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
+from dlsim.environments.cell_market import cell_market
+from dlsim.environments.cell_radio import Radio
 from dlsim.environments.coin_game import coin_game
 from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
 from dlsim.environments.following import follow, following
 from dlsim.environments.maps import maze_map, parse_map, random_map, read_map, room_map, warehouse_map, write_map
+from dlsim.environments.market import fisher_market
 from dlsim.environments.matrix_games import matrix_game
 from dlsim.environments.particle_contest import (
     adversary as simple_adversary,
@@ -25,6 +28,7 @@ from dlsim.environments.playing import play
 from dlsim.environments.policies import Policy, Situation, host_policy, random_policy
 from dlsim.environments.rendering_grid import animate, figure_of
 from dlsim.environments.skirmish import skirmish
+from dlsim.environments.small_cells import script_bidding, script_waiting, small_cells
 from dlsim.environments.swarm_flocking import flocking
 from dlsim.environments.swarm_foraging import foraging
 from dlsim.environments.swarm_metrics import group_metrics, message_metrics
@@ -43,15 +47,18 @@ from dlsim.environments.switch_riddle import switch_riddle
 __all__ = [
     "Environment",
     "Policy",
+    "Radio",
     "Situation",
     "Space",
     "animate",
     "auto_reset",
     "box",
+    "cell_market",
     "coin_game",
     "cost_to_go",
     "discrete",
     "figure_of",
+    "fisher_market",
     "flocking",
     "follow",
     "following",
@@ -71,11 +78,13 @@ __all__ = [
     "random_policy",
     "read_map",
     "room_map",
+    "script_bidding",
     "script_flocking",
     "script_foraging",
     "script_pursuit",
     "script_synchronization",
     "script_transport",
+    "script_waiting",
     "simple",
     "simple_adversary",
     "simple_crypto",
@@ -86,6 +95,7 @@ __all__ = [
     "simple_tag",
     "simple_world_comm",
     "skirmish",
+    "small_cells",
     "static_penalty",
     "switch_riddle",
     "synchronization",
