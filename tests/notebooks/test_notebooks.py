@@ -1,0 +1,57 @@
+"""Every notebook runs from its first cell to its last, shows a figure, and is kept without outputs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LIMIT = 180  # seconds a notebook, on two cores
+
+
+def packages():
+    """nbformat and nbclient; a skip without them, unless everything must be there."""
+    if os.environ.get("DLSIM_REQUIRE_DATA"):
+        import nbclient
+        import nbformat
+    else:
+        nbformat = pytest.importorskip("nbformat")
+        nbclient = pytest.importorskip("nbclient")
+        pytest.importorskip("ipykernel")
+    return nbformat, nbclient
+
+
+def test_all_are_there_and_listed():
+    names = [path.name for path in NOTEBOOKS]
+    assert [name[:2] for name in names] == [f"{i:02d}" for i in range(1, 9)]
+    listed = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", (ROOT / "notebooks" / "README.md").read_text())
+    assert listed == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+    nbformat, nbclient = packages()
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.cells[0] is code[0] and "%pip install -q {source}" in code[0].source
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), "stored with outputs"
+    # As in a checkout, in a folder that may be written.
+    shutil.copytree(ROOT / "experiments" / "papers", tmp_path / "experiments" / "papers")
+    (tmp_path / "notebooks").mkdir()
+    client = nbclient.NotebookClient(
+        notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "notebooks")}}
+    )
+    client.execute()
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs), "no figure"
+    kept = os.environ.get("DLSIM_KEEP_NOTEBOOKS")
+    if kept:
+        nbformat.write(notebook, pathlib.Path(kept) / path.name)
