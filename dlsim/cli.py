@@ -1,4 +1,4 @@
-"""The command line: `dlsim run | sweep | reproduce | bench | list | info`.
+"""The command line: `dlsim run | sweep | reproduce | report | bench | list | info`.
 
 A mistake of the user is one line on stderr and exit status 2; Ctrl-C is exit status 130 and the command that goes on.
 """
@@ -102,6 +102,13 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
         command.add_argument("--mesh", metavar="nodes=N", help="lay the nodes of each run over N devices")
     for command in (run, sweep):
         command.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
+
+    report = commands.add_parser(
+        "report", parents=[debug], allow_abbrev=False, help="make a web site of saved runs that works from a disk"
+    )
+    report.add_argument("runs", nargs="*", metavar="RUNS", default=["runs"], help="folders of runs (default: runs)")
+    report.add_argument("--out", metavar="DIR", default="report", help="folder of the site (default: report)")
+    report.set_defaults(run=_report)
 
     bench = commands.add_parser("bench", parents=[debug], allow_abbrev=False, help="measure this machine")
     bench.add_argument("--quick", action="store_true", help="under two minutes")
@@ -255,6 +262,13 @@ def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
     if options.table:
         print(f"table:   {claims_table.write(done, options.table)}")
     return 0 if reproduce.all_ran(done) else 1
+
+
+def _report(options: argparse.Namespace, _: list[str]) -> int:
+    from dlsim.report import write_report
+
+    print(f"report: {write_report(options.runs, options.out)}")
+    return 0
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

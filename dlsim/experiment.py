@@ -7,6 +7,7 @@ An experiment file holds
     build(config)        (Process, Record), where each axis' key holds one of its values
     claims(results)      [Claim], decided by numbers of the run (optional)
     figure(results)      a matplotlib Figure (optional)
+    networks(results)    {label: (Network, {axis: value})}, which reports draw with the results of their nodes (optional)
 
 `results` is an xarray.Dataset with the axes, `seed` and `step` as dimensions; its attribute `config` is JSON.
 """
@@ -171,6 +172,15 @@ def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tup
     return [], overview(dataset)
 
 
+def _drawings(experiment: Experiment, dataset: xarray.Dataset) -> dict[str, Any] | None:
+    """Where the file's networks have their nodes and links, for reports."""
+    if not hasattr(experiment.module, "networks"):
+        return None
+    from dlsim.report.data import drawing_of
+
+    return {label: drawing_of(*one) for label, one in experiment.module.networks(dataset).items()}
+
+
 def _options(experiment: Experiment, options: Options | None) -> Options:
     """How runs share the machine; where a file says TIMED they go one at a time, unless the user has said how."""
     options = options or Options()
@@ -210,6 +220,7 @@ def _finish(
     attributes = {"experiment": experiment.name, "mode": mode, "config": json.dumps(identity["config"])}
     dataset = outcome.dataset.assign_attrs(attributes)
     made, figure = _judge(experiment, dataset, is_own)
+    drawings = _drawings(experiment, dataset) if is_own else None
     provenance = {
         "experiment": experiment.name,
         "mode": mode,
@@ -226,7 +237,7 @@ def _finish(
         "timing": outcome.timing,
         "runs": outcome.parts,
     }
-    return results.save(folder, dataset, config, provenance, made, figure)
+    return results.save(folder, dataset, config, provenance, made, figure, drawings)
 
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:

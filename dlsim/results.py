@@ -5,6 +5,7 @@
     results.nc        the labelled arrays (NetCDF-4, readable by xarray and everything else)
     claims.json       what the source reports, what was measured, and whether the claim held
     figure.png, .svg
+    networks.json     drawings of the networks, where the experiment gives them
 
 A run is written into a hidden folder beside its place and renamed into it, so a reader never meets half a run and a
 process killed at any moment leaves the earlier run, or the new one, in place.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 PARTIAL = ".partial"  # the work of an unfinished run
 SWEEP = "sweep"  # the blocks of a sweep, kept so that it can be extended
-FILES = ("config.json", "provenance.json", "results.nc", "claims.json", "figure.png", "figure.svg")
+FILES = ("config.json", "provenance.json", "results.nc", "claims.json", "figure.png", "figure.svg", "networks.json")
 _DAMAGED = "Remove that folder and run again."
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "xarray")
 
@@ -65,6 +66,7 @@ def save(
     provenance: dict[str, Any],
     claims: Sequence[Claim] = (),
     figure: Figure | None = None,
+    networks: dict[str, Any] | None = None,
 ) -> SavedRun:
     """Write a run into `run_dir`, in place of an earlier run of the same experiment.
 
@@ -75,6 +77,7 @@ def save(
       provenance: from `describe`; `provenance["experiment"]` names the experiment.
       claims: what was decided.
       figure: saved as PNG and SVG, or None.
+      networks: drawings by label (`dlsim.report.data.drawing_of`), or None.
 
     Raises ValueError, and writes nothing, if the folder cannot be written, holds another experiment, the same one with
     other settings, other files, or a run of a newer format.
@@ -90,6 +93,8 @@ def save(
         dataset.to_netcdf(staging / "results.nc", engine="h5netcdf")
         if figure is not None:
             _write_figure(staging, figure)
+        if networks:
+            write_json(staging / "networks.json", networks)
         # Last: a folder that holds it is complete.
         write_json(staging / "provenance.json", {**provenance, "format_version": FORMAT_VERSION})
     except BaseException:
@@ -114,10 +119,10 @@ def load(run_dir: str | os.PathLike[str]) -> SavedRun:
     provenance = _provenance(folder, "results.load")
     return SavedRun(
         folder=folder,
-        config=_read_json(folder / "config.json", "results.load", dict),
+        config=read_json(folder / "config.json", "results.load", dict),
         provenance=provenance,
         results=_read_dataset(folder / "results.nc"),
-        claims=[Claim(**claim) for claim in _read_json(folder / "claims.json", "results.load", list)],
+        claims=[Claim(**claim) for claim in read_json(folder / "claims.json", "results.load", list)],
     )
 
 
@@ -169,7 +174,7 @@ def _check_same(folder: pathlib.Path, identity: dict[str, Any]) -> None:
     experiment, held = identity["experiment"], provenance.get("experiment")
     if held != experiment:
         checks.fail("run", "out", f"a folder of {experiment!r}", f"{folder} with a run of {held!r}", fix)
-    config = _read_json(folder / "config.json", "run", dict)
+    config = read_json(folder / "config.json", "run", dict)
     changed = difference(identify(str(held), provenance.get("mode"), config), identity)
     if changed:
         checks.fail("run", "out", "a folder of a run with these settings", f"{folder}: {changed}", fix)
@@ -215,7 +220,7 @@ def _keep_blocks(old: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _provenance(folder: pathlib.Path, where: str) -> dict[str, Any]:
-    provenance: dict[str, Any] = _read_json(folder / "provenance.json", where, dict)
+    provenance: dict[str, Any] = read_json(folder / "provenance.json", where, dict)
     version = provenance.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         fix = "Install a newer dlsim, or use another folder."
@@ -223,7 +228,8 @@ def _provenance(folder: pathlib.Path, where: str) -> dict[str, Any]:
     return provenance
 
 
-def _read_json(path: pathlib.Path, where: str, kind: type) -> Any:
+def read_json(path: pathlib.Path, where: str, kind: type) -> Any:
+    """The JSON value of this kind in a run's file; ValueError with one line if it is damaged."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -26,14 +26,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 import dlsim
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.experiment import Claim
 
 if TYPE_CHECKING:
@@ -99,7 +100,29 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         problem, optax.sgd(config.learning_rate), order=config.order
     )
     network = make_network(config.topology, config.num_nodes, config.lowering)
-    return dlsim.learn(problem, algorithm, network), dlsim.Record(every=config.record_every)
+    process = dlsim.learn(problem, algorithm, network)
+    return process, dlsim.Record(every=config.record_every, fn=_measures(process, algorithm))
+
+
+def _measures(process: dlsim.Process, algorithm: dlsim.Algorithm) -> Any:
+    """What the process measures, and every node's distance to the mean of all models, `[N]`."""
+    assert process.measure is not None
+    measure = process.measure
+
+    def record(state: Any, info: Any) -> Any:
+        models = trees.ravel(algorithm.params(state.algorithm))[0]
+        distance = jnp.linalg.norm(models - models.mean(axis=0), axis=1)
+        return {**measure(state, info), "distance_to_mean": distance}
+
+    return record
+
+
+def networks(results: xarray.Dataset) -> dict[str, tuple[dlsim.networks.Network, dict[str, str]]]:
+    """The topologies of a run, for drawings."""
+    num_nodes = json.loads(results.attrs["config"])["num_nodes"]
+    return {
+        NAMES[name]: (make_network(name, num_nodes), {"topology": name}) for name in results.topology.values.tolist()
+    }
 
 
 def claims(results: xarray.Dataset) -> list[Claim]:

@@ -74,7 +74,14 @@ def test_claims_of_part_of_the_grid_and_their_order():
 def test_runs_from_the_command_line(tmp_path, capsys):
     assert cli.main(["run", f"{FILE}:tiny", "--out", str(tmp_path / "run")]) == 0
     printed, saved = capsys.readouterr().out, results.load(tmp_path / "run")
-    assert dict(saved.results.sizes) == {"topology": 4, "algorithm": 2, "seed": 2, "step": 3}
+    sizes = {"topology": 4, "algorithm": 2, "seed": 2, "step": 3}
+    assert dict(saved.results.accuracy.sizes) == sizes
+    # Each node's distance to the mean: their mean square is the consensus distance.
+    squares = np.mean(saved.results.distance_to_mean.values**2, axis=-1)
+    np.testing.assert_allclose(squares, saved.results.consensus_distance.values, rtol=1e-3, atol=1e-7)
+    assert sorted(json.loads((saved.folder / "networks.json").read_text())) == sorted(
+        ["ring", "torus", "random 4-regular", "complete"]
+    )
     assert saved.results.topology.values.tolist() == list(TOPOLOGIES)
     assert np.isfinite(saved.results.accuracy.values).all() and saved.provenance["ok"]
     assert all(name in printed for name in (*TOPOLOGIES, "gradient_tracking", "undecided"))

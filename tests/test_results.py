@@ -36,7 +36,9 @@ def save(folder, value=1.0, provenance=PROVENANCE, config=CONFIG, **extra):
 
 
 def test_round_trip(tmp_path):
-    saved = save(tmp_path / "a" / "run", figure=figure())
+    drawings = {"pair": {"places": [[0, 0], [0, 1]], "segments": [[0, 0, 0, 1]], "at": {}}}
+    saved = save(tmp_path / "a" / "run", figure=figure(), networks=drawings)
+    assert json.loads((saved.folder / "networks.json").read_text()) == drawings
     again = results.load(saved.folder)
     xarray.testing.assert_identical(again.results, dataset())
     assert again.claims == CLAIMS

@@ -1,0 +1,117 @@
+"""Which runs a report is about, and what it says of each."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dlsim import checks
+from dlsim.results import SWEEP, SavedRun, load
+
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
+class Page(NamedTuple):
+    """A run, as its page shows it."""
+
+    name: str  # of the page's file, without .html
+    saved: SavedRun
+    kind: str  # "paper", "sweep" or "experiment"
+    number: str  # of the paper; empty for others
+    title: str
+    paragraphs: list[str]  # the experiment's docstring, after its first line
+    departures: str  # its paragraph on what was scaled down or done otherwise; empty if it says none
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Of each claim, in words."""
+        return [VERDICTS[claim.holds] for claim in self.saved.claims]
+
+
+def find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[pathlib.Path]:
+    """Every finished run in the folders, searched to any depth; ValueError with one line if there is none."""
+    where, found = "report", []
+    if not folders:
+        checks.fail(where, "runs", "one or more folders of runs", "none")
+    for folder in folders:
+        root = pathlib.Path(folder)
+        if not root.is_dir():
+            checks.fail(where, "runs", "a folder of runs", f"{folder}, which is none")
+        # What is hidden is unfinished, or being replaced.
+        here = [
+            path.parent.absolute()
+            for path in sorted(root.rglob("provenance.json"))
+            if not any(part.startswith(".") for part in path.relative_to(root).parts)
+        ]
+        if not here:
+            checks.fail(where, "runs", "a folder with finished runs", str(folder), "Make one: dlsim run FILE.")
+        found += here
+    return list(dict.fromkeys(found))
+
+
+def read_page(folder: pathlib.Path, taken: set[str]) -> Page:
+    """A run's page; ValueError with one line for a damaged run, or one of a newer version of dlsim."""
+    saved = load(folder)
+    about = saved.provenance
+    experiment = str(about.get("experiment", folder.name))
+    number = re.match(r"(\d+)_", experiment)
+    is_sweep = (folder / SWEEP).is_dir()
+    kind = "sweep" if is_sweep else ("paper" if number else "experiment")
+    first, *rest = _paragraphs(str(about.get("about") or about.get("summary") or experiment))
+    name = unused(re.sub(r"[^\w-]+", "_", folder.name) or "run", taken)
+    departures = [text for text in rest if re.match(r"(Departures?|Scaled down|Differs)\b", text)]
+    return Page(
+        name=name,
+        saved=saved,
+        kind=kind,
+        number=number.group(1) if number else "",
+        title=first,
+        paragraphs=[text for text in rest if text not in departures],
+        departures=" ".join(departures),
+    )
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """A name that no page has yet; the index has one."""
+    best, count = name, 1
+    while best.lower() in taken:
+        count += 1
+        best = f"{name}-{count}"
+    taken.add(best.lower())
+    return best
+
+
+def _paragraphs(doc: str) -> list[str]:
+    """A docstring's paragraphs; those that are indented (tables) keep their lines."""
+    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", doc.strip()) if part.strip()]
+    return [part if part.startswith(" ") else " ".join(part.split()) for part in parts]
+
+
+def facts(saved: SavedRun) -> list[tuple[str, Any]]:
+    """What a run depends on, and what it took, as name and value."""
+    about, sizes = saved.provenance, saved.results.sizes
+    versions = ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())
+    timing = about.get("timing", {})
+    seconds = [timing.get(name) for name in ("compile_seconds", "run_seconds")]
+    took = ", ".join(
+        f"{value:.1f} s {what}"
+        for value, what in zip(seconds, ("compiling", "running"), strict=True)
+        if value is not None
+    )
+    commit = about.get("commit")
+    return [
+        ("mode", about.get("mode")),
+        ("seeds", sizes.get("seed", 1)),
+        ("steps", int(saved.results.step.values[-1]) if "step" in saved.results.coords else None),
+        ("runs", sum(len(part["seeds"]) for part in about.get("runs", []))),
+        ("device", f"{about.get('platform')} {about.get('device_kind')}, {about.get('num_cores')} cores"),
+        ("took", took),
+        ("finished", about.get("finished")),
+        ("versions", versions),
+        ("commit", f"{commit}{' with changes' if about.get('dirty') else ''}" if commit else None),
+        ("file", f"{about.get('file')} (sha256 {str(about.get('file_sha256'))[:16]})"),
+        ("all finite", "yes" if about.get("ok", True) else "no: a run diverged"),
+    ]

@@ -1,0 +1,161 @@
+"""Reports as files: what is found, what the pages hold, that nothing is fetched or injected, and bad input."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from dlsim import cli
+from dlsim.report import write_report
+from dlsim.report.data import MOST_STEPS, network_data, plot_data
+from report import runs
+
+
+class Reader(html.parser.HTMLParser):
+    """Attributes that could fetch, ids, and whether tags are closed in order."""
+
+    VOID = ("meta", "link", "img", "input", "br", "hr", "circle", "line")
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.ids, self.open, self.labels = [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.addresses += [named[name] for name in ("src", "href") if named.get(name)]
+        self.ids += [named["id"]] if "id" in named else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, (tag, self.open)
+        self.open.pop()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs.save(folder / "papers" / "seven")
+    runs.save(folder / "other" / "seven", name="free", holds=(True,), title=f"Free {runs.EVIL}")
+    (folder / "other" / ".hidden").mkdir()
+    shutil.copytree(folder / "papers" / "seven", folder / "other" / ".hidden" / "run")
+    out = folder.parent / f"{folder.name}-site"
+    return write_report([folder], out).parent
+
+
+def test_pages_are_whole_and_fetch_nothing(site):
+    names = sorted(path.name for path in site.glob("*.html"))
+    assert names == ["index.html", "seven-2.html", "seven.html"]  # hidden runs are left out, names are made unique
+    for path in site.glob("*.html"):
+        text = path.read_text()
+        read = Reader(text)
+        assert read.open == [] and len(set(read.ids)) == len(read.ids)
+        for address in read.addresses:
+            assert address.startswith(("data:", "#")) or (site / address).is_file(), address
+        style_and_script = "".join(re.findall(r"<(?:style|script)[^>]*>(.*?)</(?:style|script)>", text, flags=re.S))
+        assert "url(" not in style_and_script and "import(" not in style_and_script and "fetch(" not in style_and_script
+        assert "http" not in style_and_script.replace("http://www.w3.org/2000/svg", "")
+        assert "<script>alert(1)" not in text
+
+
+def test_the_index_lists_runs_papers_first(site):
+    text = (site / "index.html").read_text()
+    assert text.index("A small paper (07)") < text.index("Free &lt;script&gt;")
+    assert "2 runs, 4 claims: 2 hold, 1 do not, 1 undecided." in text
+    assert text.count('<li class="card"') == 2 and text.count("data:image/png;base64,") == 2
+    assert 'data-verdicts="holds|does not hold|undecided"' in text
+
+
+def test_a_page_has_claims_settings_and_how_to_rerun(site):
+    text = (site / ("seven.html" if "07" in (site / "seven.html").read_text()[:2000] else "seven-2.html")).read_text()
+    for part in ("claim 0 of 07_small", "1 &lt; 2", "does not hold", "dlsim run 07_small.py", "A source", "jax"):
+        assert part in text, part
+    assert "<h2>What differs from the source</h2><p>Departures: less of it.</p>" in text
+    assert '<pre tabindex="0">    a  table' in text and "<code>dlsim run</code>" in text
+    assert 'id="plot-data"' in text and 'id="network-data"' in text
+
+
+def test_plot_data_holds_every_number():
+    data = runs.dataset()
+    made = plot_data(data)
+    assert [axis["name"] for axis in made["axes"]] == ["topology", "learning_rate"]
+    assert sorted(made["metrics"]) == ["accuracy", "bits_sent"]  # one number a run and step
+    assert made["seeds"] == 2 and made["steps"] == [0, 10, 20, 30, 40] and not made["thinned"]
+    found = np.array(made["metrics"]["accuracy"], float).reshape(2, 3, 2, 5)
+    np.testing.assert_allclose(found, data.accuracy.values, rtol=1e-4)
+    json.dumps(made, allow_nan=False)
+
+
+def test_long_runs_are_thinned_first_and_last_kept():
+    data = runs.dataset().isel(step=[0] * 1001).assign_coords(step=np.arange(1001))
+    made = plot_data(data)
+    assert made["thinned"] and made["recorded"] == 1001 and len(made["steps"]) == MOST_STEPS
+    assert made["steps"][0] == 0 and made["steps"][-1] == 1000
+
+
+def test_network_data_is_that_of_its_topology(tmp_path):
+    saved = runs.save(tmp_path / "run")
+    views = network_data(saved.results, saved.folder)["views"]
+    assert [(view["label"], view["metric"]) for view in views] == [("ring of 6", "distance"), ("star of 6", "distance")]
+    assert len(views[0]["places"]) == 6 and len(views[0]["segments"]) == 6 and len(views[1]["segments"]) == 5
+    assert views[0]["values"][2] == [0, 20, 40, 60, 80, 100]
+    (saved.folder / "networks.json").unlink()
+    assert network_data(saved.results, saved.folder) is None
+
+
+def test_a_report_is_replaced_and_other_files_are_not(tmp_path):
+    runs.save(tmp_path / "runs" / "one")
+    index = write_report(tmp_path / "runs", tmp_path / "site")
+    first = index.read_text()
+    (tmp_path / "site" / "old.html").write_text("")
+    assert write_report(tmp_path / "runs", tmp_path / "site").read_text() == first
+    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [".dlsim-report", "index.html", "one.html"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match="report: out must be an empty folder, or one of an earlier report"):
+        write_report(tmp_path / "runs", tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def call(capsys, *words):
+    status = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_command_line(tmp_path, capsys):
+    runs.save(tmp_path / "runs" / "one")
+    status, printed, err = call(capsys, "report", tmp_path / "runs", "--out", tmp_path / "site")
+    assert (status, err) == (0, "") and printed == f"report: {tmp_path / 'site' / 'index.html'}\n"
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    runs.save(tmp_path / "newer" / "run")
+    about = tmp_path / "newer" / "run" / "provenance.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "format_version": 99}))
+    runs.save(tmp_path / "damaged" / "run")
+    (tmp_path / "damaged" / "run" / "claims.json").write_text("{")
+    runs.save(tmp_path / "good" / "run")
+    (tmp_path / "file").write_text("")
+    cases = {
+        ("empty",): "report: runs must be a folder with finished runs",
+        ("nowhere",): "report: runs must be a folder of runs",
+        ("newer",): "format_version must be at most 1, got 99",
+        ("damaged",): "claims.json must be readable JSON",
+        ("good", "empty"): "report: runs must be a folder with finished runs",
+        ("good", "--out", "file"): "report: out must be a folder",
+    }
+    for words, message in cases.items():
+        given = [word if word.startswith("--") else tmp_path / word for word in words]
+        out = [] if "--out" in words else ["--out", tmp_path / "site"]
+        status, printed, err = call(capsys, "report", *given, *out)
+        assert (status, printed) == (2, ""), words
+        assert err.startswith("dlsim: error: ") and message in err and err.count("\n") == 1, err
+        assert not (tmp_path / "site").exists()
