@@ -5,7 +5,7 @@ from dlsim.environments.cell_market import cell_market
 from dlsim.environments.cell_radio import Radio
 from dlsim.environments.coin_game import coin_game
 from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
-from dlsim.environments.following import follow, following
+from dlsim.environments.following import follow, follow_policy, following
 from dlsim.environments.maps import maze_map, parse_map, random_map, read_map, room_map, warehouse_map, write_map
 from dlsim.environments.market import fisher_market
 from dlsim.environments.matrix_games import matrix_game
@@ -61,6 +61,7 @@ __all__ = [
     "fisher_market",
     "flocking",
     "follow",
+    "follow_policy",
     "following",
     "foraging",
     "from_jaxmarl",

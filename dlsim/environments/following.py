@@ -12,6 +12,8 @@ from dlsim.core import Array, Info
 from dlsim.environments import grid, planning
 from dlsim.environments.environment import Environment, box
 from dlsim.environments.pathfinding import PathfindingState, pathfinding
+from dlsim.environments.policies import Policy
+from dlsim.networks.network import Inbox
 
 SOURCE = "Skrynnik et al., Learn to Follow, AAAI 2024"
 
@@ -43,6 +45,9 @@ def following(
     The cost of entering a cell is 1 + static_weight (P - 1) + dynamic_weight * sighted: P of `planning.static_penalty`
     is higher for central cells, sighted counts how often the agent saw another one there since its goal changed.  The next
     cell of the path is the waypoint; the reward is paid in the step after which the agent is at its waypoint.
+
+    Departs from the source's code, which searches with A*: plans come from the cost-to-go of all cells, and of equally good
+    neighbours the first of up, down, left and right is taken.
 
     Args:
         obstacles: one map, bool `[H, W]`.
@@ -109,12 +114,50 @@ def following(
 
 def follow(key: Array, state: FollowingState, sidestep: Any = 0.3) -> Array:
     """Actions `[A]` that go to the waypoints; if somebody stands there, with probability `sidestep` any action instead."""
+    checks.probability("follow", "sidestep", sidestep)
     world = state.world
-    num = world.positions.shape[0]
     shape = (state.values.shape[1], state.values.shape[2])
     taken = jnp.append(grid.index_plane(world.positions, shape).reshape(-1), -1) >= 0
-    coin_key, action_key = jax.random.split(key)
     blocked = taken[grid.flat(state.waypoints, shape)]
-    aside = blocked & jax.random.bernoulli(coin_key, sidestep, (num,))
-    anything = jax.random.randint(action_key, (num,), 0, grid.NUM_MOVES)
-    return jnp.where(aside, anything, planning.toward(world.positions, state.waypoints))
+    return _go(key, planning.toward(world.positions, state.waypoints), blocked, sidestep)
+
+
+def follow_policy(environment: Environment, sidestep: Any = 0.3) -> Policy:
+    """`follow` as a Policy: it reads the next cell of the path, and whether somebody stands there, in what agents observe.
+
+    A path of least cost meets one neighbour of the agent alone, because cells cost something to enter: to come to a second
+    neighbour by a detour costs more than to step there.
+
+    Args:
+        environment: of `following`, with a view of 3 or more.
+        sidestep: probability of any action at all where somebody stands in the way; may be a tracer.
+    """
+    where = "follow_policy"
+    checks.instance(where, "environment", environment, Environment, "Call its factory first.")
+    if environment.name != "following":
+        checks.fail(where, "environment", "of `following`, whose agents see a path", f"{environment.name!r}")
+    view = environment.observation_space.shape[-1]
+    if view < 3:
+        checks.fail(where, "environment", "with a view of 3 or more, to see the next cell", f"a view of {view}")
+    checks.probability(where, "sidestep", sidestep)
+
+    def act(key: Array, memory: Any, observations: Array, allowed: Array | None, heard: Inbox | None) -> Any:
+        del heard
+        cells = grid.moves()[1:] + view // 2
+        around = observations[:, :, cells[:, 0], cells[:, 1]]
+        ahead, others = around[:, 0] > 0, around[:, 1] > 0
+        actions = jnp.where(jnp.any(ahead, axis=1), jnp.argmax(ahead, axis=1) + 1, 0).astype(jnp.int32)
+        actions = _go(key, actions, jnp.any(ahead & others, axis=1), sidestep)
+        if allowed is not None:
+            # To step aside into an obstacle is to stay; said as such, `play` has nothing to repair.
+            actions = jnp.where(jnp.take_along_axis(allowed, actions[:, None], 1)[:, 0], actions, 0)
+        return memory, actions, None
+
+    return Policy(act, source=SOURCE)
+
+
+def _go(key: Array, actions: Array, blocked: Array, sidestep: Any) -> Array:
+    """The actions; of who is blocked, with probability `sidestep`, any action instead."""
+    coin_key, action_key = jax.random.split(key)
+    aside = blocked & jax.random.bernoulli(coin_key, sidestep, actions.shape)
+    return jnp.where(aside, jax.random.randint(action_key, actions.shape, 0, grid.NUM_MOVES), actions)

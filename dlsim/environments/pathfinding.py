@@ -68,7 +68,7 @@ def pathfinding(
         rule: who moves when several want a cell: `soft`, `priority` or `block_both`.
         starts: cells where agents may begin, bool, as `obstacles`; by default all from which at least two goals can be
             reached.
-        goals: cells that may be goals; by default all that are free.
+        goals: cells that may be goals; by default all that are free.  Obstacles among `starts` and `goals` do not count.
 
     Returns:
         Environment with observations int8 `[A, 3, view, view]`, 0 or 1; `metrics` holds the `throughput`, goals a step.
@@ -87,6 +87,13 @@ def pathfinding(
     on_device = jax.tree.map(jnp.asarray, tables)
     ids = jnp.arange(num_agents, dtype=jnp.int32)
 
+    def map_of(state: PathfindingState) -> Any:
+        # Of one map alone, copies side by side share it, and all that is made of it but once.
+        return state.which_map if tables.obstacles.shape[0] > 1 else 0
+
+    def obstacles_of(state: PathfindingState) -> Array:
+        return on_device.obstacles[map_of(state)]
+
     def reset(key: Array) -> tuple[PathfindingState, Array]:
         num_maps = tables.obstacles.shape[0]
         which = jax.random.randint(keys.stream(key, "map"), (), 0, num_maps, dtype=jnp.int32)
@@ -95,17 +102,17 @@ def pathfinding(
         none = jnp.zeros(num_agents, jnp.int32)
         goals = next_goals(on_device, which, seed, ids, none, positions)
         state = PathfindingState(positions, goals, none, which, seed, jnp.zeros((), jnp.int32))
-        return state, observe(state, on_device.obstacles[which], view)
+        return state, observe(state, obstacles_of(state), view)
 
     def step(key: Array, state: PathfindingState, actions: Array) -> tuple[PathfindingState, Array, Array, Array, Info]:
         actions = check_actions(where, actions, grid.NUM_MOVES, num_agents)
-        blocked = on_device.obstacles[state.which_map]
+        blocked = obstacles_of(state)
         ended = state.round >= max_steps
         targets = state.positions + grid.moves()[jnp.where(ended, 0, actions)]
         positions = grid.resolve_moves(state.positions, targets, blocked, rule)
         reached = jnp.all(positions == state.goals, axis=1)
         num_reached = state.num_reached + reached
-        drawn = next_goals(on_device, state.which_map, state.goal_seed, ids, num_reached, positions)
+        drawn = next_goals(on_device, map_of(state), state.goal_seed, ids, num_reached, positions)
         state = state._replace(
             positions=positions,
             goals=jnp.where(reached[:, None], drawn, state.goals),
@@ -123,7 +130,7 @@ def pathfinding(
         return state, observe(state, blocked, view), reached.astype(jnp.float32), dones, info
 
     def action_mask(state: PathfindingState) -> Array:
-        blocked = grid.pad(on_device.obstacles[state.which_map], 1, True)
+        blocked = grid.pad(obstacles_of(state), 1, True)
         cells = state.positions[:, None] + grid.moves() + 1
         return ~blocked[cells[..., 0], cells[..., 1]]
 
@@ -155,20 +162,23 @@ def metrics(state: PathfindingState) -> Info:
 
 def observe(state: PathfindingState, obstacles: Array, view: int) -> Array:
     """Obstacles, other agents and the direction of the goal, int8 `[A, 3, view, view]` of 0 and 1."""
-    num, half, size = state.positions.shape[0], view // 2, view * view
-    cells = grid.flat(state.positions, (obstacles.shape[0], obstacles.shape[1]))
-    plane = obstacles.astype(jnp.int8).reshape(-1).at[cells].set(2).reshape(obstacles.shape)
-    seen = grid.windows(plane, state.positions, view, 1).reshape(num, size)
-    planes = jnp.concatenate([(seen == 1).astype(jnp.int8), seen >> 1, jnp.zeros_like(seen)], axis=1)
-    # Single cells are written, not compared for: one's own among the others, and the goal.
+    num, half = state.positions.shape[0], view // 2
+    shape = (obstacles.shape[0] + 2 * half, obstacles.shape[1] + 2 * half)
+    taken = jnp.zeros(shape[0] * shape[1], jnp.int8).at[grid.flat(state.positions + half, shape)].set(1)
+    walls = grid.pad(obstacles.astype(jnp.int8), half, 1)
+    # The plane of goals comes along empty: one cut a window makes the whole block, of which two cells are written after.
+    planes = jnp.stack([walls, taken.reshape(shape), jnp.zeros(shape, jnp.int8)])
+
+    def cut(corner: Array) -> Array:
+        return jax.lax.dynamic_slice(planes, (0, corner[0], corner[1]), (3, view, view))
+
+    agents = jnp.arange(num)
     aim = jnp.clip(state.goals - state.positions, -half, half) + half
-    first = jnp.arange(num) * 3 * size
-    planes = planes.reshape(-1).at[first + size + size // 2].set(0)
-    planes = planes.at[first + 2 * size + aim[:, 0] * view + aim[:, 1]].set(1)
-    return planes.reshape(num, 3, view, view)
+    seen = jax.vmap(cut)(state.positions).at[agents, 1, half, half].set(0)
+    return seen.at[agents, 2, aim[:, 0], aim[:, 1]].set(1)
 
 
-def next_goals(maps_: Maps, which: Array, seed: Array, ids: Array, number: Array, positions: Array) -> Array:
+def next_goals(maps_: Maps, which: Any, seed: Array, ids: Array, number: Array, positions: Array) -> Array:
     """Goal `number` `[A]` of each agent, given where it is: uniform among the goals of its component but its own cell."""
     first, count, rank = jnp.moveaxis(maps_.of_cell[which, positions[:, 0], positions[:, 1]], -1, 0)
     key = jax.random.fold_in(jax.random.key(0), seed)
@@ -203,7 +213,19 @@ def map_tables(obstacles: Any, starts: Any = None, goals: Any = None) -> Maps:
         enough = wanted
     if not enough.any(axis=(1, 2)).all():
         checks.fail(where, "obstacles", "a map with cells from which two goals can be reached", "none")
+    if goals is not None:
+        _check_reached(where, free_goals, enough, of_cell[..., 0])
     return Maps(stack, enough, cells.astype(np.int32), of_cell)
+
+
+def _check_reached(where: str, goals: np.ndarray, starts: np.ndarray, first: np.ndarray) -> None:
+    """Every goal that was asked for is in the component of a cell to begin on; `first` tells components with goals apart."""
+    for wanted, begins, begin in zip(goals, starts, first, strict=True):
+        lost = wanted & ~np.isin(begin, begin[begins])
+        if lost.any():
+            cell = tuple(int(x) for x in np.argwhere(lost)[0])
+            fix = "Open a way, or leave it out."
+            checks.fail(where, "goals", "cells that can be reached from where agents begin", f"{cell} among them", fix)
 
 
 def _mask(where: str, name: str, value: Any, stack: np.ndarray) -> np.ndarray:

@@ -33,13 +33,17 @@ def cost_to_go(obstacles: Array, costs: Array, goals: Array, max_rounds: int | N
     Args:
         obstacles: bool `[H, W]`.
         costs: of entering each cell, above 0, float `[A, H, W]`, or `[H, W]` for all alike.
-        goals: int32 `[A, 2]`.
+        goals: int32 `[A, 2]`, on the map; to one on an obstacle nothing leads.
         max_rounds: rounds of sweeps at most; by default as many as any map of this size may need.  The rounds end when
             nothing changes; copies side by side end together.
     """
     where = "cost_to_go"
     height, width = obstacles.shape
     num = goals.shape[0]
+    checks.shape(where, "goals", goals, (num, 2))
+    if checks.is_concrete(goals) and not np.all(grid.is_inside(goals, (height, width))):
+        lost = tuple(int(x) for x in np.asarray(goals)[~np.asarray(grid.is_inside(goals, (height, width)))][0])
+        checks.fail(where, "goals", f"cells of a map of {height} x {width}", f"{lost} among them")
     if costs.ndim == 3:
         checks.shape(where, "costs", costs, (num, height, width))
     else:

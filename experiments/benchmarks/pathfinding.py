@@ -6,15 +6,17 @@ Python objects of `tests/oracles`.
 Random actions, drawn in the program; compiled scans over steps, copies side by side with `vmap`; observations are made in
 every step and kept in the loop; the best of four runs, compiling not counted.
 
-1. Lifelong pathfinding, 200 agents on 64 x 64 with a fifth of the cells blocked, windows of 11 x 11, 1 to 64 copies,
+1. Lifelong pathfinding, 200 agents on 64 x 64 with a fifth of the cells blocked, windows of 11 x 11, 1 to 256 copies,
    against the world of Python objects that makes the same observations, and without observations.
 2. The Follower's planner: 128 agents on a warehouse of 33 x 46, a plan a step each.
 
-Measured 2026-11-24, 2 cores (x86_64, load average about 1), jax 0.10.2, five runs of part 1 and two of part 2:
+Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compiled program wants both:
 
-1. Steps of a world with 200 agents a second: 22,000 to 28,000 (1 copy), 31,000 to 33,000 (16), 46,000 to 48,000 (64).
-   Python objects: 49 to 58 with observations, 800 to 970 times fewer; 5,500 without, which is not the same work.
-2. 168 to 188 steps, 22,000 to 24,000 plans a second.
+1. Steps of a world with 200 agents a second, 1 / 16 / 64 / 256 copies: 30,000 / 48,000 / 59,000 / 64,000 with a load average
+   of 1.9 (one run: Python objects 51 with observations, 1,257 times fewer than the best); 32,000 to 36,000 / 31,000 to
+   32,000 / 37,000 to 40,000 / 37,000 to 38,000 with 4.5 to 5.5 (three runs: 740 to 754 times fewer); 749 to 842 times fewer
+   with 2.3 to 3.6 (three runs).  Without observations, which is not the same work, Python objects make 5,300 to 5,500.
+2. 183 steps, 23,000 plans a second with a load average of 1.9; 113 to 122 steps with more.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def paths(oracles: bool) -> None:
     blocked = random_map(64, 64, 0.2, seed=0)
     environment = pathfinding(blocked, 200)
     print("pathfinding, 200 agents on 64 x 64")
-    rates = {copies: steps_per_second(environment, copies, steps=200) for copies in (1, 16, 64)}
+    rates = {copies: steps_per_second(environment, copies, steps=200) for copies in (1, 16, 64, 256)}
     for copies, rate in rates.items():
         print(f"  {copies:3d} copies {rate:12,.0f} steps/s")
     if oracles:

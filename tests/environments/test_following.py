@@ -1,6 +1,7 @@
 """Following: plans against Dijkstra with the costs of congestion, what a world never does, the script as a policy."""
 
 import heapq
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -102,26 +103,26 @@ def roll(environment, policy, num_steps, seed=0):
 
 @pytest.mark.parametrize("rule", ["soft", "priority", "block_both"])
 def test_a_crowd_that_follows_keeps_the_rules(rule):
-    blocked = maps.random_map(8, 8, 0.2, seed=5)
-    environment = following(blocked, 30, view=5, max_steps=80, rule=rule)
+    blocked = maps.random_map(9, 8, 0.15, seed=5)
+    environment = following(blocked, 12, view=5, max_steps=80, rule=rule)
     worlds, measured = roll(environment, follow_policy(environment), 80)
     parts = maps.components(blocked)
-    for before, cells in zip(worlds.positions[:-1], worlds.positions[1:], strict=True):
-        assert len({tuple(c) for c in cells.tolist()}) == 30 and not blocked[tuple(cells.T)].any()
+    for before, cells in itertools.pairwise(worlds.positions):
+        assert len({tuple(c) for c in cells.tolist()}) == 12 and not blocked[tuple(cells.T)].any()
         assert (np.abs(cells - before).sum(axis=1) <= 1).all()
         assert (parts[tuple(cells.T)] == parts[tuple(before.T)]).all()
         old, new = [tuple(c) for c in before.tolist()], [tuple(c) for c in cells.tolist()]
         who = {cell: i for i, cell in enumerate(old)}
-        assert not any(new[i] != old[i] and old[i] == new[who[new[i]]] for i in range(30) if new[i] in who)
+        assert not any(new[i] != old[i] and old[i] == new[who[new[i]]] for i in range(12) if new[i] in who)
     for cells, goals in zip(worlds.positions, worlds.goals, strict=True):
         assert (parts[tuple(cells.T)] == parts[tuple(goals.T)]).all() and (cells != goals).any(axis=1).all()
-    assert worlds.num_reached[-1].sum() == measured["num_reached"] > 30
-    assert measured["num_repaired"] == 0
+    assert worlds.num_reached[-1].sum() == measured["num_reached"] > 10
+    assert not any(measured["num_repaired"])
 
 
 def test_who_follows_reaches_more_than_who_wanders():
     blocked = maps.random_map(12, 12, 0.2, seed=1)
-    environment = following(blocked, 16, max_steps=120)
+    environment = following(blocked, 16, view=5, max_steps=120)
     worlds, follows = roll(environment, follow_policy(environment), 120)
     _, wanders = roll(environment, random_policy(environment), 120)
     assert (worlds.num_reached[-1] > 0).all()
@@ -131,28 +132,28 @@ def test_who_follows_reaches_more_than_who_wanders():
 
 def test_who_is_alone_takes_the_shortest_ways():
     blocked = maps.maze_map(9, 9, seed=2, open_walls=0.3)
-    for dynamic in (0.0, 1.0):
-        environment = following(blocked, 1, max_steps=120, static_weight=0.0, dynamic_weight=dynamic)
-        worlds, _ = roll(environment, follow_policy(environment), 120)
-        times = np.flatnonzero(np.diff(worlds.num_reached[:, 0])) + 1
-        assert len(times) >= 8
-        for begin, end in zip(times[:-1], times[1:], strict=True):
-            cell, goal = (tuple(x[begin, 0].tolist()) for x in (worlds.positions, worlds.goals))
-            assert end - begin == distances(blocked.tolist(), cell)[goal]
+    environment = following(blocked, 1, view=3, max_steps=120, static_weight=0.0)
+    worlds, _ = roll(environment, follow_policy(environment), 120)
+    times = np.flatnonzero(np.diff(worlds.num_reached[:, 0])) + 1
+    assert len(times) >= 8
+    for begin, end in itertools.pairwise(times):
+        cell, goal = (tuple(x[begin, 0].tolist()) for x in (worlds.positions, worlds.goals))
+        assert end - begin == distances(blocked.tolist(), cell)[goal]
 
 
 def test_the_policy_does_what_follow_does():
     blocked = maps.room_map(2, 2, 4, seed=0)
     environment = following(blocked, 20, view=3)
     policy = follow_policy(environment, 0.7)
-    state, observations = environment.reset(jax.random.key(3))
+    state, observations = jax.jit(environment.reset)(jax.random.key(3))
     step, act = jax.jit(environment.step), jax.jit(lambda key, seen: policy.act(key, (), seen, None, None)[1])
+    script, ahead = jax.jit(lambda key, state: follow(key, state, 0.7)), jax.jit(planning.toward)
     sidesteps = 0
     for t in range(25):
         key = jax.random.key(t)
         actions = act(key, observations)
-        assert np.array_equal(actions, follow(key, state, 0.7))
-        sidesteps += int(np.sum(np.asarray(actions) != planning.toward(state.world.positions, state.waypoints)))
+        assert np.array_equal(actions, script(key, state))
+        sidesteps += int(np.sum(np.asarray(actions) != ahead(state.world.positions, state.waypoints)))
         state, observations, *_ = step(key, state, actions)
     assert sidesteps > 0
 
