@@ -6,9 +6,9 @@ U users with 3 candidates of U / 5 stations; proportional response, a gather, a 
 in one compiled scan, the best of five runs, compiling not counted.  NumPy: the same arithmetic on whole arrays, with
 `np.bincount` for the sum over stations, in float32.  Then 32 markets of 300 users side by side under `vmap`.
 
-Measured 2026-11-24, 2 cores (x86_64) that did other work too (load average about 4, so ratios count more than times), jax
-0.10.2: 0.005, 0.13, 0.9, 17 ms a round with 300, 3,000, 30,000, 300,000 users; NumPy 4.2, 1.2, 1.1, 1.2 times as long:
-on a CPU both wait for scatter-add and gather.  32 markets of 300 users: 135,000 rounds a second, one alone about 200,000.
+Measured 2026-11-24, 2 cores (x86_64, load average 1.4), jax 0.10.2: 0.005, 0.047, 0.48, 3.1 ms a round with 300, 3,000,
+30,000, 300,000 users; NumPy 4.3, 2.2, 2.0, 3.6 times as long: on a CPU both wait for scatter-add and gather (with a load
+of 4: 4.2, 1.2, 1.1, 1.2 times).  32 markets of 300 users: 155,000 rounds a second; one alone about 200,000.
 """
 
 from __future__ import annotations

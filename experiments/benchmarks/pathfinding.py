@@ -12,11 +12,11 @@ every step and kept in the loop; the best of four runs, compiling not counted.
 
 Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compiled program wants both:
 
-1. Steps of a world with 200 agents a second, 1 / 16 / 64 / 256 copies: 30,000 / 48,000 / 59,000 / 64,000 with a load average
-   of 1.9 (one run: Python objects 51 with observations, 1,257 times fewer than the best); 32,000 to 36,000 / 31,000 to
-   32,000 / 37,000 to 40,000 / 37,000 to 38,000 with 4.5 to 5.5 (three runs: 740 to 754 times fewer); 749 to 842 times fewer
-   with 2.3 to 3.6 (three runs).  Without observations, which is not the same work, Python objects make 5,300 to 5,500.
-2. 183 steps, 23,000 plans a second with a load average of 1.9; 113 to 122 steps with more.
+1. Steps of a world with 200 agents a second, 1 / 16 / 64 / 256 copies: 36,000 / 49,000 / 56,000 / 64,000 with a load average
+   of 1.4, 30,000 / 48,000 / 59,000 / 64,000 with 1.9: Python objects, 51 to 52 with observations, make 1,235 and 1,257 times
+   fewer than the best.  With a load of 4.5 to 5.5 (three runs) it is 740 to 754 times, with 2.3 to 3.6 (three runs) 749 to
+   842.  Without observations, which is not the same work, Python objects make 5,300 to 5,500.
+2. 183 to 184 steps, 23,000 to 24,000 plans a second with a load average of 1.4 to 1.9; 113 to 122 steps with more.
 """
 
 from __future__ import annotations
