@@ -7,7 +7,7 @@ An experiment file holds
     build(config)        (Process, Record), where each axis' key holds one of its values
     claims(results)      [Claim], decided by numbers of the run (optional)
     figure(results)      a matplotlib Figure (optional)
-    networks(results)    {label: (Network, {axis: value})}, which reports draw with the results of their nodes (optional)
+    drawings(results)    {label: (Network, {axis: value})}, which reports draw with the results of their nodes (optional)
 
 `results` is an xarray.Dataset with the axes, `seed` and `step` as dimensions; its attribute `config` is JSON.
 """
@@ -174,11 +174,11 @@ def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tup
 
 def _drawings(experiment: Experiment, dataset: xarray.Dataset) -> dict[str, Any] | None:
     """Where the file's networks have their nodes and links, for reports."""
-    if not hasattr(experiment.module, "networks"):
+    if not hasattr(experiment.module, "drawings"):
         return None
     from dlsim.report.data import drawing_of
 
-    return {label: drawing_of(*one) for label, one in experiment.module.networks(dataset).items()}
+    return {label: drawing_of(*one) for label, one in experiment.module.drawings(dataset).items()}
 
 
 def _options(experiment: Experiment, options: Options | None) -> Options:

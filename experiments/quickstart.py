@@ -117,7 +117,7 @@ def _measures(process: dlsim.Process, algorithm: dlsim.Algorithm) -> Any:
     return record
 
 
-def networks(results: xarray.Dataset) -> dict[str, tuple[dlsim.networks.Network, dict[str, str]]]:
+def drawings(results: xarray.Dataset) -> dict[str, tuple[dlsim.networks.Network, dict[str, str]]]:
     """The topologies of a run, for drawings."""
     num_nodes = json.loads(results.attrs["config"])["num_nodes"]
     return {

@@ -1,7 +1,8 @@
 """How many steps a second does lifelong pathfinding make?
 
 Command: `python experiments/benchmarks/pathfinding.py` (about two minutes on 2 cores); `--oracles` adds the world of plain
-Python objects of `tests/oracles`.
+Python objects of `tests/oracles`; `--pogema PYTHON` adds POGEMA itself (1.4.0), where that interpreter has it (`pip install
+pogema` in an environment of its own).
 
 Random actions, drawn in the program; compiled scans over steps, copies side by side with `vmap`; observations are made in
 every step and kept in the loop; the best of four runs, compiling not counted.
@@ -22,6 +23,7 @@ Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compile
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -63,7 +65,7 @@ def steps_per_second(environment: Environment, copies: int, steps: int, act=None
     return copies * steps / min(seconds[1:])
 
 
-def paths(oracles: bool) -> None:
+def paths(oracles: bool, pogema: str | None) -> None:
     blocked = random_map(64, 64, 0.2, seed=0)
     environment = pathfinding(blocked, 200)
     print("pathfinding, 200 agents on 64 x 64")
@@ -73,6 +75,9 @@ def paths(oracles: bool) -> None:
     if oracles:
         for name, rate in object_rates(blocked).items():
             print(f"  Python objects {name} {rate:,.1f} steps/s: ratio {max(rates.values()) / rate:,.0f}")
+    if pogema:
+        rate = pogema_rate(pogema)
+        print(f"  POGEMA {rate:,.1f} steps/s: ratio {max(rates.values()) / rate:,.0f}")
 
 
 def object_rates(blocked: np.ndarray) -> dict[str, float]:
@@ -94,6 +99,29 @@ def object_rates(blocked: np.ndarray) -> dict[str, float]:
     return rates
 
 
+POGEMA = """
+import random, time
+from pogema import GridConfig, pogema_v0
+world = pogema_v0(grid_config=GridConfig(num_agents=200, size=64, density=0.2, seed=0, obs_radius=5, on_target="restart",
+                                         max_episode_steps=10000, collision_system="soft"))
+world.reset()
+draw = random.Random(0)
+def steps(number):
+    began = time.perf_counter()
+    for _ in range(number):
+        world.step([draw.randrange(5) for _ in range(200)])
+    return number / (time.perf_counter() - began)
+steps(5)
+print(max(steps(50) for _ in range(4)))
+"""
+
+
+def pogema_rate(interpreter: str) -> float:
+    """Steps a second of POGEMA's own world: as many agents, the same rule, size, share of obstacles and windows."""
+    done = subprocess.run([interpreter, "-c", POGEMA], capture_output=True, text=True, check=True, timeout=300)
+    return float(done.stdout.split()[-1])
+
+
 def planner() -> None:
     blocked, starts, goals = warehouse_map()
     environment = following(blocked, 128, starts=starts, goals=goals)
@@ -103,7 +131,8 @@ def planner() -> None:
 
 def main() -> None:
     print(machine())
-    paths("--oracles" in sys.argv)
+    words = sys.argv[1:]
+    paths("--oracles" in words, words[words.index("--pogema") + 1] if "--pogema" in words else None)
     planner()
 
 
