@@ -41,7 +41,7 @@ class SwarmState(NamedTuple):
     box_position: Array  # int32 [2]
     box_mask: Array  # bool [5, 5]
     score: Array  # float32 []
-    distance: Array  # int32 [2] at the start and now (flocking)
+    distance: Array  # int32 [2] at the start and now, [3] with the tolerance of inexact ones (flocking)
     last_count: Array  # int32 [] lights on when they last agreed, -1 for never (synchronization)
     visited: Array  # bool [H, W] cells on which an agent has been
     round: Array  # int32 []
@@ -97,7 +97,9 @@ def shape_of(state: SwarmState) -> tuple[int, int]:
 def symbols(state: SwarmState, has_prey: bool, has_box: bool) -> Array:
     """What stands on each cell, int8 `[H, W]`: 0 or one of the symbols."""
     shape = shape_of(state)
-    plane = jnp.asarray([0, SEEN_WALL, SEEN_NEST, SEEN_FOOD], jnp.int8)[state.terrain]
+    plane = jnp.zeros(shape, jnp.int8)
+    for terrain, symbol in ((WALL, SEEN_WALL), (NEST, SEEN_NEST), (FOOD, SEEN_FOOD)):
+        plane = jnp.where(state.terrain == terrain, jnp.int8(symbol), plane)
     if has_box:
         boxed = swarm_physics.inner(swarm_physics.box_plane(_box(state), shape))
         plane = jnp.where(boxed, SEEN_BOX, plane).astype(jnp.int8)
@@ -112,6 +114,10 @@ def symbols(state: SwarmState, has_prey: bool, has_box: bool) -> Array:
 def occupied(state: SwarmState, has_prey: bool = False) -> Array:
     """Cells on which something stands, bool `[H, W]` (the box is not looked for)."""
     return symbols(state, has_prey, has_box=False) > 0
+
+
+def _with_cells(visited: Array, cells: Array) -> Array:
+    return visited.reshape(-1).at[cells].set(True, mode="drop").reshape(visited.shape)
 
 
 def _box(state: SwarmState) -> swarm_physics.Box:
@@ -181,7 +187,7 @@ def make(task: Task, num_agents: int, height: int, width: int, view: int, max_ro
         inside = state.inside & grid.is_inside(after.positions, shape)
         after = after._replace(
             inside=inside,
-            visited=state.visited | (grid.index_plane(after.positions, shape, inside) >= 0),
+            visited=_with_cells(state.visited, grid.flat(after.positions, shape, inside)),
             round=state.round + 1,
         )
         gain = jnp.broadcast_to(after.score - state.score, (num_agents,)) if reward == "score" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Info
-from dlsim.environments import grid
+from dlsim.environments import grid, swarm_lines
 
 
 def group_metrics(before: Any, after: Any, actions: Array) -> Info:
@@ -42,6 +42,7 @@ def group_metrics(before: Any, after: Any, actions: Array) -> Info:
     heading = counts @ grid.moves().astype(jnp.float32)
     step = after.positions - before.positions
     covered = jnp.sum(jnp.where(present, jnp.sum(jnp.abs(step), axis=1), 0))
+    who = _finder(before)
     return {
         "directional_entropy": entropy,
         "stillness": counts[0] / num,
@@ -49,38 +50,38 @@ def group_metrics(before: Any, after: Any, actions: Array) -> Info:
         "polarisation": jnp.linalg.norm(heading) / coordinating,
         "displacement": covered / num,
         "cells_visited": jnp.sum(after.visited),
-        "pairs_kept": _pairs_kept(before, after),
-        "pushes": _pushes(before, after, actions),
+        "pairs_kept": _pairs_kept(before, after, who),
+        "pushes": _pushes(before, after, actions, who),
     }
 
 
-def _pairs_kept(before: Any, after: Any) -> Array:
+def _pairs_kept(before: Any, after: Any, who: Callable[[Array], Array]) -> Array:
     """Each pair is seen from the one that stands above or to the left before the round."""
-    shape = before.terrain.shape
-    plane = grid.index_plane(before.positions, shape, before.inside)
     kept = jnp.zeros((), jnp.int32)
     for step in ((1, 0), (0, 1)):
-        other = _at(plane, before.positions + jnp.asarray(step), before.inside)
+        other = jnp.where(before.inside, who(before.positions + jnp.asarray(step)), -1)
         distance = jnp.sum(jnp.abs(after.positions - after.positions[jnp.maximum(other, 0)]), axis=1)
         kept = kept + jnp.sum((other >= 0) & (distance == 1), dtype=jnp.int32)
     return kept
 
 
-def _pushes(before: Any, after: Any, actions: Array) -> Array:
-    plane = grid.index_plane(before.positions, before.terrain.shape, before.inside)
+def _pushes(before: Any, after: Any, actions: Array, who: Callable[[Array], Array]) -> Array:
     moves = jnp.where((actions >= 1) & (actions <= 4), actions, 0)
     step = grid.moves()[moves]
-    other = _at(plane, before.positions + step, before.inside & (moves > 0))
+    other = jnp.where(before.inside & (moves > 0), who(before.positions + step), -1)
     rows = jnp.maximum(other, 0)
     followed = jnp.all(after.positions == before.positions[rows], axis=1)
     went = jnp.all(after.positions[rows] == before.positions[rows] + step, axis=1)
     return jnp.sum((other >= 0) & followed & went, dtype=jnp.int32)
 
 
-def _at(plane: Array, positions: Array, present: Array) -> Array:
-    """Who stands at positions `[A, 2]`, -1 for nobody."""
-    cells = grid.flat(positions, (plane.shape[0], plane.shape[1]), present)
-    return jnp.append(plane.reshape(-1), -1)[cells]
+def _finder(state: Any) -> Callable[[Array], Array]:
+    """A function from positions `[A, 2]` to who stands there, -1 for nobody."""
+    shape = (state.terrain.shape[0], state.terrain.shape[1])
+    if swarm_lines.is_wide(shape, state.positions.shape[0]):
+        return swarm_lines.finder(state.positions, shape, state.inside)
+    plane = jnp.append(grid.index_plane(state.positions, shape, state.inside).reshape(-1), -1)
+    return lambda places: plane[grid.flat(places, shape)]
 
 
 def message_metrics(texts: Sequence[str], embeddings: Any = None) -> dict[str, float]:

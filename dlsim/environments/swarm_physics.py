@@ -15,7 +15,8 @@ and from the back to the front, v moves if it or a unit behind it in its unbroke
 r(v) = r(behind) + force(v) - weight(v).  The box needs its weight and what the chains ahead of its leading cells need,
 and is supplied with r of the chains behind its trailing cells, for which it is itself without need.  If it is supplied it
 moves with all that is ahead of it; if not the scans are done again with a static box.  This is exact where no line meets
-the box twice, as for the eight boxes of the transport task.
+the box twice, as for the eight boxes of the transport task.  In worlds without a box whose cells outnumber their units by
+far, the same is worked out over sorted units (`swarm_lines`).
 
 Source: Ruan et al., Benchmarking LLMs' Swarm Intelligence, 2025, and its public code (rules only).
 """
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim.core import Array
-from dlsim.environments import grid
+from dlsim.environments import grid, swarm_lines
 
 FORCE = 2
 WEIGHT = 1
@@ -73,13 +74,14 @@ def push(
         box: the large object, where the world has one.
     """
     shape = (solid.shape[0], solid.shape[1])
+    if box is None and swarm_lines.is_wide(shape, positions.shape[0]):
+        costs = jnp.stack([_costs(actions, direction) for direction in (1, 2, 3, 4)])
+        return swarm_lines.push(positions, present, costs, is_static, solid), None
     ground = jnp.where(solid, STATIC, EMPTY)
     if box is not None:
         ground = grid.pad(ground, MARGIN, EMPTY)
     for direction in (1, 2, 3, 4):
-        opposite = direction - 1 if direction % 2 == 0 else direction + 1
-        weight = jnp.where(actions == opposite, WEIGHT + FORCE, WEIGHT)
-        cost = jnp.where(is_static, STATIC, jnp.where(actions == direction, WEIGHT - FORCE, weight))
+        cost = jnp.where(is_static, STATIC, _costs(actions, direction))
         there = present & grid.is_inside(positions, shape)
         offset = 0 if box is None else MARGIN
         cells = grid.flat(positions + offset, (ground.shape[0], ground.shape[1]), there)
@@ -94,6 +96,12 @@ def push(
         goes = there & jnp.append(moving.reshape(-1), False)[cells]
         positions = positions + jnp.where(goes[:, None], grid.moves()[direction], 0)
     return positions, box
+
+
+def _costs(actions: Array, direction: int) -> Array:
+    """Weight less force of units with these actions, when all push in this direction."""
+    opposite = direction - 1 if direction % 2 == 0 else direction + 1
+    return jnp.where(actions == direction, WEIGHT - FORCE, jnp.where(actions == opposite, WEIGHT + FORCE, WEIGHT))
 
 
 def _with_units(ground: Array, cells: Array, cost: Array) -> Array:

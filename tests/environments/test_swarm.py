@@ -246,7 +246,7 @@ def test_what_is_said_is_counted_in_words():
         (lambda: foraging(num_agents=60), r"foraging: num_agents must be at most 50, the free cells, got 60"),
         (lambda: flocking(num_agents=3), r"flocking: num_agents must be an integer >= 4, got 3"),
         (lambda: flocking(num_agents=40), r"flocking: height must be an integer >= 13, got 10"),
-        (lambda: flocking(distance="far"), r"flocking: distance must be one of nearest, assignment, got 'far'"),
+        (lambda: flocking(distance="far"), r"flocking: distance must be one of nearest, assignment, plan, got 'far'"),
         (lambda: synchronization(num_agents=65), r"synchronization: num_agents must be at most 64"),
         (lambda: synchronization(reward="sum"), r"synchronization: reward must be one of score, shaped, got 'sum'"),
         (lambda: synchronization(max_rounds=0), r"synchronization: max_rounds must be an integer >= 1, got 0"),
