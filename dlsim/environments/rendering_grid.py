@@ -1,4 +1,4 @@
-"""Figures and animations of grid worlds: one picture a state, a GIF of many."""
+"""Figures and animations of grid worlds: one picture a state, a GIF, a page or a film of many."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks
+from dlsim.environments import rendering_film
 from dlsim.environments.environment import Environment
 
 if TYPE_CHECKING:
@@ -99,12 +100,13 @@ def animate(
     size: float = 4.0,
     titles: Sequence[str] | None = None,
 ) -> pathlib.Path:
-    """Write a GIF of states stacked over time and return its path.
+    """Write an animation of states stacked over time and return its path.
 
     Args:
         environment: whose `render` draws a state.
         states: its states, every leaf `[T, ...]`, e.g. what a scan over steps collected.
-        path: of the file, which ends in .gif.
+        path: of the file, whose ending chooses what it is: .gif; .html, a page that plays by itself and fetches nothing;
+            .mp4, where ffmpeg is found.
         frames_per_second: of the animation.
         size: of a frame in inches, at 100 dots each.
         titles: one line a frame; by default the name and the step.
@@ -112,12 +114,9 @@ def animate(
     import jax
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
     _check_render("animate", environment)
-    path = pathlib.Path(path)
-    if path.suffix.lower() != ".gif":
-        checks.fail("animate", "path", "a file that ends in .gif", repr(str(path)))
+    path = rendering_film.check_path("animate", path)
     checks.number("animate", "frames_per_second", frames_per_second, 0, open_minimum=True)
     host = jax.device_get(states)
     num_frames = len(jax.tree.leaves(host)[0])
@@ -132,9 +131,8 @@ def animate(
         environment.render(jax.tree.map(lambda leaf, number=number: leaf[number], host), axes)
         axes.set_title(titles[number] if titles is not None else f"{environment.name}, step {number}", fontsize=9)
         canvas.draw()
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
-    milliseconds = max(20, round(1000 / float(frames_per_second)))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    rendering_film.write(frames, path, frames_per_second, environment.name)
     return path
 
 
