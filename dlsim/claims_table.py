@@ -1,4 +1,4 @@
-"""The claims of papers as a table: on the terminal, in Markdown, CSV and JSON."""
+"""The claims of experiments as a table: on the terminal, in Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from dlsim.results import Claim
 
 __all__ = ["COLUMNS", "check_file", "markdown", "rows", "scale", "seconds", "write"]
 
-COLUMNS = ("paper", "claim", "source", "reported", "measured", "scale", "holds")
+COLUMNS = ("experiment", "claim", "source", "reported", "measured", "scale", "holds")
 ENDINGS = (".md", ".csv", ".json")
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
 NOT_RUN = "did not run"
 
 
 def rows(done: Sequence[Reproduced]) -> list[dict[str, str]]:
-    """The claims table: one row a claim, with the keys `COLUMNS`; a paper that did not run has one row that says so."""
+    """The claims table: one row a claim, with the keys `COLUMNS`; an experiment that did not run has one row that says so."""
     out = []
     for one in done:
         paper = one.paper.number or one.paper.name
         if one.saved is None:
             blank = dict.fromkeys(COLUMNS, "")
-            out.append({**blank, "paper": paper, "claim": one.paper.title, "measured": one.error, "holds": NOT_RUN})
+            out.append(
+                {**blank, "experiment": paper, "claim": one.paper.title, "measured": one.error, "holds": NOT_RUN}
+            )
             continue
         if not one.saved.claims:
             blank = dict.fromkeys(COLUMNS, "")
-            out.append({**blank, "paper": paper, "claim": "no claims", "scale": scale(one), "holds": VERDICTS[None]})
+            out.append(
+                {**blank, "experiment": paper, "claim": "no claims", "scale": scale(one), "holds": VERDICTS[None]}
+            )
         for claim in one.saved.claims:
             out.append(_row(paper, claim, scale(one)))
     return out
@@ -38,7 +42,7 @@ def rows(done: Sequence[Reproduced]) -> list[dict[str, str]]:
 
 def _row(paper: str, claim: Claim, size: str) -> dict[str, str]:
     return {
-        "paper": paper,
+        "experiment": paper,
         "claim": claim.text,
         "source": claim.source,
         "reported": claim.reported,
@@ -60,8 +64,10 @@ def scale(one: Reproduced) -> str:
 
 
 def seconds(one: Reproduced) -> float | None:
-    """What a finished run took, compiling included; None if it does not say."""
+    """What a finished run took, compiling included; None if it does not say, or was interrupted on the way."""
     timing = one.saved.provenance.get("timing", {}) if one.saved else {}
+    if "total_seconds" in timing:
+        return timing["total_seconds"]
     parts = [timing.get(name) for name in ("compile_seconds", "run_seconds")]
     known = [float(part) for part in parts if isinstance(part, int | float)]
     return sum(known) if len(known) == len(parts) else None
@@ -70,9 +76,11 @@ def seconds(one: Reproduced) -> float | None:
 def write(done: Sequence[Reproduced], file: str | os.PathLike[str]) -> pathlib.Path:
     """Write the claims table as Markdown (`.md`), CSV or JSON, by the name's ending; whole or not at all."""
     path = check_file(file)
-    writers = {".md": markdown, ".csv": _csv, ".json": _json}
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(writers[path.suffix](done))
+    if path.suffix == ".md":
+        temporary.write_text(markdown(done, path.parent))
+    else:
+        temporary.write_text({".csv": _csv, ".json": _json}[path.suffix](done))
     temporary.replace(path)
     return path
 
@@ -102,23 +110,31 @@ def _csv(done: Sequence[Reproduced]) -> str:
     return text.getvalue()
 
 
-def markdown(done: Sequence[Reproduced]) -> str:
-    """A summary and, for each paper, what was run and its claims."""
+def markdown(done: Sequence[Reproduced], folder: pathlib.Path | None = None) -> str:
+    """A summary and, for each experiment, what was run and its claims.
+
+    `folder`: where the text is to lie, which links to the files start from; default: here.
+    """
+    here = (pathlib.Path() if folder is None else folder).absolute()
+    groups = {one.paper.group for one in done}
+    names = {"papers": ("Papers", "Paper"), "studies": ("Studies", "Study")}
+    many, single = names[groups.pop()] if len(groups) == 1 else ("Experiments", "Experiment")
     lines = [
-        "# Papers and their claims",
+        f"# {many} and their claims",
         "",
         "Made by `dlsim reproduce`; the files say more: what was scaled down, departures, and why a claim fails.",
         "",
-        "| Paper | Hold | Do not | Undecided | |",
+        f"| {single} | Hold | Do not | Undecided | |",
         "|---|---:|---:|---:|---|",
     ]
     for one in done:
         counts = [sum(c.holds is v for c in one.saved.claims) for v in VERDICTS] if one.saved else ["", "", ""]
-        what = one.error or scale(one) if one.saved is None else scale(one)
+        text = f"{NOT_RUN}: {one.error}" if one.saved is None else scale(one)
         title = f"[{one.paper.title.partition(':')[0]}](#{_anchor(one)})"
-        lines.append(f"| {title} | {' | '.join(str(count) for count in counts)} | {_cell(what)} |")
+        lines.append(f"| {title} | {' | '.join(str(count) for count in counts)} | {_cell(text)} |")
     for one in done:
-        lines += ["", f"## {one.paper.number or one.paper.name}", "", f"[{one.paper.title}]({one.paper.path.name})", ""]
+        link = pathlib.PurePath(os.path.relpath(one.paper.path.absolute(), here)).as_posix()
+        lines += ["", f"## {one.paper.number or one.paper.name}", "", f"[{one.paper.title}]({link})", ""]
         lines += [one.paper.citation, ""] if one.paper.citation else []
         if one.saved is None:
             lines.append(f"{NOT_RUN.capitalize()}: {_cell(one.error)}")
@@ -134,7 +150,7 @@ def _ran(one: Reproduced) -> str:
     assert one.saved is not None
     about, took = one.saved.provenance, seconds(one)
     versions = about["versions"]
-    minutes = "" if took is None else f", {took / 60:.1f} minutes of compiling and running"
+    minutes = "" if took is None else f", {took / 60:.1f} minutes"
     day = str(about.get("finished", ""))[:10]
     cores = f"{about['num_cores']} cores" if about["platform"] == "cpu" else about["device_kind"]
     return f"{scale(one)} ({cores}){minutes}; {day}, dlsim {versions['dlsim']}, jax {versions['jax']}."

@@ -83,14 +83,21 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     sweep.add_argument("--workers", metavar="KIND[:N]", help="ray:N, slurm:N or local:N: blocks go to N machines")
     sweep.set_defaults(run=_sweep)
     reproduce = commands.add_parser(
-        "reproduce", parents=[debug], allow_abbrev=False, help="run the papers' experiments and judge their claims"
+        "reproduce",
+        parents=[debug],
+        allow_abbrev=False,
+        help="run papers and other studies, judge their claims",
     )
-    reproduce.add_argument("papers", nargs="*", metavar="NN|all", help="numbers of papers, or all")
-    reproduce.add_argument("--list", action="store_true", dest="only_list", help="list papers, modes, times and runs")
-    reproduce.add_argument("--mode", default="default", help="tiny, default (two cores) or paper (an accelerator)")
+    reproduce.add_argument(
+        "papers", nargs="*", metavar="NAME", help="numbers of papers, names of files, or: all, papers, studies"
+    )
+    reproduce.add_argument(
+        "--list", action="store_true", dest="only_list", help="list what there is, with modes, times and runs"
+    )
+    reproduce.add_argument("--mode", help="tiny, paper, ... (default: the file's own for two cores, mostly default)")
     reproduce.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 .. N-1 of each")
     reproduce.add_argument("--out", metavar="DIR", default="runs", help="runs go to DIR/<name>-<mode> (default: runs)")
-    reproduce.add_argument("--folder", metavar="DIR", help="of the files (default: experiments/papers)")
+    reproduce.add_argument("--folder", metavar="DIR", help="of the files (default: experiments)")
     reproduce.add_argument("--table", metavar="FILE", help="write the claims table as .md, .csv or .json too")
     reproduce.set_defaults(run=_reproduce)
     for command in (run, sweep, reproduce):
@@ -242,12 +249,12 @@ def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
         terminal_papers.tell_papers(chosen, options.out)
         return 0
     if not options.papers:
-        raise ValueError("reproduce: papers must be numbers or all, got none. --list shows them.")
+        raise ValueError("reproduce: experiment must be numbers, names or all, got none. --list shows them.")
     if options.table:
         claims_table.check_file(options.table)
     _prepare(options)
     chosen = reproduce.find(options.papers, options.mode, options.folder)
-    terminal_papers.tell_times(chosen, options.mode, options.out)
+    terminal_papers.tell_times(chosen, options.mode, options.out, options.seeds)
     settings = _settings(options)
     done = reproduce.reproduce(
         options.papers,

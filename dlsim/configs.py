@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -27,7 +28,7 @@ class Experiment(NamedTuple):
 
     name: str  # the file's stem
     path: pathlib.Path
-    module: ModuleType  # get_config, build; optionally axes, claims, figure, MODES
+    module: ModuleType  # get_config, build; optionally axes, claims, figure, drawings, MODES, CITATION
     sha256: str
 
     @property
@@ -39,6 +40,18 @@ class Experiment(NamedTuple):
     def modes(self) -> tuple[str, ...]:
         """The file's own `MODES`, or default, tiny and paper."""
         return tuple(getattr(self.module, "MODES", MODES))
+
+    @property
+    def citation(self) -> str:
+        """The file's own `CITATION`, or what its docstring gives as its source; empty if neither does."""
+        return str(getattr(self.module, "CITATION", "")) or cited(self.module.__doc__ or "")
+
+
+def cited(doc: str) -> str:
+    """The source that a docstring gives: its second paragraph up to the command, where that has a year in it."""
+    paragraphs = [" ".join(part.split()) for part in doc.split("\n\n")]
+    found = paragraphs[1].partition("Command:")[0].strip() if len(paragraphs) > 1 else ""
+    return found if re.search(r"\b(19|20)\d\d\b", found) else ""
 
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:

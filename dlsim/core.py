@@ -44,7 +44,7 @@ class Process(NamedTuple):
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for the steps to come.
+    is what the host prepares for the steps to come.  `drawn` is what drawings show where that is not `network` alone.
     """
 
     init: InitFn
@@ -55,12 +55,20 @@ class Process(NamedTuple):
     network: Any = None
     on: Relink | None = None
     feed: Feed | None = None
+    drawn: Drawn | None = None
 
     def over(self, network: Any) -> Process | None:
         """The same process over another network of the same nodes; None where nobody knows how."""
         if self.on is None or any(a is not b for a, b in zip(self.on.parts, self[:3], strict=True)):
             return None
         return self.on.make(network)
+
+
+class Drawn(NamedTuple):
+    """What a drawing shows of a process; nothing is computed with it."""
+
+    network: Any
+    has_server: bool = False  # messages go to a server and come from it, and not from node to node
 
 
 class Relink(NamedTuple):

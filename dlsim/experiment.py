@@ -7,7 +7,11 @@ An experiment file holds
     build(config)        (Process, Record), where each axis' key holds one of its values
     claims(results)      [Claim], decided by numbers of the run (optional)
     figure(results)      a matplotlib Figure (optional)
-    drawings(results)    {label: (Network, {axis: value})}, which reports draw with the results of their nodes (optional)
+    drawings(results)    {label: (Network, {axis: value or values})}, in place of the networks that its processes have, which
+                         reports draw with the results of their nodes (optional)
+    CITATION             the source, as reports and tables give it (optional)
+    MODES, MINUTES       the modes, and what each takes on two cores (optional)
+    TWO_CORES            the mode for two cores, where that is not `default` (optional)
 
 `results` is an xarray.Dataset with the axes, `seed` and `step` as dimensions; its attribute `config` is JSON.
 """
@@ -23,11 +27,14 @@ import pathlib
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlsim import checks, results
+from dlsim.catalogue import code_digest
 from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment, make_config
+from dlsim.report.drawings import Networks, drawing_of
 from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
@@ -87,11 +94,13 @@ def run_experiment(
     Raises ValueError with one clear line for bad settings, and leaves nothing behind if no run got anywhere; Interrupted
     on Ctrl-C, after which `resume` goes on.  If `claims` or `figure` fails, the runs are kept: mend it, then `resume`.
     """
+    clock = time.monotonic()
     experiment = load_experiment(path)
     config = make_config(experiment, mode, overrides, seeds)
     identity = results.identify(experiment.name, mode, config.to_dict())
     folder = results.check_folder(default_folder(experiment.name, mode) if out is None else out, identity)
-    source = from_experiment(experiment, config, None, range(config.num_seeds))
+    networks = Networks()
+    source = networks.watch(from_experiment(experiment, config, None, range(config.num_seeds)))
     options = _options(experiment, options)
     if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
         return results.load(folder)
@@ -105,11 +114,11 @@ def run_experiment(
     try:
         store.open(identity)
         tell(plan)
-        outcome = execute(plan, store, options, progress)
+        outcome = _timed(execute(plan, store, options, progress), plan, clock)
     except BaseException:
         _clear_if_empty(folder / PARTIAL, new)
         raise
-    return _finish(experiment, mode, config.to_dict(), identity, outcome, folder, began)
+    return _finish(experiment, mode, config.to_dict(), identity, outcome, folder, began, networks)
 
 
 def sweep_experiment(
@@ -136,6 +145,8 @@ def sweep_experiment(
       workers: several machines (`dlsim.sweeps.workers`); None: this process.
     """
     experiment, config, source = load_sweep(os.fspath(path), mode, tuple(overrides), seeds, tuple(axes))
+    networks = Networks()
+    source = networks.watch(source)
     options = _options(experiment, options)
     settings = {key: list(values) for key, values in source.axes.items()}
     identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
@@ -158,7 +169,7 @@ def sweep_experiment(
     outcome = execute(plan, store, options, progress, workers=remote)
     own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
     is_own = set(own) == set(source.axes)
-    return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, is_own)
+    return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
 
 
 def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tuple[list[Claim], Figure | None]:
@@ -172,12 +183,12 @@ def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tup
     return [], overview(dataset)
 
 
-def _drawings(experiment: Experiment, dataset: xarray.Dataset) -> dict[str, Any] | None:
-    """Where the file's networks have their nodes and links, for reports."""
-    if not hasattr(experiment.module, "drawings"):
-        return None
-    from dlsim.report.data import drawing_of
-
+def _drawings(
+    experiment: Experiment, dataset: xarray.Dataset, networks: Networks, is_own: bool
+) -> dict[str, Any] | None:
+    """Where the networks have their nodes and links, for reports: those of the file, or those that were built."""
+    if not is_own or not hasattr(experiment.module, "drawings"):
+        return networks.drawings()
     return {label: drawing_of(*one) for label, one in experiment.module.drawings(dataset).items()}
 
 
@@ -214,20 +225,23 @@ def _finish(
     outcome: Outcome,
     folder: pathlib.Path,
     began: str,
+    networks: Networks,
     is_own: bool = True,
 ) -> SavedRun:
     """Claims, figure and provenance of the runs, saved with them."""
     attributes = {"experiment": experiment.name, "mode": mode, "config": json.dumps(identity["config"])}
     dataset = outcome.dataset.assign_attrs(attributes)
     made, figure = _judge(experiment, dataset, is_own)
-    drawings = _drawings(experiment, dataset) if is_own else None
+    drawings = _drawings(experiment, dataset, networks, is_own)
     provenance = {
         "experiment": experiment.name,
         "mode": mode,
         "summary": experiment.summary,
         "about": (experiment.module.__doc__ or "").strip(),
+        "citation": experiment.citation,
         "file": experiment.path.name,
         "file_sha256": experiment.sha256,
+        "code_sha256": code_digest(experiment.path.read_text()),
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": began,
         "finished": _now(),
@@ -238,6 +252,13 @@ def _finish(
         "runs": outcome.parts,
     }
     return results.save(folder, dataset, config, provenance, made, figure, drawings)
+
+
+def _timed(outcome: Outcome, plan: Plan, clock: float) -> Outcome:
+    """With what planning, compiling and running took since `clock`; None where a part was done before."""
+    is_whole = sum(plan.todo) == plan.num_runs
+    took = time.monotonic() - clock if is_whole else None
+    return outcome._replace(timing={**outcome.timing, "total_seconds": took})
 
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:

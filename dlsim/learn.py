@@ -13,6 +13,7 @@ from dlsim.core import (
     Algorithm,
     Array,
     ArrivalAlgorithm,
+    Drawn,
     EventAlgorithm,
     Info,
     Problem,
@@ -144,6 +145,7 @@ def learn(
         num_nodes=problem.num_nodes,
         network=network,
         on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
+        drawn=Drawn(network, has_server="server" in algorithm.requires),
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, status, trees
 from dlsim.arrivals.executor import JobBlocks, job_windows
 from dlsim.clocks.windows import Timing, timing
-from dlsim.core import SERVER, Array, ArrivalAlgorithm, Info, Job, Problem, Process, PyTree, Route
+from dlsim.core import SERVER, Array, ArrivalAlgorithm, Drawn, Info, Job, Problem, Process, PyTree, Route
 from dlsim.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks import counters
 from dlsim.networks.messages import message_bits, whole_packet
@@ -186,6 +186,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
         sources=tuple(dict.fromkeys(s for s in sources if s)),
         num_nodes=num,
         feed=jobs.feed,
+        drawn=Drawn(network, has_server=True),
     )
 
 

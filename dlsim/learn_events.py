@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, status, trees
 from dlsim.clocks.play import play_between
 from dlsim.clocks.windows import Needs, Timing, timing, windows
-from dlsim.core import Array, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
+from dlsim.core import Array, Drawn, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
 from dlsim.event_handlers import Carry, compressible, event_fns
 from dlsim.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks import counters
@@ -147,4 +147,5 @@ def learn_events(
         sources=tuple(s for s in sources if s),
         num_nodes=problem.num_nodes,
         feed=tape.feed,
+        drawn=Drawn(network),
     )

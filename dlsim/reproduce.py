@@ -1,4 +1,4 @@
-"""Papers, claim by claim: run their experiments and say what was reported, what was measured, and whether it holds."""
+"""Claim by claim: run experiments and say what was reported, what was measured, and whether it holds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Reproduced", "all_ran", "find", "found_before", "reproduce"]
 
 
 class Reproduced(NamedTuple):
-    """What became of a paper."""
+    """What became of an experiment."""
 
-    paper: Entry
+    paper: Entry  # or a study
     mode: str
     saved: SavedRun | None  # None: it did not run
     error: str  # why not, in one line
@@ -30,7 +30,7 @@ class Reproduced(NamedTuple):
 
 def reproduce(
     papers: Sequence[str] = ("all",),
-    mode: str = "default",
+    mode: str | None = None,
     *,
     seeds: int | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -41,37 +41,39 @@ def reproduce(
     begin: Callable[[Entry, int, int], None] = lambda paper, place, number: None,
     end: Callable[[Reproduced], None] = lambda one: None,
 ) -> list[Reproduced]:
-    """Run the experiments of papers, one after the other.
+    """Run the experiments of papers, and other studies, one after the other.
 
     A run that `out` holds complete, of the same settings and the same file, is not run again; one that was interrupted
-    goes on.  A paper that fails does not keep the others from running.
+    goes on.  One that fails does not keep the others from running.
 
     Args:
-      papers: numbers (`"38"`), names of files (`"38_swarmbench"`), or `"all"`.
-      mode: `tiny` (seconds to minutes), `default` (two cores), `paper` (the paper's scale; an accelerator).
+      papers: numbers of papers (`"38"`), names of files (`"38_swarmbench"`, `"quickstart"`), or `"papers"`, `"studies"`
+        (all files without a number), `"all"`.
+      mode: `tiny` (seconds to minutes), `default` (two cores), `paper` (full scale; an accelerator), or one of the file's
+        own; None: the one for two cores, which is `default` unless a file says otherwise.
       seeds: number of seeds, in place of each file's own.
-      folder: where the files are: by default `experiments/papers`, here or in the checkout.
+      folder: where the files are: by default `experiments`, here or in the checkout.
       out: every run gets the folder `<out>/<name>-<mode>`, as `dlsim run` gives it.
       progress, options, tell: as in `run_experiment`.
-      begin, end: called before and after each paper.
+      begin, end: called before and after each.
 
-    Raises ValueError with one line for an unknown paper, or a mode that one of them does not have, before anything runs.
+    Raises ValueError with one line for an unknown name, or a mode that one of them does not have, before anything runs.
     """
     chosen = find(papers, mode, folder)
     done = []
     for place, paper in enumerate(chosen):
         begin(paper, place, len(chosen))
-        one = _run(paper, mode, seeds, pathlib.Path(out), progress, options, tell)
+        one = _run(paper, mode or paper.two_cores, seeds, pathlib.Path(out), progress, options, tell)
         end(one)
         done.append(one)
     return done
 
 
 def find(papers: Sequence[str], mode: str | None = None, folder: str | os.PathLike[str] | None = None) -> list[Entry]:
-    """The chosen papers; ValueError with one line if one is unknown, or does not have the mode."""
-    chosen = catalogue.choose(catalogue.entries(catalogue.papers_folder(folder)), list(papers))
-    for paper in chosen if mode is not None else ():
-        checks.one_of(f"reproduce {paper.number or paper.name}", "mode", mode, paper.modes)
+    """What was chosen; ValueError with one line if a name is unknown, or one of them does not have the mode."""
+    chosen = catalogue.choose(catalogue.entries(catalogue.experiments_folder(folder)), list(papers))
+    for paper in chosen:
+        checks.one_of(f"reproduce {paper.number or paper.name}", "mode", mode or paper.two_cores, paper.modes)
     return chosen
 
 
@@ -95,7 +97,7 @@ def _run(
             options=options,
             tell=tell,
         )
-    except Exception as error:  # whatever one paper does, the next one runs
+    except Exception as error:  # whatever one does, the next one runs
         if not isinstance(error, ValueError | OSError | ImportError):
             import traceback
 
@@ -106,7 +108,7 @@ def _run(
 
 
 def found_before(paper: Entry, mode: str, out: str | os.PathLike[str]) -> Reproduced | None:
-    """The finished run of a paper that `out` holds; None if there is none that can be read."""
+    """The finished run of an experiment that `out` holds; None if there is none that can be read."""
     import hashlib
 
     place = pathlib.Path(out) / f"{paper.name}-{mode}"
@@ -116,10 +118,13 @@ def found_before(paper: Entry, mode: str, out: str | os.PathLike[str]) -> Reprod
         saved = load(place)
     except ValueError:
         return None
-    digest = hashlib.sha256(paper.path.read_bytes()).hexdigest()
-    return Reproduced(paper, mode, saved, "", saved.provenance.get("file_sha256") != digest)
+    held = saved.provenance
+    is_same = held.get("file_sha256") == hashlib.sha256(paper.path.read_bytes()).hexdigest()
+    # Words may change after a run, such as those that say what it found.
+    is_same = is_same or held.get("code_sha256") == catalogue.code_digest(paper.path.read_text())
+    return Reproduced(paper, mode, saved, "", not is_same)
 
 
 def all_ran(done: Sequence[Reproduced]) -> bool:
-    """Whether every paper ran to its end; its claims may hold or not."""
+    """Whether every experiment ran to its end; its claims may hold or not."""
     return all(one.saved is not None for one in done)

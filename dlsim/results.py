@@ -5,7 +5,7 @@
     results.nc        the labelled arrays (NetCDF-4, readable by xarray and everything else)
     claims.json       what the source reports, what was measured, and whether the claim held
     figure.png, .svg
-    networks.json     drawings of the networks, where the experiment gives them
+    networks.json     drawings of the networks
 
 A run is written into a hidden folder beside its place and renamed into it, so a reader never meets half a run and a
 process killed at any moment leaves the earlier run, or the new one, in place.
@@ -77,7 +77,7 @@ def save(
       provenance: from `describe`; `provenance["experiment"]` names the experiment.
       claims: what was decided.
       figure: saved as PNG and SVG, or None.
-      networks: drawings by label (`dlsim.report.data.drawing_of`), or None.
+      networks: drawings by label (`dlsim.report.drawings.drawing_of`), or None.
 
     Raises ValueError, and writes nothing, if the folder cannot be written, holds another experiment, the same one with
     other settings, other files, or a run of a newer format.
@@ -94,7 +94,7 @@ def save(
         if figure is not None:
             _write_figure(staging, figure)
         if networks:
-            write_json(staging / "networks.json", networks)
+            write_json(staging / "networks.json", networks, indent=None)
         # Last: a folder that holds it is complete.
         write_json(staging / "provenance.json", {**provenance, "format_version": FORMAT_VERSION})
     except BaseException:
@@ -248,10 +248,10 @@ def _read_dataset(path: pathlib.Path) -> xarray.Dataset:
         checks.fail("results.load", path.name, "readable NetCDF, as a run leaves it", f"{path} ({error})", _DAMAGED)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: pathlib.Path, value: Any, indent: int | None = 2) -> None:
     """Write plain values, and wait until they are on disk."""
     with path.open("w") as file:
-        json.dump(plain(value), file, indent=2, allow_nan=False)
+        json.dump(plain(value), file, indent=indent, allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What the command line prints of papers: what is there, how long it takes, what came of it."""
+"""What the command line prints of papers and studies: what is there, how long it takes, what came of it."""
 
 from __future__ import annotations
 
@@ -33,43 +33,58 @@ def minutes(value: float | None) -> str:
 
 
 def tell_papers(papers: Sequence[Entry], out: str) -> None:
-    """Number, title, time of each mode on two cores, and what finished runs in `out` found."""
+    """Papers, then studies: title, the time of each mode, and what finished runs in `out` found."""
     from rich.table import Table
 
     from dlsim.reproduce import found_before
 
-    table = Table()
-    for name in ("paper", "title", "modes (time on 2 cores)", f"runs in {out}"):
-        table.add_column(name)
-    for paper in papers:
-        modes = "\n".join(f"{mode} ({minutes(paper.minutes.get(mode))})" for mode in paper.modes)
-        found = (found_before(paper, mode, out) for mode in paper.modes)
-        runs = "\n".join(f"{one.mode}: {_verdicts(one)}" for one in found if one is not None)
-        table.add_row(paper.number or paper.name, paper.title, modes, runs or "none")
-    console().print(table)
+    for group in dict.fromkeys(paper.group for paper in papers):
+        table = Table(title=group, title_justify="left", title_style="bold")
+        table.add_column("study" if group == "studies" else "paper", no_wrap=True)
+        for name in ("title", "modes (time on 2 cores)", f"runs in {out}"):
+            table.add_column(name)
+        for paper in (one for one in papers if one.group == group):
+            found = {mode: found_before(paper, mode, out) for mode in paper.modes}
+            modes = "\n".join(f"{mode} ({_time(paper, mode, found[mode])})" for mode in paper.modes)
+            runs = "\n".join(f"{mode}: {_verdicts(one)}" for mode, one in found.items() if one is not None)
+            table.add_row(paper.number or paper.name, paper.title, modes, runs or "none")
+        console().print(table)
 
 
-def tell_times(papers: Sequence[Entry], mode: str, out: str) -> None:
-    """How long each of the chosen papers will take, and all of them, before anything runs."""
+def _time(paper: Entry, mode: str, found: Reproduced | None) -> str:
+    """What a mode took in the run that is there; else what the file says."""
+    from dlsim.claims_table import seconds
+
+    took = None if found is None else seconds(found)
+    return minutes(paper.minutes.get(mode)) if took is None else f"{minutes(took / 60)} here"
+
+
+def tell_times(papers: Sequence[Entry], mode: str | None, out: str, seeds: int | None = None) -> None:
+    """How long each of the chosen experiments will take, and all of them, before anything runs."""
+    from dlsim.claims_table import seconds
     from dlsim.reproduce import found_before
 
     total, unknown = 0.0, 0
     for paper in papers:
-        found = found_before(paper, mode, out)
-        takes = paper.minutes.get(mode)
+        own = mode or paper.two_cores
+        found = found_before(paper, own, out)
+        took = None if found is None else seconds(found)
         if found is not None and not found.is_stale:
             note = "done before"
         else:
-            note = f"about {minutes(takes)} on 2 cores" if takes is not None else "time not measured"
+            takes = paper.minutes.get(own) if took is None else took / 60
+            where = "on 2 cores" if took is None else "as the last time"
+            note = f"about {minutes(takes)} {where}" if takes is not None else "time not measured"
             note += "; its file has changed since the run in its folder" if found is not None else ""
             total, unknown = total + (takes or 0.0), unknown + (takes is None)
-        print(f"{paper.name}: {note}")
+        print(f"{paper.name}, {own} mode: {note}")
     more = f", and {unknown} of unknown length" if unknown else ""
-    print(f"{len(papers)} paper{'s' if len(papers) != 1 else ''}, {mode} mode: about {minutes(total)} on 2 cores{more}")
+    more += "; with their own numbers of seeds" if seeds is not None else ""
+    print(f"{len(papers)} experiment{'s' if len(papers) != 1 else ''}: about {minutes(total)}{more}")
 
 
 def tell_begin(paper: Entry, place: int, number: int) -> None:
-    """The heading of a paper that begins."""
+    """The heading of one that begins."""
     shown = console()
     shown.print()
     shown.print(f"[{place + 1}/{number}] {paper.name}", style="bold", markup=False)
@@ -91,11 +106,11 @@ def tell_claims(done: Sequence[Reproduced]) -> None:
 
     colors = dict(VERDICTS.values())
     table = Table(show_lines=True)
-    for name in ("paper", "claim", "reported", "measured", "scale"):
+    for name in ("experiment", "claim", "reported", "measured", "scale"):
         table.add_column(name)
     table.add_column("", no_wrap=True)
     for row in claims_table.rows(done):
-        cells = [_plain(row[name]) for name in ("paper", "claim", "reported", "measured", "scale")]
+        cells = [_plain(row[name]) for name in ("experiment", "claim", "reported", "measured", "scale")]
         table.add_row(*cells, _plain(row["holds"], colors.get(row["holds"], "red")))
     shown = console()
     shown.print()
@@ -103,7 +118,7 @@ def tell_claims(done: Sequence[Reproduced]) -> None:
     ran = sum(one.saved is not None for one in done)
     found = [claim.holds for one in done if one.saved is not None for claim in one.saved.claims]
     counts = ", ".join(f"{sum(x is verdict for x in found)} {name}" for verdict, (name, _) in VERDICTS.items())
-    print(f"{ran} of {len(done)} papers ran; of {len(found)} claims: {counts}")
+    print(f"{ran} of {len(done)} experiments ran; of {len(found)} claims: {counts}")
 
 
 def _plain(text: str, style: str = "") -> Text:

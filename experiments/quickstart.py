@@ -117,14 +117,6 @@ def _measures(process: dlsim.Process, algorithm: dlsim.Algorithm) -> Any:
     return record
 
 
-def drawings(results: xarray.Dataset) -> dict[str, tuple[dlsim.networks.Network, dict[str, str]]]:
-    """The topologies of a run, for drawings."""
-    num_nodes = json.loads(results.attrs["config"])["num_nodes"]
-    return {
-        NAMES[name]: (make_network(name, num_nodes), {"topology": name}) for name in results.topology.values.tolist()
-    }
-
-
 def claims(results: xarray.Dataset) -> list[Claim]:
     """What theory says, against the last quarter of the rounds; thresholds are the constants above."""
     late = results.isel(step=slice(-max(1, results.sizes["step"] // 4), None)).mean("step")

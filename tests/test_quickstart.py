@@ -80,7 +80,7 @@ def test_runs_from_the_command_line(tmp_path, capsys):
     squares = np.mean(saved.results.distance_to_mean.values**2, axis=-1)
     np.testing.assert_allclose(squares, saved.results.consensus_distance.values, rtol=1e-3, atol=1e-7)
     assert sorted(json.loads((saved.folder / "networks.json").read_text())) == sorted(
-        ["ring", "torus", "random 4-regular", "complete"]
+        ["ring (16 nodes)", "torus (16 nodes)", "random regular (16 nodes)", "complete (16 nodes)"]
     )
     assert saved.results.topology.values.tolist() == list(TOPOLOGIES)
     assert np.isfinite(saved.results.accuracy.values).all() and saved.provenance["ok"]

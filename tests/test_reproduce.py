@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from dlsim import catalogue, claims_table, cli, reproduce, results
+from dlsim import catalogue, claims_table, cli, configs, reproduce, results
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
@@ -51,13 +51,13 @@ def test_all_run_though_one_fails(folder, tmp_path, capsys):
     status, printed, _ = call(capsys, *words, "--seeds", "2", "--table", tmp_path / "claims.json")
     assert status == 1
     # The time comes first.
-    assert printed.index("03_well: about 30 s on 2 cores") < printed.index("[1/3] 03_well")
-    assert "07_broken: time not measured" in printed
-    assert "3 papers, tiny mode: about 30 s on 2 cores, and 2 of unknown length" in printed
+    assert printed.index("03_well, tiny mode: about 30 s on 2 cores") < printed.index("[1/3] 03_well")
+    assert "07_broken, tiny mode: time not measured" in printed
+    assert "3 experiments: about 30 s, and 2 of unknown length; with their own numbers of seeds" in printed
     assert "did not run: division by zero" in printed
-    assert "2 of 3 papers ran; of 1 claims: 1 holds, 0 does not hold, 0 undecided" in printed
+    assert "2 of 3 experiments ran; of 1 claims: 1 holds, 0 does not hold, 0 undecided" in printed
     table = json.loads((tmp_path / "claims.json").read_text())
-    assert [(row["paper"], row["holds"]) for row in table] == [
+    assert [(row["experiment"], row["holds"]) for row in table] == [
         ("03", "holds"),
         ("07", "did not run"),
         ("12", "undecided"),
@@ -68,7 +68,7 @@ def test_all_run_though_one_fails(folder, tmp_path, capsys):
     # What broke keeps its runs, and goes on when the file is mended.
     (folder / "07_broken.py").write_text(SMALL)
     status, printed, _ = call(capsys, *words, "--seeds", "2")
-    assert status == 0 and "03_well: done before" in printed and "3 of 3 papers ran" in printed
+    assert status == 0 and "03_well, tiny mode: done before" in printed and "3 of 3 experiments ran" in printed
 
 
 def test_a_finished_run_is_run_again_only_if_its_file_changed(folder, tmp_path, capsys):
@@ -79,7 +79,10 @@ def test_a_finished_run_is_run_again_only_if_its_file_changed(folder, tmp_path, 
     first = once()
     assert once() == first
     file = folder / "03_well.py"
-    file.write_text(file.read_text() + "\n# Another version.\n")
+    # Words are no other version: what was measured is written down after the run.
+    file.write_text(file.read_text().replace('"tiny": 0.5}', '"tiny": 0.7}\nCITATION = "A, 2020."  # a remark'))
+    assert once() == first
+    file.write_text(file.read_text() + "\n\nMARGIN = 3\n")
     found = reproduce.found_before(catalogue.read_entry(file), "tiny", tmp_path / "runs")
     assert found.is_stale and "an earlier version of the file" in claims_table.scale(found)
     _, printed, _ = call(capsys, "reproduce", "--list", "--folder", folder, "--out", tmp_path / "runs")
@@ -106,7 +109,7 @@ def test_tables_in_three_formats(folder, tmp_path):
         assert list(csv.DictReader(file)) == rows
     assert json.loads(claims_table.write(done, tmp_path / "claims.json").read_text()) == rows
     text = claims_table.write(done, tmp_path / "claims.md").read_text()
-    assert "## 03" in text and "[An experiment that runs in a second" in text and "](03_well.py)" in text
+    assert "## 03" in text and "[An experiment that runs in a second" in text and "](papers/03_well.py)" in text
     assert "| the complete graph agrees | 0 |" in text and "| holds |" in text
     assert "Did not run: division by zero" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -128,11 +131,11 @@ def test_markdown_escapes_bars(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["99"], "paper must be all, or one of 03 (well), 07 (broken), 12 (plain), got '99'."),
-        (["well"], "paper must be all, or one of 03 (well)"),
+        (["99"], "experiment must be all, papers, studies, or one of 03 (well), 07 (broken), 12 (plain), got '99'."),
+        (["well"], "experiment must be all, papers, studies, or one of 03 (well)"),
         (["3", "--mode", "tny"], "reproduce 03: mode must be one of tiny, default, got 'tny'. Did you mean"),
         (["3", "--mode", "paper"], "reproduce 03: mode must be one of default, tiny, got 'paper'"),
-        ([], "papers must be numbers or all, got none. --list shows them."),
+        ([], "experiment must be numbers, names or all, got none. --list shows them."),
         (["3", "--table", "claims.txt"], "--table must be a file that ends in .md, .csv, .json, got claims.txt"),
         (["3", "--table", "nowhere/claims.md"], "--table must be a file in a folder that is there"),
         (["3", "--folder", "nowhere"], "folder must be a folder of experiments, got nowhere"),
@@ -167,14 +170,105 @@ def test_a_damaged_run_is_told(folder, tmp_path):
     assert one.saved is not None
 
 
+@pytest.fixture
+def both(tmp_path):
+    """A paper, and two studies, one of which has a mode of its own for two cores."""
+    place = tmp_path / "experiments"
+    (place / "papers").mkdir(parents=True)
+    (place / "sweeps").mkdir()
+    (place / "papers" / "03_well.py").write_text(SMALL)
+    (place / "first.py").write_text(SMALL)
+    own = SMALL.replace('MODES = ("default", "tiny")', 'MODES = ("default", "tiny")\nTWO_CORES = "tiny"')
+    (place / "sweeps" / "large.py").write_text(own)
+    return place
+
+
+def test_studies_are_taken_by_name(both, tmp_path):
+    found = catalogue.entries(both)
+    assert [(one.group, one.name) for one in found] == [
+        ("papers", "03_well"),
+        ("studies", "first"),
+        ("studies", "large"),
+    ]
+    for words, names in (
+        (["all"], ["03_well", "first", "large"]),
+        (["papers"], ["03_well"]),
+        (["studies"], ["first", "large"]),
+        (["large", "3"], ["03_well", "large"]),
+    ):
+        assert [one.name for one in catalogue.choose(found, words)] == names
+    (one,) = reproduce.reproduce(["large"], folder=both, out=tmp_path / "runs", progress=False)
+    assert one.mode == "tiny" and one.saved.folder.name == "large-tiny"
+    (wrong,) = [one for one in found if one.name == "large"]
+    wrong.path.write_text(wrong.path.read_text().replace('TWO_CORES = "tiny"', 'TWO_CORES = "small"'))
+    with pytest.raises(ValueError, match="reproduce large: mode must be one of default, tiny, got 'small'"):
+        reproduce.find(["large"], None, both)
+
+
+def test_lists_have_two_groups_and_the_times_of_runs(both, tmp_path, capsys):
+    file = both / "first.py"
+    file.write_text(file.read_text().replace("MODES = (", 'MINUTES = {"tiny": 300}\nMODES = ('))
+    words = ("reproduce", "--list", "--folder", both, "--out", tmp_path / "runs")
+    _, printed, _ = call(capsys, *words)
+    assert printed.index("papers") < printed.index("03") < printed.index("studies") < printed.index("first")
+    assert "tiny (5.0 h)" in " ".join(printed.split())
+    (one,) = reproduce.reproduce(["first"], "tiny", folder=both, out=tmp_path / "runs", progress=False)
+    took = one.saved.provenance["timing"]["total_seconds"]
+    assert 0 < one.saved.provenance["timing"]["compile_seconds"] < took < 60
+    _, printed, _ = call(capsys, *words)
+    assert f"tiny ({took:.0f} s here)" in " ".join(printed.split())
+    # Of another version of the file the time of the last run is the best guess.
+    file.write_text(file.read_text() + "\n\nMARGIN = 3\n")
+    _, printed, _ = call(capsys, *words[:1], "first", "--mode", "tiny", *words[2:])
+    assert f"first, tiny mode: about {took:.0f} s as the last time; its file has changed" in printed
+
+
+def test_an_interrupted_run_does_not_say_what_it_took(both, tmp_path, capsys):
+    (one,) = reproduce.reproduce(["first"], "tiny", folder=both, out=tmp_path / "runs", progress=False)
+    about = one.saved.folder / "provenance.json"
+    held = json.loads(about.read_text())
+    held["timing"]["total_seconds"] = None
+    about.write_text(json.dumps(held))
+    assert claims_table.seconds(reproduce.found_before(one.paper, "tiny", tmp_path / "runs")) is None
+
+
+def test_links_of_a_table_start_where_it_lies(both, tmp_path):
+    done = reproduce.reproduce(["all"], "tiny", folder=both, out=tmp_path / "runs", progress=False)
+    for place, heading in ((both, "Experiments"), (both / "papers", "Papers"), (tmp_path, "Studies")):
+        chosen = [one for one in done if heading == "Experiments" or one.paper.group == heading.lower()]
+        text = claims_table.write(chosen, place / "README.md").read_text()
+        assert text.startswith(f"# {heading} and their claims\n")
+        links = re.findall(r"\]\(([^#)]+)\)", text)
+        assert len(links) == len(chosen) and all((place / link).is_file() for link in links), links
+
+
 def test_every_paper_of_the_checkout_says_what_it_takes():
     found = catalogue.entries(ROOT / "experiments" / "papers")
-    assert len(found) >= 6
+    assert len(found) >= 6 and {one.group for one in found} == {"papers"}
     for one in found:
         assert one.number and f"({int(one.number):02d})" in one.title, one.name
         assert {"tiny", "default", "paper"} <= set(one.modes), one.name
         assert {"tiny", "default"} <= set(one.minutes), one.name
+        assert one.two_cores in one.minutes
+
+
+def test_every_paper_is_cited():
+    for one in catalogue.entries(ROOT / "experiments" / "papers"):
+        assert re.search(r"^CITATION = ", one.path.read_text(), flags=re.M), one.name
         assert one.citation.endswith(".") and re.search(r"\b20\d\d\b", one.citation), one.name
+
+
+def test_citations_of_files_that_have_no_constant():
+    assert configs.cited("A title.\n\nSomebody, A study,\nICML 2020.  Command: `x`") == "Somebody, A study, ICML 2020."
+    for doc in ("A title.", "A title.\n\nCommand: `x`", "A title.\n\nWhat it does, at length.\n\nSomebody, 2020."):
+        assert configs.cited(doc) == ""
+
+
+def test_every_study_of_the_checkout_says_what_it_takes():
+    found = [one for one in catalogue.entries(ROOT / "experiments") if one.group == "studies"]
+    assert {"quickstart", "asynchrony", "scaling", "thousand_nodes"} <= {one.name for one in found}
+    for one in found:
+        assert one.two_cores in one.modes and "tiny" in one.modes, one.name
 
 
 def test_the_papers_readme_has_every_paper():

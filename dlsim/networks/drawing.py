@@ -66,8 +66,11 @@ def draw(network: Network, values: Any = None, ax: Axes | None = None, *, label:
     return ax
 
 
-def layout(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the nodes `[N, 2]` and one segment an undirected edge `[S, 2, 2]`, by the rules of `draw`."""
+def layout(graph: Graph, largest_spring: int = LARGEST_SPRING) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the nodes `[N, 2]` and one segment an undirected edge `[S, 2, 2]`, by the rules of `draw`.
+
+    `largest_spring`: nodes from which on springs take too long, a second or two for 500.
+    """
     sides = () if graph.grid is None else tuple(side for side in graph.grid if side > 1)
     if graph.positions is not None:
         places = np.asarray(graph.positions, np.float64)
@@ -78,7 +81,7 @@ def layout(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
         places = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     else:
         places = _spectral(graph)
-        if graph.num_nodes <= LARGEST_SPRING:
+        if graph.num_nodes <= largest_spring:
             places = _springs(graph, places)
     first, second = _ends(graph)
     return places, np.stack([places[first], places[second]], axis=1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dlsim import checks
+from dlsim.configs import cited
 from dlsim.results import SWEEP, SavedRun, load
 
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
@@ -23,6 +24,7 @@ class Page(NamedTuple):
     number: str  # of the paper; empty for others
     title: str
     paragraphs: list[str]  # the experiment's docstring, after its first line
+    citation: str  # of the paper; empty if the file gives none
     departures: str  # its paragraph on what was scaled down or done otherwise; empty if it says none
 
     @property
@@ -70,6 +72,7 @@ def read_page(folder: pathlib.Path, taken: set[str]) -> Page:
         number=number.group(1) if number else "",
         title=first,
         paragraphs=[text for text in rest if text not in departures],
+        citation=str(about.get("citation") or cited(str(about.get("about", "")))),
         departures=" ".join(departures),
     )
 

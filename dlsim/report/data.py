@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 120  # of a curve: more are thinned to so many, evenly, first and last kept
 MOST_NUMBERS = 400_000  # of a page
+MOST_RUNS = 24  # of one network, of which a page shows the nodes
 DIGITS = 5
+LINKS = "links"  # what nodes show where nothing was measured at them
 NOT_SHOWN = ("diverged_step",)
 
 
@@ -62,57 +65,77 @@ def plot_data(dataset: xarray.Dataset) -> dict[str, Any] | None:
 
 
 def network_data(dataset: xarray.Dataset, folder: pathlib.Path) -> dict[str, Any] | None:
-    """Drawings of the networks that a run kept (`networks.json`), with the metrics that fit their nodes; None without.
+    """Drawings of the networks that a run kept (`networks.json`) and the metrics of their nodes; None without drawings.
 
     A metric fits a drawing of N nodes if its only dimension beside axes, seed and step has length N.  The first seed is
-    shown, at up to `MOST_STEPS` steps.
+    shown, of up to `MOST_RUNS` combinations of the axes, at up to `MOST_STEPS` steps.  Where no metric fits, a node shows
+    how many links it has.
     """
     kept = folder / "networks.json"
-    if not kept.is_file() or "step" not in dataset.dims:
+    if not kept.is_file():
         return None
-    drawings = read_json(kept, "report", dict)
-    axes = [str(dim) for dim in dataset.dims if dim in dataset.coords and dim not in ("seed", "step")]
-    first = dataset.isel(seed=0) if "seed" in dataset.dims else dataset
-    steps = first.sizes["step"]
-    thin = first.isel(step=np.unique(np.round(np.linspace(0, steps - 1, min(steps, MOST_STEPS))).astype(int)))
-    views = []
-    for label, drawing in drawings.items():
-        num_nodes = len(drawing["places"])
-        for name, one in thin.data_vars.items():
-            extra = [str(dim) for dim in one.dims if dim not in (*axes, "step")]
-            if len(extra) != 1 or one.sizes[extra[0]] != num_nodes or "step" not in one.dims:
+    drawings = list(read_json(kept, "report", dict).items())
+    views = [view for i, (_, drawing) in enumerate(drawings) for view in _views(dataset, drawing, i)]
+    numbers = sum(len(view["values"]) * len(view["values"][0]) for view in views)
+    if numbers > MOST_NUMBERS:
+        views = [_thinned(view, max(1, len(view["steps"]) * MOST_NUMBERS // numbers)) for view in views]
+    shown = [
+        {
+            "label": label,
+            "places": [[_short(x), _short(y)] for x, y in drawing["places"]],
+            "segments": [[_short(v) for v in segment] for segment in drawing["segments"]],
+            "links": drawing.get("num_links", len(drawing["segments"])),
+            "server": drawing.get("has_server", False),
+        }
+        for label, drawing in drawings
+    ]
+    return {"drawings": shown, "views": views} if views else None
+
+
+def _views(dataset: xarray.Dataset, drawing: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """What the nodes of one drawing show: a view for each metric and combination of axes."""
+    num_nodes = len(drawing["places"])
+    here = dataset.isel(seed=0) if "seed" in dataset.dims else dataset
+    at = {axis: value if isinstance(value, list) else [value] for axis, value in drawing.get("at", {}).items()}
+    here = here.sel({axis: values for axis, values in at.items() if axis in here.dims})
+    if "step" in here.dims:
+        steps = here.sizes["step"]
+        here = here.isel(step=np.unique(np.round(np.linspace(0, steps - 1, min(steps, MOST_STEPS))).astype(int)))
+    axes = [str(dim) for dim in here.dims if dim in here.coords and dim != "step"]
+    out = []
+    for name, one in here.data_vars.items():
+        extra = [str(dim) for dim in one.dims if dim not in (*axes, "step")]
+        if len(extra) != 1 or one.sizes[extra[0]] != num_nodes or "step" not in one.dims:
+            continue
+        own = [axis for axis in axes if axis in one.dims]
+        places = itertools.islice(itertools.product(*(range(one.sizes[axis]) for axis in own)), MOST_RUNS)
+        for place in places:
+            values = one.isel(dict(zip(own, place, strict=True))).transpose("step", extra[0]).values.astype(float)
+            if not np.isfinite(values).any():
                 continue
-            place = {dim: drawing["at"][dim] for dim in one.dims if dim in drawing.get("at", {})}
-            here = one.sel(place)
-            # Of the other axes the first values are shown.
-            rest = {dim: 0 for dim in here.dims if dim in axes}
-            values = here.isel(rest).transpose("step", extra[0]).values.astype(float)
-            views.append(
+            words = [
+                f"{axis} {_label(one[axis].values[i].item())}"
+                for axis, i in zip(own, place, strict=True)
+                if one.sizes[axis] > 1
+            ]
+            out.append(
                 {
-                    "label": label,
+                    "drawing": number,
                     "metric": str(name),
-                    "places": [[_short(x), _short(y)] for x, y in drawing["places"]],
-                    "segments": [[_short(v) for v in segment] for segment in drawing["segments"]],
-                    "steps": [_short(float(step)) for step in thin["step"].values],
+                    "run": ", ".join(words),
+                    "steps": [_short(float(step)) for step in here["step"].values],
                     "values": [[_short(v) for v in row] for row in values],
                 }
             )
-    return {"views": views} if views else None
+    if not out and "degrees" in drawing:
+        out.append({"drawing": number, "metric": LINKS, "run": "", "steps": [0], "values": [drawing["degrees"]]})
+    return out
 
 
-def drawing_of(network: Any, at: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What `network_data` needs of a network: places and segments as `dlsim.networks.draw` has them.
-
-    `at`: values of the axes that this network belongs to.
-    """
-    from dlsim.networks.drawing import host_graph, layout
-
-    places, segments = layout(host_graph(network))
-    return {
-        "places": np.round(places, 4).tolist(),
-        "segments": np.round(segments.reshape(len(segments), 4), 4).tolist(),
-        "at": at or {},
-    }
+def _thinned(view: dict[str, Any], most: int) -> dict[str, Any]:
+    count = len(view["steps"])
+    kept = np.unique(np.round(np.linspace(0, count - 1, min(count, most))).astype(int)) if most > 1 else [count - 1]
+    return {**view, "steps": [view["steps"][i] for i in kept], "values": [view["values"][i] for i in kept]}
 
 
 def _short(value: float) -> float | int | None:

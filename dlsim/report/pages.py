@@ -16,7 +16,9 @@ from dlsim.report.data import network_data, plot_data
 
 SHAPES = {"holds": "●", "does not hold": "▲", "undecided": "○"}
 CLASSES = {"holds": "yes", "does not hold": "no", "undecided": "open"}
+WORDS = {"holds": "hold", "does not hold": "do not", "undecided": "undecided"}
 THUMBNAIL = 480  # pixels wide
+MOST_CLAIMS = 4  # of a run in the index
 
 
 def esc(value: Any) -> str:
@@ -59,8 +61,7 @@ def badge(verdict: str) -> str:
 def index(pages: Sequence[Page]) -> str:
     """All runs, with filters."""
     verdicts = [verdict for page in pages for verdict in page.verdicts]
-    words = {"holds": "hold", "does not hold": "do not", "undecided": "undecided"}
-    counts = ", ".join(f"{verdicts.count(name)} {word}" for name, word in words.items())
+    counts = ", ".join(f"{verdicts.count(name)} {word}" for name, word in WORDS.items())
     kinds = sorted({page.kind for page in pages})
     options = "".join(f'<option value="{esc(kind)}">{esc(kind)}</option>' for kind in kinds)
     choices = "".join(f'<option value="{esc(name)}">{esc(name)}</option>' for name in VERDICTS.values())
@@ -85,7 +86,16 @@ def index(pages: Sequence[Page]) -> str:
 def card(page: Page) -> str:
     """A run in the index."""
     claims = page.saved.claims
-    listed = "".join(f"<li>{badge(VERDICTS[claim.holds])} {esc(claim.text)}</li>" for claim in claims)
+    counts = " ".join(
+        f'<span class="badge {CLASSES[name]}"><span aria-hidden="true">{SHAPES[name]}</span> '
+        f"{page.verdicts.count(name)} {WORDS[name]}</span>"
+        for name in VERDICTS.values()
+        if name in page.verdicts
+    )
+    first = sorted(claims, key=lambda claim: claim.holds is True)[:MOST_CLAIMS]  # what does not hold is not hidden
+    listed = "".join(f"<li>{badge(VERDICTS[claim.holds])} {esc(claim.text)}</li>" for claim in first)
+    more = len(claims) - len(first)
+    listed += f'<li class="meta">and {more} more</li>' if more else ""
     words = [page.title, page.name, json.dumps(page.saved.config), *(f"{c.text} {c.measured}" for c in claims)]
     image = picture(page.saved.folder, THUMBNAIL)
     shown = f'<img src="{image}" alt="" loading="lazy">' if image else '<div class="blank" aria-hidden="true"></div>'
@@ -93,7 +103,8 @@ def card(page: Page) -> str:
 data-text="{esc(" ".join(words).lower())}">
 <a href="{esc(page.name)}.html">{shown}<h2>{esc(page.title)}</h2></a>
 <p class="meta">{esc(page.kind)}, {esc(page.saved.provenance.get("mode"))} mode</p>
-<ul class="claims">{listed or "<li>no claims</li>"}</ul></li>"""
+<p class="counts">{counts or "no claims"}</p>
+<ul class="claims">{listed}</ul></li>"""
 
 
 def run(page: Page) -> str:
@@ -122,6 +133,8 @@ def run(page: Page) -> str:
         parts.append(f"<section><h2>What this is</h2>{texts}</section>")
     if page.departures:
         parts.append(f"<section><h2>What differs from the source</h2><p>{prose(page.departures)}</p></section>")
+    if page.citation:
+        parts.append(f"<section><h2>Citation</h2><p>{esc(page.citation)}</p></section>")
     command = esc(saved.provenance.get("command", ""))
     parts.append(f'<section><h2>Run it again</h2><pre tabindex="0"><code>{command}</code></pre></section>')
     parts.append(table("Settings", [(name, f"<code>{esc(json.dumps(v))}</code>") for name, v in saved.config.items()]))
@@ -150,14 +163,14 @@ def prose(text: str) -> str:
 def claims_table(page: Page) -> str:
     """What was claimed, reported and measured."""
     rows = "".join(
-        f"<tr><td>{badge(VERDICTS[c.holds])}</td><td>{esc(c.text)}</td><td>{esc(c.reported)}</td>"
-        f"<td>{esc(c.measured)}</td><td>{esc(c.source)}</td></tr>"
+        f'<tr><td>{badge(VERDICTS[c.holds])}</td><td>{esc(c.text)}</td><td data-name="Reported">{esc(c.reported)}</td>'
+        f'<td data-name="Measured">{esc(c.measured)}</td><td data-name="Source">{esc(c.source)}</td></tr>'
         for c in page.saved.claims
     )
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "Claim", "Reported", "Measured", "Source"))
     return (
         '<section><h2>Claims</h2><div class="scroll" tabindex="0" role="region" aria-label="Claims">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+        f'<table class="by-row"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
 
 
@@ -185,12 +198,18 @@ keys.</p>
 
 NETWORK = """<section id="network"><h2>Network</h2>
 <div class="controls">
-<label>Show <select id="network-view"></select></label>
+<label>Network <select id="network-view"></select></label>
+<label>Colour <select id="network-metric"></select></label>
+<label>Run <select id="network-run"></select></label>
+</div>
+<div class="controls" id="network-time">
 <label>Step <input type="range" id="network-step" min="0" value="0"> <output id="network-at"></output></label>
 <button type="button" id="network-play" aria-pressed="false">Play</button>
 </div>
 <div class="canvas"><svg id="network-svg" role="img" aria-label="Nodes coloured by their value"></svg></div>
-<p class="meta" id="network-scale" role="status"></p>
+<p class="meta scale" id="network-scale"><span id="network-low"></span><span id="network-ramp"></span>\
+<span id="network-high"></span></p>
+<p class="meta" id="network-what" role="status"></p>
 </section>"""
 
 

@@ -34,7 +34,8 @@
     return made;
   };
   const names = Object.keys(data.metrics);
-  const state = { metric: names.includes("accuracy") ? "accuracy" : names[0], x: STEP, hue: data.axes[0] ? data.axes[0].name : "" };
+  const FIRST = ["accuracy", "throughput", "episode_return", "loss", "distance", "consensus_distance"];  // what is asked for most
+  const state = { metric: FIRST.find((name) => names.includes(name)) ?? names[0], x: STEP, hue: data.axes[0] ? data.axes[0].name : "" };
   const numeric = (axis) => axis.values.every((v) => v !== "" && Number.isFinite(Number(v)));
   let picks = {}, fields = {}, curves = [], pointed = [0, 0];
   const layout = () => {

@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
     dataset: xarray.Dataset
     parts: list[dict[str, Any]]  # of each block: group, choices, seeds, status, layout, timing
-    timing: dict[str, float]  # num_programs, compile_seconds, run_seconds of this call
+    timing: dict[str, Any]  # num_programs, compile_seconds, run_seconds of this call
     sources: list[str]
 
 

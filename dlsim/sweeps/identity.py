@@ -22,10 +22,17 @@ import numpy as np
 
 from dlsim.sweeps.signature import content
 
-NOT_BUILDING = ("get_config", "axes", "claims", "figure", "main")  # functions of a file that no run depends on
+NOT_BUILDING = (
+    "get_config",
+    "axes",
+    "claims",
+    "figure",
+    "drawings",
+    "main",
+)  # functions of a file that no run depends on
 _LOOKING = (
-    "analysis", "bench", "cli", "experiment", "plotting", "plotting_overview", "plotting_sweeps", "progress_bar", "results",
-    "sweeps", "terminal",
+    "analysis", "bench", "catalogue", "claims_table", "cli", "experiment", "plotting", "plotting_overview",
+    "plotting_sweeps", "progress_bar", "report", "reproduce", "results", "sweeps", "terminal", "terminal_papers",
 )  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.2, "default": 1}  # on 2 cores
+CITATION = "Mukherjee, Huberman, Market-based short-term allocations in small cell wireless networks, 2020."
 SOURCE = "Mukherjee and Huberman, 2020"
 NAME = "05_small_cell_market"
 SIZES = ("30 6", "300 60", "3000 600")  # users, stations

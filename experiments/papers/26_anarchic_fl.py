@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.2, "default": 4}  # on 2 cores
+CITATION = "Yang, Zhang, Khanduri, Liu, Anarchic federated learning, ICML 2022."
 SOURCE = "Yang et al., ICML 2022"
 COSTS = 0.01  # accuracy: anarchy costs at most this under uniform arrivals
 GAIN = 0.10  # accuracy: what AFA-CS wins over AFA-CD at p = 1 under arrivals of ratio 0.1

@@ -58,6 +58,10 @@ if TYPE_CHECKING:
 
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.3, "default": 3}  # on 2 cores
+CITATION = (
+    "Li et al., FedCompass: Efficient cross-silo federated learning on heterogeneous client devices using a computing power "
+    "aware scheduler, ICLR 2024."
+)
 METHODS = {"fedcompass": "FedCompass", "fedbuff": "FedBuff", "fedasync": "FedAsync", "fedavg": "FedAvg"}
 WORLDS = {
     "normal": "normal speeds",

@@ -61,6 +61,10 @@ if TYPE_CHECKING:
 
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.3, "default": 6}  # on 2 cores
+CITATION = (
+    "Fraboni, Vidal, Kameni, Lorenzi, A general theory for federated optimization with asynchronous and heterogeneous "
+    "clients updates, JMLR 2023."
+)
 SOURCE = "Fraboni et al., JMLR 2023"
 SCALARS = ("async equal", "fedfix-0.3 equal", "async", "fedfix-0.3", "fedavg")
 SCHEMES = ("fedavg", "async", "fedfix-0.2", "fedfix-0.5", "fedfix-0.8", "fedbuff-5", "fedbuff-10")

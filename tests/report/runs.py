@@ -6,7 +6,7 @@ import numpy as np
 import xarray
 
 from dlsim import networks, results
-from dlsim.report.data import drawing_of
+from dlsim.report.drawings import drawing_of
 from dlsim.results import Claim
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'x'"
@@ -32,7 +32,9 @@ def dataset(num_nodes=6):
     )
 
 
-def save(folder, name="07_small", holds=(True, False, None), title="A small paper (07): what is it?", **more):
+def save(
+    folder, name="07_small", holds=(True, False, None), title="A small paper (07): what is it?", server="", **more
+):
     """A finished run on disk."""
     from matplotlib.figure import Figure
 
@@ -58,5 +60,7 @@ def save(folder, name="07_small", holds=(True, False, None), title="A small pape
         "ring of 6": drawing_of(networks.ring(6), {"topology": "ring"}),
         "star of 6": drawing_of(networks.star(6), {"topology": "star"}),
     }
+    if server:
+        drawings[server] = drawing_of(networks.complete(5), has_server=True)
     config = {"learning_rate": [0.01, 0.1, 1.0], "note": EVIL}
     return results.save(folder, dataset(), config, provenance, claims, figure, drawings)

@@ -49,7 +49,8 @@ def browser(tmp_path_factory):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browsed")
     runs.save(folder / "runs" / "seven")
-    runs.save(folder / "runs" / "free", name="free", holds=(True,), title=f"Free {runs.EVIL}")
+    long = "a very long name of a case, another very long name of a case and 25 more (5 clients of a server)"
+    runs.save(folder / "runs" / "free", name="free", holds=(True,), title=f"Free {runs.EVIL}", server=long)
     return write_report([folder / "runs"], folder / "site").parent
 
 
@@ -164,10 +165,15 @@ def test_the_network_has_a_slider_and_plays(browser, site):
         time.sleep(0.1)
     assert fills() == last and find(browser, "#network-play").text == "Play"
     choose(browser, "#network-view", "1")
-    assert len(browser.execute_script("return [...document.querySelectorAll('#network-svg .grid')]")) == 5
+    assert find(browser, "#network-at").text == "40"
+    before = fills()
+    choose(browser, "#network-run", "5")
+    assert fills() == before and len(fills()) == 6  # the rate changes nothing here
+    assert "6 nodes, 5 links. Colour: distance in the first seed." in find(browser, "#network-what").text
+    assert len(browser.execute_script("return [...document.querySelectorAll('#network-svg .link')]")) == 5
 
 
-@pytest.mark.parametrize("name", ["index.html", "seven.html"])
+@pytest.mark.parametrize("name", ["index.html", "seven.html", "free.html"])
 def test_a_phone_shows_everything_without_scrolling_sideways(browser, site, name):
     opened(browser, site, name)
     # Smaller than the least window that the browser allows.
@@ -181,6 +187,13 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser, site, name
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_a_server_stands_among_its_clients_and_has_no_slider(browser, site):
+    opened(browser, site, "free.html")
+    choose(browser, "#network-view", "2")
+    assert find(browser, "#network-svg .server").is_displayed() and not find(browser, "#network-step").is_displayed()
+    assert find(browser, "#network-what").text == "5 clients, which exchange messages with a server."
+
+
 def test_every_control_is_reached_and_named(browser, site):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
@@ -189,7 +202,18 @@ def test_every_control_is_reached_and_named(browser, site):
         ("index.html", ["search", "verdict", "kind"]),
         (
             "seven.html",
-            ["metric", "x", "hue", "pick-1", "scale", "plot-svg", "network-view", "network-step", "network-play"],
+            [
+                "metric",
+                "x",
+                "hue",
+                "pick-1",
+                "scale",
+                "plot-svg",
+                "network-view",
+                "network-run",
+                "network-step",
+                "network-play",
+            ],
         ),
     ):
         opened(browser, site, name)

@@ -77,6 +77,7 @@ def test_a_page_has_claims_settings_and_how_to_rerun(site):
     for part in ("claim 0 of 07_small", "1 &lt; 2", "does not hold", "dlsim run 07_small.py", "A source", "jax"):
         assert part in text, part
     assert "<h2>What differs from the source</h2><p>Departures: less of it.</p>" in text
+    assert "<h2>Citation</h2><p>Somebody, 2020.</p>" in text
     assert '<pre tabindex="0">    a  table' in text and "<code>dlsim run</code>" in text
     assert 'id="plot-data"' in text and 'id="network-data"' in text
 
@@ -101,9 +102,15 @@ def test_long_runs_are_thinned_first_and_last_kept():
 
 def test_network_data_is_that_of_its_topology(tmp_path):
     saved = runs.save(tmp_path / "run")
-    views = network_data(saved.results, saved.folder)["views"]
-    assert [(view["label"], view["metric"]) for view in views] == [("ring of 6", "distance"), ("star of 6", "distance")]
-    assert len(views[0]["places"]) == 6 and len(views[0]["segments"]) == 6 and len(views[1]["segments"]) == 5
+    made = network_data(saved.results, saved.folder)
+    ring, star = made["drawings"]
+    assert (ring["label"], star["label"]) == ("ring of 6", "star of 6") and len(ring["places"]) == 6
+    assert (len(ring["segments"]), ring["links"], len(star["segments"]), star["links"]) == (6, 6, 5, 5)
+    views = made["views"]
+    assert [(view["drawing"], view["run"]) for view in views] == [
+        (i, f"learning_rate {rate}") for i in (0, 1) for rate in ("0.01", "0.1", "1")
+    ]
+    assert {view["metric"] for view in views} == {"distance"}
     assert views[0]["values"][2] == [0, 20, 40, 60, 80, 100]
     (saved.folder / "networks.json").unlink()
     assert network_data(saved.results, saved.folder) is None
