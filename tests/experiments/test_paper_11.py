@@ -22,6 +22,19 @@ def test_the_tiny_mode_gives_claims_and_a_figure(tmp_path: pathlib.Path) -> None
     assert float(last.max()) <= 16
 
 
+def test_the_time_an_agent_and_step_is_that_of_the_fastest_seed_over_the_agents() -> None:
+    results = made_up((0.7, 0.8, 2.2, 2.4), (0.4, 0.4, 1.3, 1.2))
+    seconds = np.full((4, 4, 2), 1.0)
+    seconds[2, 1] = 0.0064, 0.0128  # dynamic costs, 128 agents
+    results["seconds_per_step"] = (("costs", "world", "seed"), seconds)
+    assert MODULE._cost(results, "warehouse 128", "dynamic") == pytest.approx(50.0)
+    assert MODULE.TIMED  # a time of runs that shared the machine would say nothing
+    panel = MODULE.figure(results).axes[2]
+    line = next(line for line in panel.lines if line.get_label() == "dynamic")
+    np.testing.assert_array_equal(line.get_xdata(), [64, 128])
+    np.testing.assert_allclose(line.get_ydata(), [1e6 / 64, 50.0])
+
+
 def made_up(crowd: tuple[float, ...], random: tuple[float, ...]) -> xarray.Dataset:
     worlds = ["warehouse 64", "warehouse 128", "random 32 0", "random 32 1"]
     levels = np.array([[0.5, value, flat, flat] for value, flat in zip(crowd, random, strict=True)])

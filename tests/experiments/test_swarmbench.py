@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import xarray
@@ -96,3 +97,50 @@ def test_unknown_cases_are_named() -> None:
             config.case = case
         with pytest.raises(ValueError, match=f"38_swarmbench: case must be one of .*got '{name}'"):
             MODULE.build(config)
+
+
+def test_learned_agents_are_trained_once_for_all_runs_that_draw_them() -> None:
+    config = make_config(EXPERIMENT, "tiny")
+    with config.ignore_type():
+        config.case = "synchronization ippo 3"
+    process, record = MODULE.build(config)
+    key = jax.random.key(3)
+    part, until = process.feed.fill(key, 0)
+    again, _ = process.feed.fill(jax.random.key(4), 5)  # one policy in this mode
+    assert until >= config.num_steps and part is again
+    state = jax.jit(process.init)(key)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(state.params))
+    served = process.feed.put(state, part)
+    assert jax.tree.map(np.shape, served.params) == jax.tree.map(np.shape, state.params)
+    spread = [np.asarray(leaf).std() for leaf in jax.tree.leaves(served.params) if leaf.ndim == 3]
+    assert min(spread) > 0.0  # weights of the layers, trained
+    after, info = jax.jit(process.step)(key, served)
+    assert set(record.fn(after, info)) == {"score", "num_episodes", "bits_sent", "messages_sent"}
+    assert int(after.play.world.round) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, served.params)
+
+
+def test_learned_agents_act_by_the_policy_that_they_were_given() -> None:
+    config = make_config(EXPERIMENT, "tiny")
+    with config.ignore_type():
+        config.case = "pursuit ippo 3"
+    process, _ = MODULE.build(config)
+    state, step = jax.jit(process.init)(jax.random.key(0)), jax.jit(process.step)
+    for action in (0, 3):
+
+        def only(leaf: jax.Array, action: int = action) -> jax.Array:
+            return leaf.at[:, action].set(100.0) if leaf.shape == (1, 5) else leaf  # the last layer's bias
+
+        eager = process.feed.put(state, jax.tree.map(only, state.params))
+        assert (step(jax.random.key(1), eager)[1]["actions"] == action).all()
+
+
+def test_every_policy_is_played_by_some_run_and_is_a_training_of_its_own() -> None:
+    config = make_config(EXPERIMENT, "tiny")
+    with config.ignore_type():
+        config.case = "synchronization ippo 3"
+    config.num_policies = 2
+    fill = MODULE.build(config)[0].feed.fill
+    first = [np.asarray(jax.tree.leaves(fill(jax.random.key(seed), 0)[0])[0]) for seed in range(12)]
+    kinds = {leaf.tobytes() for leaf in first}
+    assert len(kinds) == 2
