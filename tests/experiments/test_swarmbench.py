@@ -99,6 +99,7 @@ def test_unknown_cases_are_named() -> None:
             MODULE.build(config)
 
 
+@pytest.mark.slow
 def test_learned_agents_are_trained_once_for_all_runs_that_draw_them() -> None:
     config = make_config(EXPERIMENT, "tiny")
     with config.ignore_type():
@@ -135,6 +136,7 @@ def test_learned_agents_act_by_the_policy_that_they_were_given() -> None:
         assert (step(jax.random.key(1), eager)[1]["actions"] == action).all()
 
 
+@pytest.mark.slow
 def test_every_policy_is_played_by_some_run_and_is_a_training_of_its_own() -> None:
     config = make_config(EXPERIMENT, "tiny")
     with config.ignore_type():
