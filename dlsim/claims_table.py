@@ -139,6 +139,9 @@ def markdown(done: Sequence[Reproduced], folder: pathlib.Path | None = None) -> 
         if one.saved is None:
             lines.append(f"{NOT_RUN.capitalize()}: {_cell(one.error)}")
             continue
+        if not one.saved.claims:
+            lines += [_ran(one), "", "No claim is decided in this mode."]
+            continue
         lines += [_ran(one), "", "| Claim | Reported | Measured | |", "|---|---|---|---|"]
         for claim in one.saved.claims:
             cells = (claim.text, claim.reported, claim.measured, VERDICTS[claim.holds])

@@ -121,6 +121,12 @@ def test_tables_in_three_formats(folder, tmp_path):
     ]
 
 
+def test_a_run_without_claims_says_so(folder, tmp_path):
+    done = reproduce.reproduce(["12"], "tiny", folder=folder, out=tmp_path / "runs", progress=False)
+    text = claims_table.markdown(done)
+    assert "No claim is decided in this mode." in text and "| Claim |" not in text
+
+
 def test_markdown_escapes_bars(folder, tmp_path):
     (one,) = reproduce.reproduce(["3"], "tiny", folder=folder, out=tmp_path / "runs", progress=False)
     claim = results.Claim("|a|\nb", "here", "x", "y", None)
@@ -275,4 +281,13 @@ def test_the_papers_readme_has_every_paper():
     text = (ROOT / "experiments" / "papers" / "README.md").read_text()
     for one in catalogue.entries(ROOT / "experiments" / "papers"):
         assert f"## {one.number}\n\n[{one.title}]({one.path.name})" in text, one.name
+    assert "Did not run" not in text
+
+
+def test_the_studies_readme_has_every_study():
+    text = (ROOT / "experiments" / "README.md").read_text()
+    for one in catalogue.entries(ROOT / "experiments"):
+        if one.group == "studies":
+            link = one.path.relative_to(ROOT / "experiments").as_posix()
+            assert f"## {one.name}\n\n[{one.title}]({link})" in text, one.name
     assert "Did not run" not in text
