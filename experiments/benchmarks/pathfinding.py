@@ -17,8 +17,9 @@ Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compile
    of 1.4, 30,000 / 48,000 / 59,000 / 64,000 with 1.9: Python objects, 51 to 52 with observations, make 1,235 and 1,257 times
    fewer than the best.  With a load of 4.5 to 5.5 (three runs) it is 740 to 754 times, with 2.3 to 3.6 (three runs) 749 to
    842.  Without observations, which is not the same work, Python objects make 5,300 to 5,500.
-   POGEMA 1.4.0 makes 599 with observations, 85 times fewer than the best of the same run (50,600 with 256 copies; 40 times
-   fewer than one copy's 23,900): one run, 2026-11-28, with a load average of 5 to 6, to be taken as an order of magnitude.
+   POGEMA 1.4.0 with observations, two runs of 2026-11-28 on cores that others used: 599 and 297, 85 and 123 times fewer than
+   the best of the same run (50,600 and 36,600), 40 and 123 times fewer than one copy (23,900 and 36,600); the load average
+   was 5 to 6 and 3 to 4, and a quiet run is wanting.
 2. 183 to 184 steps, 23,000 to 24,000 plans a second with a load average of 1.4 to 1.9; 113 to 122 steps with more.
 """
 
