@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.2, "default": 5}  # on 2 cores
 TIMED = True  # runs go one at a time: side by side they would share the machine, and plan until the last is done
+CITATION = "Skrynnik, Andreychuk, Nesterova, Yakovlev, Panov, Learn to Follow, AAAI 2024."
 SOURCE = "Skrynnik et al., AAAI 2024"
 COSTS = {"none": (0.0, 0.0), "static": (1.0, 0.0), "dynamic": (0.0, 1.0), "both": (1.0, 1.0)}
 FACTOR = 2.0  # what the dynamic cost gains at least, with 128 agents in the warehouse and 32 on random maps

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 1, "default": 10}  # on 2 cores
+CITATION = "Ruan, Huang, Wen, Sun, Benchmarking LLMs' Swarm Intelligence, 2025."
 SOURCE = "Ruan et al., 2025"
 TASKS = ("pursuit", "synchronization", "foraging", "flocking", "transport")
 PLAYERS = {"random": "random", "silent": "script, silent", "messages": "script, messages", "ippo": "IPPO"}

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.7, "default": 20}  # on 2 cores; of default, two for the timings are an estimate
 TIMED = True  # runs go one at a time, and not side by side
+CITATION = "Rutherford et al., JaxMARL, NeurIPS D&B 2024."
 SOURCE = "Rutherford et al., NeurIPS D&B 2024"
 REACHED, GAIN = -60.0, 20.0  # summed return of IPPO, and what it gains over random play
 MARGIN = 3.0  # VDN is at most this much below IQL
