@@ -408,8 +408,10 @@ def _draw_rates(ax: Axes, results: xarray.Dataset, names: Sequence[str]) -> None
         ax.loglog(copies, rates, mark, linestyle=line, color=plotting.COLORS[color], markersize=3, label=label)
     copies = np.unique(np.concatenate([copies for copies, _ in shown.values()]))
     least = min(rates[0] / copies[0] for copies, rates in shown.values())
+    low, high = ax.get_ylim()
     ax.loglog(copies, least * copies, ":", color="0.5", linewidth=0.8, label="in proportion")
+    ax.set_ylim(low, 8 * high)  # room for the legend, and not for the whole line
     ax.set_xticks(copies, [f"{int(count):,}" for count in copies], minor=False)
     ax.set_xticks([], minor=True)
     ax.set(xlabel="copies of the world", ylabel="steps per second, of all copies")
-    ax.legend(fontsize=6)
+    ax.legend(fontsize=6, ncols=2, loc="upper left")
