@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.2, "default": 1}  # on 2 cores
+MINUTES = {"tiny": 0.3, "default": 1}  # on 2 cores
 NAMES = {"ring": "ring", "torus": "torus", "random_regular": "random 4-regular", "complete": "complete"}
 TITLES = {"dsgd": "D-SGD", "gradient_tracking": "gradient tracking"}
 MARGIN = 0.02  # accuracy that counts as a difference: twice the standard error of 360 test digits at 96 %

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.4, "default": 2}  # on 2 cores
+MINUTES = {"tiny": 0.3, "default": 2}  # on 2 cores
 TOPOLOGIES = {"ring": "ring", "torus": "torus", "random_regular": "4-regular", "complete": "complete"}
 TITLES = {"dsgd": "D-SGD", "ad_psgd": "AD-PSGD", "fedavg": "FedAvg", "fedbuff": "FedBuff", "fedasync": "FedAsync"}
 WAITS = {"ad_psgd": "dsgd", "fedbuff": "fedavg"}  # who waits, in place of who does not

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 MODES = ("default", "small", "tiny", "paper")
 TWO_CORES = "small"  # the mode for 2 cores; the others are for a GPU
-MINUTES = {"tiny": 0.3, "small": 2}  # on 2 cores
+MINUTES = {"tiny": 0.1, "small": 2}  # on 2 cores
 TOPOLOGIES = ("ring", "torus", "watts_strogatz", "random_regular", "hypercube", "complete")
 METHODS = {"dsgd": "D-SGD", "gradient_tracking": "gradient tracking", "exact_diffusion": "exact diffusion"}
 APART = 100.0  # how far nodes start from each other, in units of zeta
