@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import trees
+from dlsim import keys, trees
 from dlsim.clocks.play import Events, event_keys
 from dlsim.clocks.tapes import COMMUNICATION, GRADIENT
 from dlsim.core import Array, EventAlgorithm, Info, PyTree, Route
@@ -71,8 +71,7 @@ def _meeting_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
         said = [algorithm.message(rows.nodes) for rows in ends]
         values, arrives, ends = _exchanged(network, draws, said, ends, ids, sends, events.is_event)
         for i, other in enumerate((1, 0)):
-            keys = _keys(draws, "receive", i)
-            nodes, info = algorithm.on_message(keys, ends[i].nodes, values[other], ids[i])
+            nodes, info = algorithm.on_message(_keys(draws, "receive", i), ends[i].nodes, values[other], ids[i])
             ends[i], more = _noted(ends[i], nodes, info, arrives[other], events.is_event)
             added = added + more
         return ends[0], ends[1], added
@@ -192,7 +191,7 @@ _PURPOSES = {"prepare": 0, "receive": 2, "channel": 4}
 
 def _keys(draws: Array, purpose: str, end: int) -> Array:
     """Keys of one end of each event, `[C]`: 0 is a, 1 is b."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(draws, _PURPOSES[purpose] + end)
+    return keys.fold_in(draws, _PURPOSES[purpose] + end)
 
 
 def _both_keys(draws: Array, purpose: str) -> Array:

@@ -57,10 +57,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
         client = jnp.minimum(block.client, num - 1)
         ids = network.node_ids[client]
 
-        def draw(node_id: Array, number: Array) -> Array:
-            return jax.random.fold_in(jax.random.fold_in(draws, node_id), number)
-
-        own = jax.vmap(draw)(ids, block.number)
+        own = keys.fold_in(draws, ids, block.number)
         messages, info = algorithm.work(own, trees.take(versions, block.source), ids, block.num_steps)
         if network.channel is PERFECT:
             return messages, block.is_job, info, message_bits(whole_packet(messages)), channel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 
@@ -57,10 +57,12 @@ def ad_psgd(problem: Problem, optimizer: optax.GradientTransformation, *, read: 
 
     def on_gradient(keys: Array, rows: ADPSGDState, node_ids: Array) -> tuple[ADPSGDState, Info]:
         params, optimizer_state, info = local.run(
-            keys, rows.read if at_start else rows.params, rows.optimizer_state, node_ids
+            keys,
+            rows.read if at_start else rows.params,
+            rows.optimizer_state,
+            node_ids,
+            onto=rows.params if at_start else None,
         )
-        if at_start:
-            params = add_difference(rows.params, params, rows.read)
         age = rows.age if at_start else jnp.zeros_like(rows.age)
         info["staleness"] = age
         return ADPSGDState(params, params if at_start else (), optimizer_state, jnp.zeros_like(age)), info
@@ -76,10 +78,3 @@ def ad_psgd(problem: Problem, optimizer: optax.GradientTransformation, *, read: 
         requires=frozenset({"undirected", "connected"}),
         source="Lian et al., ICML 2018",
     )
-
-
-def add_difference(params: PyTree, after: Any, before: Any) -> PyTree:
-    """params + (after - before), leaf by leaf: a step taken elsewhere."""
-    import jax
-
-    return jax.tree.map(lambda x, a, b: x + (a - b), params, after, before)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from dlsim import checks, trees
 from dlsim.algorithms.local import local_events
 from dlsim.core import Array, EventAlgorithm, Info, Problem, PyTree
+from dlsim.keys import fold_in
 from dlsim.networks.network import Network
 
 if TYPE_CHECKING:
@@ -122,4 +122,4 @@ def gossip_learning(
 
 def _other(keys: Array) -> Any:
     """Keys of a second draw at the same events."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+    return fold_in(keys, 1)

@@ -35,7 +35,8 @@ def local_updates(
     `(params, optimizer_state, info)` with `info["loss"] [n]`, the batch loss averaged over the steps, and
     `info["num_gradients"] [n]`, the gradient evaluations done (batch size times steps).  `correct(gradients, params,
     extra) -> gradients` changes the gradients before the optimiser sees them (a proximal term, a control variate);
-    `extra [n, ...]` is handed through to it.  Absent nodes keep their parameters and optimiser state.
+    `extra [n, ...]` is handed through to it.  Absent nodes keep their parameters and optimiser state.  With `onto
+    [n, ...]` the updates, computed at `params` all the same, are added to these models, which are returned.
 
     Nodes run in blocks where the problem asks for it (`problem.node_block`): a block's gradients, optimiser state and
     parameters stay in cache from the first local step to the last.  Blocks change the result by rounding alone.
@@ -46,26 +47,26 @@ def local_updates(
     checks.optimizer(where, "optimizer", optimizer)
 
     def block(
-        key: Array, node_ids: Array, params: PyTree, optimizer_state: PyTree, extra: PyTree, correct: Any
+        key: Array, node_ids: Array, params: PyTree, optimizer_state: PyTree, extra: PyTree, onto: PyTree, correct: Any
     ) -> tuple[PyTree, PyTree, Array]:
         import optax
 
-        def step(carry: tuple[PyTree, PyTree], step_key: Array) -> tuple[tuple[PyTree, PyTree], Array]:
-            params, optimizer_state = carry
+        def step(carry: tuple[PyTree, PyTree, PyTree], step_key: Array) -> tuple[tuple[PyTree, PyTree, PyTree], Array]:
+            params, optimizer_state, onto = carry
             gradients, losses = problem.gradient(step_key, params, node_ids)
             if correct is not None:
                 gradients = correct(gradients, params, extra)
             updates, optimizer_state = jax.vmap(optimizer.update)(gradients, optimizer_state, params)
-            return (optax.apply_updates(params, updates), optimizer_state), losses
+            onto = None if onto is None else optax.apply_updates(onto, updates)
+            return (optax.apply_updates(params, updates), optimizer_state, onto), losses
 
+        start = (params, optimizer_state, onto)
         if num_local_steps == 1:
-            (params, optimizer_state), losses = step((params, optimizer_state), keys.stream(key, "batch"))
-            return params, optimizer_state, losses
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-            keys.stream(key, "batch"), jnp.arange(num_local_steps)
-        )
-        (params, optimizer_state), losses = jax.lax.scan(step, (params, optimizer_state), step_keys)
-        return params, optimizer_state, jnp.mean(losses, axis=0)
+            (params, optimizer_state, onto), losses = step(start, keys.stream(key, "batch"))
+            return params if onto is None else onto, optimizer_state, losses
+        step_keys = keys.fold_in(keys.stream(key, "batch"), jnp.arange(num_local_steps))
+        (params, optimizer_state, onto), losses = jax.lax.scan(step, start, step_keys)
+        return params if onto is None else onto, optimizer_state, jnp.mean(losses, axis=0)
 
     def run(
         key: Array,
@@ -75,17 +76,20 @@ def local_updates(
         is_present: Array | None = None,
         correct: Any = None,
         extra: PyTree = (),
+        onto: PyTree = None,
     ) -> tuple[PyTree, PyTree, Info]:
         from dlsim.problems.blocks import map_nodes
 
-        def of_block(params: PyTree, optimizer_state: PyTree, node_ids: Array, extra: PyTree) -> tuple[Any, ...]:
-            return block(key, node_ids, params, optimizer_state, extra, correct)
+        def of_block(
+            params: PyTree, optimizer_state: PyTree, node_ids: Array, extra: PyTree, onto: PyTree
+        ) -> tuple[Any, ...]:
+            return block(key, node_ids, params, optimizer_state, extra, onto, correct)
 
         mapped = map_nodes(of_block, problem.node_block)
-        new_params, new_state, losses = mapped(params, optimizer_state, node_ids, extra)
+        new_params, new_state, losses = mapped(params, optimizer_state, node_ids, extra, onto)
         count = jnp.full(losses.shape, num_local_steps * problem.batch_size, jnp.uint32)
         count = count if is_present is None else jnp.where(is_present, count, 0)
-        new_params = trees.select(is_present, new_params, params)
+        new_params = trees.select(is_present, new_params, params if onto is None else onto)
         new_state = trees.select(is_present, new_state, optimizer_state)
         return new_params, new_state, {"loss": losses, "num_gradients": count}
 
@@ -95,12 +99,20 @@ def local_updates(
 def local_events(
     problem: Problem, optimizer: optax.GradientTransformation, num_local_steps: int = 1, *, where: str
 ) -> LocalUpdates:
-    """`local_updates` for nodes that act at events of their own: `run(keys [n], params, optimizer_state, node_ids)`.
+    """`local_updates` for nodes that act at events of their own: `run(keys [n], params, optimizer_state, node_ids,
+    onto=None)`.
 
     Row k draws from `keys[k]` alone, whatever company its event is in.
     """
     local = local_updates(problem, optimizer, num_local_steps, where=where)
-    return local._replace(run=_by_row(local.run))
+
+    def run(key: Array, params: PyTree, optimizer_state: PyTree, node_ids: Array, onto: PyTree = None) -> Any:
+        def one(key: Array, params: PyTree, optimizer_state: PyTree, node_ids: Array, onto: PyTree) -> Any:
+            return local.run(key, params, optimizer_state, node_ids, onto=onto)
+
+        return _by_row(one)(key, params, optimizer_state, node_ids, onto)
+
+    return local._replace(run=run)
 
 
 def _by_row(fn: Any) -> Any:
@@ -128,7 +140,7 @@ def local_jobs(problem: Problem, optimizer: optax.GradientTransformation, *, whe
 
         def step(k: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             params, optimizer_state, total, loss = carry
-            draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, k)
+            draws = keys.fold_in(key, k)
             gradients, losses = gradient(draws, params, node_ids)
             updates, stepped = jax.vmap(optimizer.update)(gradients, optimizer_state, params)
             works = k < num_steps

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, trees
-from dlsim.algorithms.ad_psgd import add_difference
 from dlsim.algorithms.local import local_events
 from dlsim.algorithms.randomized_gossip import towards
 from dlsim.core import Array, EventAlgorithm, Info, Problem, PyTree
+from dlsim.keys import fold_in
 from dlsim.networks.network import Network
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def swarm_sgd(
         if blocking:
             return rows._replace(params=towards(rows.params, heard, 0.5)), {}
         averaged = towards(rows.start, heard, 0.5)
-        return rows._replace(params=add_difference(averaged, rows.params, rows.start), copy=averaged), {}
+        return rows._replace(params=trees.add(averaged, trees.subtract(rows.params, rows.start)), copy=averaged), {}
 
     return EventAlgorithm(
         init=init,
@@ -101,13 +101,13 @@ def _geometric(one_step: Any, mean: int) -> Any:
     tails = jnp.asarray(_tails(mean))
 
     def run(keys: Array, params: PyTree, optimizer_state: PyTree, node_ids: Array) -> tuple[PyTree, PyTree, Info]:
-        words = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0), dtype=jnp.uint32))(keys)
+        words = jax.vmap(lambda key: jax.random.bits(key, dtype=jnp.uint32))(fold_in(keys, 0))
         # H exceeds h with probability tails[h - 1] / 2^32.
         num_steps = 1 + jnp.sum(words[:, None] < tails[None, :], axis=1, dtype=jnp.int32)
 
         def step(k: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
             params, optimizer_state, loss, count = carry
-            draws = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, k + 1)
+            draws = fold_in(keys, k + 1)
             params, optimizer_state, info = one_step(draws, params, optimizer_state, node_ids)
             stepped = (params, optimizer_state, loss + info["loss"], count + info["num_gradients"])
             return trees.select(k < num_steps, stepped, carry)

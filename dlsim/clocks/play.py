@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks
+from dlsim import checks, keys
 from dlsim.clocks.waves import NOTHING, Blocks
 from dlsim.core import Array, PyTree
 
@@ -67,17 +67,18 @@ def play(
     for leaf in jax.tree.leaves(carry):
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != blocks.num_nodes:
             checks.fail("play", "carry", f"of leaves [{blocks.num_nodes}, ...]", str(list(jnp.shape(leaf))))
+    places = jnp.arange(blocks.num_blocks)
     if num is not None:
         checks.integer("play", "num", num, 1, blocks.num_blocks)
-        begin = 0 if start is None else start
-        blocks = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(jnp.asarray(leaf), begin, num), blocks)
+        places = (0 if start is None else start) + jnp.arange(num)
     elif start is not None:
         checks.fail("play", "num", "given with start", "None", "Say how many blocks to play from there.")
+    on_device = jax.tree.map(jnp.asarray, blocks)
 
-    def one(carry: PyTree, block: Blocks) -> tuple[PyTree, Any]:
-        return _play_block(carry, block, functions, None, collect)
+    def one(carry: PyTree, place: Array) -> tuple[PyTree, Any]:
+        return _play_block(carry, on_device, place, functions, None, collect)
 
-    carry, collected = jax.lax.scan(one, jax.tree.map(jnp.asarray, carry), jax.tree.map(jnp.asarray, blocks))
+    carry, collected = jax.lax.scan(one, jax.tree.map(jnp.asarray, carry), places)
     return (carry, collected) if collect else carry
 
 
@@ -97,8 +98,7 @@ def play_between(
 
     def one(i: Array, both: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         place = begin + i
-        block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), blocks)
-        carry, added = _play_block(both[0], block, functions, place < end, True)
+        carry, added = _play_block(both[0], blocks, place, functions, place < end, True)
         return carry, jax.tree.map(jnp.add, both[1], added)
 
     return jax.lax.fori_loop(0, _longest(end - begin), one, (carry, totals))
@@ -119,26 +119,58 @@ def _longest_of_all(axis_size: int, in_batched: list[bool], count: Array) -> tup
     return (_longest(jnp.max(count)) if in_batched[0] else _longest(count)), False
 
 
+@jax.custom_batching.custom_vmap
+def _if_mine(is_mine: Array, value: Array, other: Array) -> Array:
+    """The value, of a loop of one turn that is taken where `is_mine` holds; of runs side by side, where one of them may
+    take it for the others, `where(is_mine, value, other)`.
+
+    A choice is not free: fused into the gather of rows, it is made for every number of a row.
+    """
+    del is_mine, other
+    return value
+
+
+@_if_mine.def_vmap
+def _if_mine_of_all(
+    axis_size: int, in_batched: list[bool], is_mine: Array, value: Array, other: Array
+) -> tuple[Array, bool]:
+    if not in_batched[0]:
+        value = value if in_batched[1] else jnp.broadcast_to(value, (axis_size, *value.shape))
+        other = other if in_batched[2] else jnp.broadcast_to(other, (axis_size, *other.shape))
+        return jax.vmap(_if_mine, in_axes=(None, 0, 0))(is_mine, value, other), True
+    return jax.vmap(jnp.where, in_axes=tuple(0 if b else None for b in in_batched))(is_mine, value, other), True
+
+
 def _play_block(
-    carry: PyTree, block: Blocks, functions: list[EventFn], is_on: Array | None, collect: bool
+    carry: PyTree, blocks: Blocks, place: Array, functions: list[EventFn], is_on: Array | None, collect: bool
 ) -> tuple[PyTree, Any]:
-    """The carry after a block, if it `is_on`, and what its function says of its events (zeros for one that is not)."""
-    kinds: list[tuple[EventFn, int, bool]] = list(zip(functions, block.kinds, block.is_pair, strict=True))
+    """The carry after the block at `place`, if it `is_on`, and what its function says of its events (zeros for one
+    that is not)."""
+    kinds: list[tuple[EventFn, int, bool]] = list(zip(functions, blocks.kinds, blocks.is_pair, strict=True))
     if len(kinds) == 1 and is_on is None:
-        return _turn(carry, block, kinds[0], None, collect)
-    shape = jax.eval_shape(lambda carry: _turn(carry, block, kinds[0], None, collect)[1], carry)
+        return _turn(carry, _block(blocks, place), kinds[0], None, collect)
+    shape = jax.eval_shape(lambda carry: _turn(carry, _block(blocks, place), kinds[0], None, collect)[1], carry)
     collected = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+    number = jax.lax.dynamic_index_in_dim(blocks.kind, place, keepdims=False)
     for index, kind in enumerate(kinds):
-        is_mine = jnp.asarray(block.kind == index)
+        is_mine = number == index
         is_mine = is_mine if is_on is None else is_mine & is_on
 
-        def once(_: Array, both: tuple[PyTree, Any], kind: Any = kind, is_mine: Array = is_mine) -> tuple[PyTree, Any]:
-            carry, new = _turn(both[0], block, kind, is_mine, collect)
-            return carry, jax.tree.map(lambda a, b: jnp.where(is_mine, a, b), new, both[1])
+        def once(
+            turn: Array, both: tuple[PyTree, Any], kind: Any = kind, is_mine: Array = is_mine
+        ) -> tuple[PyTree, Any]:
+            # Tied to the turn, or draws and data of this kind's events would be computed before the loop, in every block.
+            _, here = jax.lax.optimization_barrier((turn, place))
+            carry, new = _turn(both[0], _block(blocks, here), kind, is_mine, collect)
+            return carry, jax.tree.map(lambda a, b: _if_mine(is_mine, a, b), new, both[1])
 
         # A loop of one turn or none: a conditional would copy its operands, here all that the nodes hold.
         carry, collected = jax.lax.fori_loop(0, _longest(is_mine.astype(jnp.int32)), once, (carry, collected))
     return carry, collected
+
+
+def _block(blocks: Blocks, place: Array) -> Blocks:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), blocks)
 
 
 def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Array:
@@ -153,11 +185,7 @@ def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Arr
     if node_ids is not None:  # -1, for no other node, is no position
         a, b = node_ids[a], jnp.where(b < 0, b, node_ids[b])
 
-    def one(a: Array, b: Array, number: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, a), b), number)
-
-    key = jax.random.fold_in(key, events.kind)
-    return jax.vmap(one)(a, b, events.number)
+    return keys.fold_in(key, events.kind, a, b, events.number)
 
 
 def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> list[EventFn]:
@@ -180,10 +208,9 @@ def _turn(
     function, number, is_pair = kind
     last, is_event, index_a, index_b = block.num_nodes - 1, block.position != NOTHING, block.a, block.b
     if is_mine is not None:
-        # Side by side with a run whose block is of this kind.
         nobody = block.num_nodes + jnp.arange(block.width, dtype=block.a.dtype)
-        is_event = is_event & is_mine
-        index_a, index_b = jnp.where(is_mine, index_a, nobody), jnp.where(is_mine, index_b, nobody)
+        is_event = _if_mine(is_mine, is_event, jnp.zeros_like(is_event))
+        index_a, index_b = _if_mine(is_mine, index_a, nobody), _if_mine(is_mine, index_b, nobody)
     events = Events(
         a=jnp.minimum(index_a, last),
         b=jnp.minimum(index_b, last) if is_pair else jnp.full_like(index_b, -1),
@@ -225,7 +252,9 @@ def _like(name: str, new: PyTree, old: PyTree) -> PyTree:
 
 
 def _gather(carry: PyTree, index: Array) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), carry)
+    # Unsigned, or JAX would look for indices that count from the end, once for every number of a row.
+    rows = index.astype(jnp.uint32)
+    return jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), carry)
 
 
 def _scatter(carry: PyTree, index: Array, rows: PyTree, old: PyTree) -> PyTree:
