@@ -77,7 +77,11 @@ def test_the_theory_holds_in_the_smallest_mode(tmp_path: pathlib.Path) -> None:
 
 def test_scaling_is_timed_one_run_at_a_time(tmp_path: pathlib.Path) -> None:
     saved = run_experiment(SCALING, "tiny", out=tmp_path / "run", progress=False)
-    assert (saved.results.seconds_per_step > 0).all() and saved.results.seconds_per_step.dims == ("num_nodes", "seed")
+    assert (saved.results.seconds_per_step > 0).all() and saved.results.seconds_per_step.dims == (
+        "topology",
+        "num_nodes",
+        "seed",
+    )
     assert {part["layout"] for part in saved.provenance["runs"]} == {"1 at once, 1 lane a device"}
     assert (saved.folder / "figure.png").exists()
 
