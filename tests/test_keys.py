@@ -1,5 +1,7 @@
 """Draws depend on key, node id and purpose alone, and look random."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,36 @@ def test_streams_are_the_same_everywhere() -> None:
         jax.random.key_data(keys.stream(KEY, "batch")), jax.random.key_data(jax.random.fold_in(KEY, 4161491668))
     )
     assert len({int(jax.random.bits(k)) for k in keys.at_nodes(KEY, jnp.arange(100))}) == 100
+
+
+def _same(found: jax.Array, expected: jax.Array) -> None:
+    assert jax.random.key_impl(found) == jax.random.key_impl(expected)
+    np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(expected))
+
+
+def test_fold_in_gives_the_keys_of_jax(key: jax.Array) -> None:
+    data = jnp.arange(-3, 40, dtype=jnp.int32)
+    expected = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, data)
+    _same(keys.fold_in(key, data), expected)
+    _same(jax.jit(keys.fold_in)(key, data), expected)
+    _same(keys.fold_in(key, 2**32 - 1), jax.random.fold_in(key, 2**32 - 1))
+    _same(keys.stream(key, "batch"), jax.random.fold_in(key, zlib.crc32(b"batch")))
+    # Several in turn, keys of their own, and keys of their own under vmap.
+    own = jax.random.split(key, len(data))
+    twice = jax.vmap(lambda one, word: jax.random.fold_in(jax.random.fold_in(one, 7), word))(own, data)
+    _same(keys.fold_in(own, 7, data), twice)
+    _same(jax.vmap(lambda one, word: keys.fold_in(one, 7, word))(own, data), twice)
+
+
+def test_the_generator_is_that_of_its_authors() -> None:
+    # The known answers of the Random123 distribution for Threefry-2x32 with 20 rounds.
+    answers = {
+        ((0, 0), (0, 0)): (0x6B200159, 0x99BA4EFE),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF)): (0x1CB996FC, 0xBB002BE7),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)): (0xC4923A9C, 0x483DF7A0),
+    }
+    for (key_words, counter), expected in answers.items():
+        key = jax.random.wrap_key_data(jnp.asarray(key_words, jnp.uint32), impl="threefry2x32")
+        first, second = (jnp.asarray([word], jnp.uint32) for word in counter)
+        found = [int(word[0]) for word in keys._hash(key, first, second)]
+        assert tuple(found) == expected
