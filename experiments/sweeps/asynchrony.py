@@ -10,7 +10,7 @@ Beside them, with a server: FedAvg that waits, and FedBuff and FedAsync that do 
 A step is a round or a window of one second; all is compared on simulated seconds, and what was spent in gradients and bits
 is said with it: a method that does not wait also computes more in the same time.
 
-Measured (default mode, 3 seeds, 99 runs; a minute and a half on 2 cores).  Seconds to 85 % with every tenth node ten times slower,
+Measured (default mode, 3 seeds, 99 runs, 1.4 minutes on 2 cores).  Seconds to 85 % with every tenth node ten times slower,
 AD-PSGD against D-SGD: ring 124 and 887, torus 71 and 353, random 65 and 313, complete 51 and 194; FedBuff against FedAvg 13
 and 200.  Without stragglers: 115 and 89, 65 and 35, 61 and 31, 49 and 20; 20 and 20.  So that not waiting costs nothing
 where nobody is slow does not hold on the complete graph (a factor 2.4, against 2 allowed): a meeting of two mixes less
