@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dlsim import metrics
@@ -49,6 +51,22 @@ def only(process: Process, names: Sequence[str], missing: float = math.nan) -> M
         return {name: found[name] if name in found else jnp.asarray(missing, jnp.float32) for name in names}
 
     return record
+
+
+def several(process: Process, num: int) -> Process:
+    """The process whose step is `num` steps of another; its info is that of the last, with the status bits of all."""
+
+    def step(key: Array, state: Any) -> tuple[Any, Any]:
+        def one(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], None]:
+            state, info = process.step(jax.random.fold_in(key, t), carry[0])
+            return (state, {**info, "status": carry[1]["status"] | info["status"]}), None
+
+        nothing = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(process.step, key, state)[1]
+        )
+        return jax.lax.scan(one, (state, nothing), jnp.arange(num))[0]
+
+    return process._replace(step=step, on=None)
 
 
 def mean_of_heard(info: Info) -> Array:

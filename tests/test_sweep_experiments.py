@@ -153,17 +153,18 @@ def timed_results(cost: dict[int, float], loss: float = 1.5):
     import xarray
 
     seconds = np.asarray([[1e-9 * nanoseconds * n * slow for slow in (1.0, 2.0)] for n, nanoseconds in cost.items()])
-    losses = np.full((len(cost), 2, 1), loss)
+    losses = np.full((1, len(cost), 2, 1), loss)
+    axes = ("topology", "num_nodes", "seed")
     return xarray.Dataset(
-        {"seconds_per_step": (("num_nodes", "seed"), seconds), "train_loss": (("num_nodes", "seed", "step"), losses)},
-        {"num_nodes": list(cost), "seed": [0, 1], "step": [20]},
+        {"seconds_per_step": (axes, seconds[None]), "train_loss": ((*axes, "step"), losses)},
+        {"topology": ["torus"], "num_nodes": list(cost), "seed": [0, 1], "step": [20]},
     )
 
 
 def test_the_cost_of_a_node_is_judged_by_the_best_of_its_runs() -> None:
     module = load_experiment(SCALING).module
     even, million = module.claims(timed_results({100: 90.0, 1000: 10.0, 10_000: 11.0, 100_000: 12.0, 1_000_000: 40.0}))
-    assert even.holds and "20%" in even.measured and million.holds
+    assert even.holds and "20%" in even.measured and million.holds and even.text.endswith("torus")
     uneven = module.claims(timed_results({1000: 10.0, 10_000: 11.0, 100_000: 13.0}))
     assert len(uneven) == 1 and not uneven[0].holds and "30%" in uneven[0].measured
     (stuck,) = module.claims(timed_results({1_000_000: 1.0}, loss=2.4))

@@ -41,7 +41,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks, marl
 from dlsim.experiment import Claim
-from dlsim.measures import only
+from dlsim.measures import only, several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,16 +66,10 @@ FASTER, FASTER_ACCELERATED = 20.0, 500.0  # steps per second of the most copies 
 LEAST_STEPS = 1_000  # of one copy, for a rate that a claim may rest on
 NUM_RUNS, SLOWER = 32, 8.0  # runs side by side take less than this times the time of one, on an accelerator
 PARTICLES = {  # steps of all copies in one run, so that a run takes some tenths of a second on 2 cores
-    "simple": 1_000_000,
-    "simple_spread": 400_000,
-    "simple_tag": 250_000,
-    "simple_speaker_listener": 500_000,
-    "simple_reference": 400_000,
-    "simple_adversary": 400_000,
-    "simple_push": 500_000,
-    "simple_crypto": 400_000,
+    "simple": 1_000_000, "simple_spread": 400_000, "simple_tag": 250_000, "simple_speaker_listener": 500_000,
+    "simple_reference": 400_000, "simple_adversary": 400_000, "simple_push": 500_000, "simple_crypto": 400_000,
     "simple_world_comm": 100_000,
-}
+}  # fmt: skip
 OTHERS = {"switch_riddle": 1_000_000, "coin_game": 300_000, "matrix_game": 3_000_000, "3m": 60_000, "2s3z": 30_000}
 WORK = PARTICLES | OTHERS
 SKIRMISHES = ("3m", "2s3z")
@@ -229,22 +223,6 @@ def training(num_runs: int, rollout: int, num_updates: int) -> dlsim.Process:
 def _is_accelerated() -> jax.Array:
     """Whether this runs on something other than a CPU, for the results: claims are decided from them alone."""
     return jnp.asarray(jax.default_backend() != "cpu")
-
-
-def several(process: dlsim.Process, num: int) -> dlsim.Process:
-    """The process whose step is `num` steps of another."""
-
-    def step(key: jax.Array, state: Any) -> tuple[Any, Any]:
-        def one(carry: tuple[Any, Any], t: jax.Array) -> tuple[tuple[Any, Any], None]:
-            state, info = process.step(jax.random.fold_in(key, t), carry[0])
-            return (state, {**info, "status": carry[1]["status"] | info["status"]}), None
-
-        nothing = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(process.step, key, state)[1]
-        )
-        return jax.lax.scan(one, (state, nothing), jnp.arange(num))[0]
-
-    return process._replace(step=step, on=None)
 
 
 def _final(results: xarray.Dataset, case: str) -> np.ndarray:
