@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 # Modules that are public as a whole, though they have no `__all__`: what is defined in them, without an underscore.
 WHOLE = (
+    "batching",
     "checks",
     "core",
     "experiment",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from dlsim.batching import one_at_a_time
 from dlsim.core import Array, PyTree
 
 
@@ -55,4 +56,4 @@ def monotone(num_agents: int, embedding: int = 32, hidden: int = 128, scale: flo
     def init(key: Array, world: Array) -> PyTree:
         return module.init(key, jnp.zeros(num_agents), world)
 
-    return Mixer(init, module.apply)
+    return Mixer(one_at_a_time(init), module.apply)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.batching import one_at_a_time
 from dlsim.core import Array, PyTree
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "silu")
@@ -84,7 +85,7 @@ def from_flax(make: Any) -> Model:
             checks.shape("from_flax", "outputs", flat, (flat.shape[0], num_outputs))
             return memory, flat.reshape(*seen.shape[:2], num_outputs)
 
-        return Net(init, apply, lambda batch: (), False)
+        return Net(one_at_a_time(init), apply, lambda batch: (), False)
 
     return Model(build)
 
@@ -99,7 +100,7 @@ def _net(module: Any, hidden: int) -> Net:
     def apply(params: PyTree, memory: PyTree, seen: Array, resets: Array) -> tuple[PyTree, Array]:
         return module.apply(params, memory, seen, resets)
 
-    return Net(init, apply, memory, hidden > 0)
+    return Net(one_at_a_time(init), apply, memory, hidden > 0)
 
 
 def _layers(widths: Sequence[int], activation: str, layer_norm: bool, gain: float) -> Any:

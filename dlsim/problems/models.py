@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.batching import one_at_a_time
 from dlsim.problems.convolution import conv_general_dilated, max_pool
 
 Array = jax.Array
@@ -130,7 +131,7 @@ def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
     except errors.InvalidRngError:
         fix = "Switch Dropout off: from_flax(module, input_shape, train=False), or deterministic=True in the module."
         checks.fail("from_flax", name, "a module that draws no random numbers when applied", "one that does", fix)
-    return Model(init=lambda key: init(key).get("params", {}), apply=apply)
+    return Model(init=one_at_a_time(lambda key: init(key).get("params", {})), apply=apply)
 
 
 def _fast_convolution(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
