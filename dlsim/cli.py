@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options, overrides = _parse(given)
     try:
+        _use_threads(getattr(options, "threads", None))
         return options.run(options, overrides)
     except KeyboardInterrupt as stop:
         said = f" ({stop})" if str(stop) else ""
@@ -47,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlsim: error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _use_threads(num: int | None) -> None:
+    """Before the first array is made: the variable is read when JAX looks for devices."""
+    from dlsim import checks
+
+    if num is not None:
+        os.environ["PJRT_NPROC"] = str(checks.integer("dlsim", "--threads", num, 1))
 
 
 def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -122,6 +131,14 @@ def _parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     bench.add_argument("--out", metavar="DIR", help="folder of the figures (default: runs/bench)")
     bench.add_argument("--only", action="append", metavar="NAME", help="one workload; may be repeated")
     bench.set_defaults(run=_bench)
+
+    for command in (run, sweep, reproduce, bench):
+        command.add_argument(
+            "--threads",
+            type=int,
+            metavar="N",
+            help="threads for the kernels of a program on a CPU (default: all cores)",
+        )
 
     show = commands.add_parser("list", parents=[debug], allow_abbrev=False, help="list the experiments of a folder")
     show.add_argument("folder", nargs="?", default="experiments")

@@ -68,6 +68,7 @@ def test_a_diverging_run_is_reported(tmp_path, capsys):
         (["run", SMALL, "--config.topology=rin"], "topology must be one of ring, complete, got 'rin'"),
         (["run", SMALL, "--seeds", "0"], "seeds must be an integer >= 1, got 0"),
         (["run", SMALL, "--out", "/proc/nowhere"], "out must be a folder that can be written"),
+        (["run", SMALL, "--threads", "0"], "--threads must be an integer >= 1, got 0"),
         (["list", "nowhere"], "list: folder must be a folder of experiments"),
     ],
 )
@@ -84,6 +85,26 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     status, _, err = call(capsys, "run", f"{SMALL}:tiny", "--out", tmp_path)
     assert status == 2 and "with other files (thesis.tex)" in err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="counts the threads that Linux lists")
+def test_threads_are_as_many_as_asked_for():
+    program = f"""
+from dlsim import cli
+import pathlib, sys
+def names(threads):
+    cli.main(["run", {SMALL!r}, "--threads", threads, "--out", sys.argv[1], "--config.num_steps=0", "--seeds", "0"])
+    import jax
+    jax.numpy.zeros(3).block_until_ready()
+    return [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+print(names(sys.argv[2]).count("tf_XLAEigen"))
+"""
+    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # tests see eight devices
+    for threads in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "nowhere", threads], capture_output=True, text=True, check=True, env=clean
+        )
+        assert done.stdout.strip().splitlines()[-1] == threads
 
 
 def test_debug_shows_the_traceback():

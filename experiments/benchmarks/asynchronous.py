@@ -21,10 +21,14 @@ pace.  At larger batches both sides do the same products, and the ratio is that 
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from functools import partial
 from typing import Any
+
+# Before JAX is used: one thread for the kernels of a program, or rows wander between the caches of the cores.
+os.environ.setdefault("PJRT_NPROC", "1")
 
 import jax
 import jax.numpy as jnp
