@@ -15,6 +15,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 THREEFRY = "threefry2x32"
+FEW_WORDS = 64  # a row's words, up to which they are computed twice rather than put in order
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # bits, in turns of four rounds
 
 
@@ -98,11 +99,15 @@ def node_bits(key: Array, node_ids: Array, num: int) -> Array:
     One call of the generator for all nodes: the block with counter (id, j) is Threefry-2x32 of that counter under
     `key`, which is as good as one key a node and costs half as much.
     """
+    if num <= FEW_WORDS:
+        # Both words of a block are computed for either: to lay them side by side afterwards is no work for vector
+        # registers, and makes a compiler compute the key anew, word by word, where every row has its own.
+        place = jnp.broadcast_to(jnp.arange(num), (node_ids.shape[0], num))
+        first, second = _hash(key, jnp.broadcast_to(node_ids[:, None], place.shape), place // 2)
+        return first if num == 1 else jnp.where(place % 2 == 0, first, second)
     blocks = (num + 1) // 2
     ids = jnp.broadcast_to(node_ids[:, None], (node_ids.shape[0], blocks))
     words = _hash(key, ids, jnp.broadcast_to(jnp.arange(blocks), ids.shape))
-    if num == 1:  # nothing to interleave
-        return words[0]
     return jnp.moveaxis(jnp.stack(words), 0, -1).reshape(node_ids.shape[0], 2 * blocks)[:, :num]
 
 

@@ -1,6 +1,6 @@
 """How fast is AD-PSGD in waves, against a loop over events in NumPy, and what do its records cost?
 
-Command: `python experiments/benchmarks/asynchronous.py` (two minutes on 2 cores).
+Command: `python experiments/benchmarks/asynchronous.py` (half a minute on 2 cores).
 
 A thousand nodes on a random 4-regular graph, softmax regression on handwritten digits (650 parameters), Poisson clocks: one
 gradient a second and node, and one averaging in which it takes part; ten seconds a step.
@@ -11,12 +11,14 @@ gradient a second and node, and one averaging in which it takes part; ten second
 2. The same process against `play` of the same blocks with the method's functions alone, in turns.  Required: records cost
    less than 10 %.
 
-Two runs with nothing else on the machine, jax 0.10.2: batch 1 1,731,406 events/s against 81,382 (21.3 times) and 1,164,966
-against 83,067 (14.0); batch 8 221,566 against 79,375 (2.8) and 248,499 against 79,109 (3.1); batch 32 170,356 against 63,359
-(2.7) and 176,567 against 56,852 (3.1).  Records over bare play: +8.5, +6.3, +7.4 % and +4.9, +1.5, +1.9 %.  The twenty times
-are thus reached at batch 1, and not always: one and the same program plays 1.0 to 1.9 million events a second from one
-minute to the next, as fast as rows of 2.6 KB come from the last cache, while the loop, which waits for Python, keeps its
-pace.  At larger batches both sides do the same products, and the ratio is that of the products' speed.
+Two runs with nothing else on the machine, jax 0.10.2: batch 1 1,948,419 events/s against 79,062 (24.6 times) and 2,042,984
+against 80,164 (25.5); batch 8 328,759 against 80,188 (4.1) and 358,149 against 80,362 (4.5); batch 32 192,640 against 65,981
+(2.9) and 217,107 against 66,018 (3.3).  Records over bare play: +5.5, +9.5, +3.9 % and +6.3, +3.1, +7.9 %.  The twenty times
+are reached at batch 1 alone.  At larger batches both sides do the same products, and the ratio is that of their speed.
+
+One thread plays here (`PJRT_NPROC=1`, or `--threads 1` of the command line).  With two, XLA gives the kernels of an event
+block to both, each finds the rows in the other's cache, and batch 1 plays 0.93 to 1.7 million events/s in place of 1.9 to
+2.0 (in turns within minutes: 0.93, 1.09, 1.20 with two threads, 1.90, 2.03, 1.96 with one).  The NumPy loop does not care.
 """
 
 from __future__ import annotations

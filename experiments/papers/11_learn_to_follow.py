@@ -11,15 +11,13 @@ The paper's learned follower has, on the warehouse, 1.96 / 3.15 / 3.94 with 64 /
 the same group, 256 steps).  Its plots could not be read; the claims below are about the planner's costs under the rule-based
 follower, and the figure shows the benchmark's numbers for the learned one as a dashed line.
 
-Measured (default mode, 3 seeds, 256 steps; five minutes on 2 cores, half of them compiling): in the warehouse with 128
+Measured (default mode, 3 seeds, 256 steps; three and a half minutes on 2 cores): in the warehouse with 128
 agents none 0.59, static 0.76, dynamic 2.23, both 2.35 (spreads 0.03 to 0.09); with 192 agents 0.75, 0.78, 2.41, 2.67; on
 random maps with 32 agents (mean of 8 maps) 0.39, 0.46, 1.15, 1.14.  Both claims hold; the static cost does not help on random
 maps.
 
-Runs go one at a time, so that their times are their own: planning and moving, without compiling.  An agent and step took 19,
-36, 49 and 55 µs with none, static, dynamic and both costs (128 agents, best of 3 seeds), and about as much for 64 to 160
-agents.  The machine did other work meanwhile; that with 192 agents static and both took more (50 and 115 µs) may be due to
-that, and was not measured again.
+Runs go one at a time, so that their times are their own: planning and moving, without compiling.  An agent and step took 20,
+28, 39 and 42 µs with none, static, dynamic and both costs (128 agents, best of 3 seeds), 17, 26, 41 and 48 µs with 192.
 
 Not here: the learned policy and claims on it (a GPU's work: `following` gives its observations and rewards), and
 other planners.
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.2, "default": 5}  # on 2 cores
+MINUTES = {"tiny": 0.2, "default": 4}  # on 2 cores
 TIMED = True  # runs go one at a time: side by side they would share the machine, and plan until the last is done
 CITATION = "Skrynnik, Andreychuk, Nesterova, Yakovlev, Panov, Learn to Follow, AAAI 2024."
 SOURCE = "Skrynnik et al., AAAI 2024"

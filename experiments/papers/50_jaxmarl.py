@@ -12,16 +12,19 @@ Every native world is stepped as well: steps per second of 1, 16, 256 and 4,096 
 scan; and 32 runs of IPPO in one `vmap` are timed against one.  Runs go one at a time for that.  JaxMARL's own steps per
 second are measured by `experiments/benchmarks/environments_marl.py`.
 
-Measured (default mode, 3 seeds, 0.51 million steps, 0.44 for PQN-VDN; 18 minutes on 2 cores that did other work too): VDN
--53.6 +- 0.7, IQL -59.0 +- 1.7, QMIX -60.9 +- 7.3, PQN-VDN -65.9, MAPPO -65.9 +- 4.4, IPPO -66.3 +- 2.2, IPPO apart -68.5 +-
-1.7, IPPO with gossip -65.8 +- 1.6; untrained IPPO -79.9.  The order of VDN, IQL and QMIX is the paper's.  The claim on IPPO
-does not hold, and steps are not the reason: with two million of them and 5 seeds it ends at -65.5 +- 1.6, where it was
-after 0.2 million.  JaxMARL's own script with the same settings stands at about -67 after half a million, so that the number
-expected of it (from no table of the paper) is what does not fit.  Gossip over the complete graph is as good as sharing.
+Measured (default mode, 3 seeds, 0.51 million steps, 0.44 for PQN-VDN; 11 minutes on 2 cores): VDN -53.6 +- 0.7, IQL -59.0
++- 1.7, QMIX -60.9 +- 7.3, PQN-VDN -65.9, MAPPO -65.9 +- 4.4, IPPO -66.3 +- 2.2, IPPO apart -68.5 +- 1.7, IPPO with gossip
+-65.8 +- 1.6; untrained IPPO -79.9.  The order of VDN, IQL and QMIX is the paper's.  The claim on IPPO does not hold, and
+steps are not the reason: with two million of them and 5 seeds it ends at -65.5 +- 1.6, where it was after 0.2 million.
+JaxMARL's own script with the same settings stands at about -67 after half a million, so that the number expected of it
+(from no table of the paper) is what does not fit.  Gossip over the complete graph is as good as sharing.
 
-Not yet run as a whole with these timings.  A trial in a plain program on 2 cores, before the experiment: only `simple` (33),
-`switch_riddle` (36) and `matrix_game` (57) reach 20 times; simple_spread has 10, 3m 3.1, 2s3z 2.0.  One copy makes 40,000 to
-260,000 steps a second already, there being little to start on a CPU, and two cores are soon full.
+4,096 copies make 47 (`matrix_game`), 67 (`simple`), 22, 21 and 21 times (`simple_speaker_listener`, `coin_game`,
+`switch_riddle`) the steps of one; the other nine worlds miss the 20 times, from 19.9 (`simple_crypto`) down to 6.1
+(simple_spread) and 2.5 (3m).  One copy makes 23,000 to 310,000 steps a second already, there being little to start on a CPU,
+and two cores are soon full: it is the one copy that is fast, not the many that are slow (simple_spread makes 0.83 million
+steps a second).  32 runs of IPPO side by side take 37 times the time of one on this CPU, which the claim leaves open: it is
+about a GPU.
 
 Scaled down: fewer environment steps than the paper's two million in the default mode (`paper` has them all); rates fall
 linearly and exploration ends after a tenth of the run, as in the paper.  Scans are of up to 1,000 steps, of many copies
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.7, "default": 20}  # on 2 cores; of default, two for the timings are an estimate
+MINUTES = {"tiny": 0.7, "default": 11}  # on 2 cores
 TIMED = True  # runs go one at a time, and not side by side
 CITATION = "Rutherford et al., JaxMARL, NeurIPS D&B 2024."
 SOURCE = "Rutherford et al., NeurIPS D&B 2024"
