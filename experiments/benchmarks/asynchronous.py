@@ -11,10 +11,10 @@ gradient a second and node, and one averaging in which it takes part; ten second
 2. The same process against `play` of the same blocks with the method's functions alone, in turns.  Required: records cost
    less than 10 %.
 
-Two runs with nothing else on the machine, jax 0.10.2: batch 1 1,948,419 events/s against 79,062 (24.6 times) and 2,042,984
-against 80,164 (25.5); batch 8 328,759 against 80,188 (4.1) and 358,149 against 80,362 (4.5); batch 32 192,640 against 65,981
-(2.9) and 217,107 against 66,018 (3.3).  Records over bare play: +5.5, +9.5, +3.9 % and +6.3, +3.1, +7.9 %.  The twenty times
-are reached at batch 1 alone.  At larger batches both sides do the same products, and the ratio is that of their speed.
+Nothing else on the machine, jax 0.10.2: batch 1 2,067,988 events/s against 80,485 (25.7 times; two runs before, 24.6 and 25.5);
+batch 8 452,004 against 79,360 (5.7); batch 32 179,132 against 64,171 (2.8).  Records over bare play: +4.1, +0.3, +7.8 %
+(before: +3.1 to +9.5 %).  The twenty times are reached at batch 1 alone.  At larger batches both sides do the same products,
+and the ratio is that of their speed.
 
 One thread plays here (`PJRT_NPROC=1`, or `--threads 1` of the command line).  With two, XLA gives the kernels of an event
 block to both, each finds the rows in the other's cache, and batch 1 plays 0.93 to 1.7 million events/s in place of 1.9 to
