@@ -11,7 +11,7 @@ gradient a second and node, and one averaging in which it takes part; ten second
 2. The same process against `play` of the same blocks with the method's functions alone, in turns.  Required: records cost
    less than 10 %.
 
-Nothing else on the machine, jax 0.10.2: batch 1 2,067,988 events/s against 80,485 (25.7 times; two runs before, 24.6 and 25.5);
+Nothing else on the machine, jax 0.10.2: batch 1 2,067,988 events/s against 80,485 (25.7 times; before, 24.6 and 25.5);
 batch 8 452,004 against 79,360 (5.7); batch 32 179,132 against 64,171 (2.8).  Records over bare play: +4.1, +0.3, +7.8 %
 (before: +3.1 to +9.5 %).  The twenty times are reached at batch 1 alone.  At larger batches both sides do the same products,
 and the ratio is that of their speed.
