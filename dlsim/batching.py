@@ -28,22 +28,9 @@ def one_at_a_time(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     @alone.def_vmap
     def of_many(axis_size: int, in_batched: list[PyTree], *args: PyTree) -> tuple[PyTree, PyTree]:
         del axis_size
-        leaves, structure = jax.tree.flatten(args)
-        is_batched = jax.tree.leaves(in_batched)
-
-        def whole(batched: list[Any], others: list[Any]) -> Any:
-            rows, rest = iter(batched), iter(others)
-            return jax.tree.unflatten(structure, [next(rows if is_row else rest) for is_row in is_batched])
-
-        def in_turn(batched: list[Any], others: list[Any]) -> PyTree:
-            return jax.lax.map(lambda row: alone(*whole(row, others)), batched)
-
-        def at_once(batched: list[Any], others: list[Any]) -> PyTree:
-            return jax.vmap(lambda row: fn(*whole(row, others)))(batched)
-
-        batched = [leaf for leaf, is_row in zip(leaves, is_batched, strict=True) if is_row]
-        others = [leaf for leaf, is_row in zip(leaves, is_batched, strict=True) if not is_row]
-        out = jax.lax.platform_dependent(batched, others, cpu=in_turn, default=at_once)
+        axes = tuple(jax.tree.map(lambda is_batched: 0 if is_batched else None, in_batched))
+        in_turn = jax.vmap(jax.custom_batching.sequential_vmap(fn), in_axes=axes)
+        out = jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(fn, in_axes=axes))
         return out, jax.tree.map(lambda leaf: True, out)
 
     return alone
