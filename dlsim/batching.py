@@ -33,4 +33,5 @@ def one_at_a_time(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         out = jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(fn, in_axes=axes))
         return out, jax.tree.map(lambda leaf: True, out)
 
+    of_many.follows_call = True  # type: ignore[attr-defined]  # to `dlsim.sweeps.signature`: all it does is in `fn`
     return alone

@@ -51,7 +51,7 @@ class _Walk:
         lines = [f"in {self._vars([*jaxpr.constvars, *jaxpr.invars])}"]
         for equation in jaxpr.eqns:
             named = sorted(equation.params.items())
-            params = ",".join(f"{name}={self._param(value)}" for name, value in named if name not in _SPENT)
+            params = ",".join(f"{name}={self._param(value)}" for name, value in named if not _is_spent(name, value))
             heard = self._vars(equation.invars)
             lines.append(f"{self._vars(equation.outvars)} = {equation.primitive.name}[{params}] {heard}")
         lines.append(f"out {self._vars(jaxpr.outvars)}")
@@ -90,6 +90,11 @@ class _Walk:
             baked = [_of_array(leaf) for leaf in value.consts] if closed else []
             self._known[id(value)] = hashlib.sha256("\n".join([text, *baked]).encode()).hexdigest()
         return self._known[id(value)]
+
+
+def _is_spent(name: str, value: Any) -> bool:
+    """Whether a parameter adds nothing to those beside it; a rule of `one_at_a_time` is made of the call it rules."""
+    return name in _SPENT or getattr(value, "follows_call", False)
 
 
 def _of_array(leaf: Any) -> str:

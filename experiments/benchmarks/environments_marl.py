@@ -6,18 +6,18 @@ Random actions, a compiled scan, every episode begun anew when it ends; compilin
 one copy.  The two libraries take turns, five times each after one warm-up; the median is given, and the ratio of ours
 to theirs.  Needs `pip install jaxmarl==0.2.0`.
 
-Steps per second on 2 CPU cores (jax 0.10.2, 2026-11, all nine in one run; another program of low priority ran beside it):
+Steps per second on 2 CPU cores (jax 0.10.2, 2026-11-28, all nine in one run, load 1.5):
 
     task             copies      dlsim    JaxMARL    ratio
-    simple_spread         1    105,667     57,913     1.82
-    simple_spread       100    770,235    286,597     2.69
-    simple_spread    10,000    967,468    369,876     2.62
-    3m                    1     40,810     21,003     1.94
-    3m                  100    135,024     60,461     2.23
-    3m               10,000    129,876     65,694     1.98
-    2s3z                  1     24,340     13,466     1.81
-    2s3z                100     50,739     27,495     1.85
-    2s3z             10,000     63,334     29,291     2.16
+    simple_spread         1    190,759    100,522     1.90
+    simple_spread       100  1,011,515    367,577     2.75
+    simple_spread    10,000  1,800,057    713,924     2.52
+    3m                    1     79,397     38,384     2.07
+    3m                  100    223,139     73,183     3.05
+    3m               10,000    254,436    118,019     2.16
+    2s3z                  1     47,188     25,733     1.83
+    2s3z                100     76,075     34,524     2.20
+    2s3z             10,000    114,638     50,541     2.27
 
 Unrolling the eight ticks of a skirmish step makes it slower (2s3z, 1 copy: 24,992/s rolled, 20,927, 13,110 and 7,510 with 2,
 4 and 8 in a row), and so it is not done.

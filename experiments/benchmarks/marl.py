@@ -8,8 +8,8 @@ script is `baselines/IPPO/ippo_ff_mpe.py` of github.com/FLAIROx/JaxMARL (its pac
 `pip install jaxmarl==0.2.0 distrax`; its logging is switched off.  The two take turns, five times each after a warm-up, in
 one process; medians are given.
 
-Measured 2026-11-24, 2 cores (x86_64, another program on one of them), jax 0.10.2: shared parameters 35,700 steps/s, one
-network an agent with gossip 32,900, the script 32,800: 1.09 times its rate with the same settings.
+Measured 2026-11-28, 2 cores (x86_64), jax 0.10.2, nothing else on them: shared parameters 63,100 steps/s (60,800 to 63,900),
+one network an agent with gossip 50,600, the script 56,600 (55,500 to 56,900): 1.11 times its rate with the same settings.
 """
 
 from __future__ import annotations

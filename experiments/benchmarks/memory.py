@@ -8,13 +8,13 @@ Each in a fresh process; the peak is that of the process less what it had when e
 
 Required: at most 3.5 times the parameters and optimiser state, plus the data set.
 
-Measured on 2 cores (AMD EPYC), 24 GiB, jax 0.10.2, load 1.7:
+Measured 2026-11-28, 2 cores (x86_64), 24 GiB, jax 0.10.2, load 0.6:
 
 | case          | state     | peak over the start | data   | peak less data over state |
 |---------------|-----------|---------------------|--------|---------------------------|
-| mlp, sgd      | 776 MiB   | 1,158 MiB           | 44 MiB | 1.43                      |
-| mlp, momentum | 1,553 MiB | 1,951 MiB           | 44 MiB | 1.23                      |
-| softmax, sgd  | 898 MiB   | 1,410 MiB           | 44 MiB | 1.52                      |
+| mlp, sgd      | 776 MiB   | 1,161 MiB           | 44 MiB | 1.44                      |
+| mlp, momentum | 1,553 MiB | 1,980 MiB           | 44 MiB | 1.25                      |
+| softmax, sgd  | 898 MiB   | 1,441 MiB           | 44 MiB | 1.56                      |
 """
 
 from __future__ import annotations
