@@ -165,7 +165,7 @@ def _by_node(network: Any, num_nodes: int) -> tuple[Any, ...]:
     What a problem keeps by node it looks up by id, for whichever nodes it is asked, so that has to be everywhere.
     """
     named = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(network)]
-    by_edge = (".senders", ".receivers", ".edge_weights", ".is_linked", ".cohort")
+    by_edge = (".senders", ".receivers", ".edge_weights", ".is_linked", ".is_edge", ".cohort")
     return tuple(leaf for name, leaf in named if np.shape(leaf)[:1] == (num_nodes,) and name not in by_edge)
 
 

@@ -11,7 +11,7 @@ from dlsim import checks, trees
 from dlsim.algorithms.local import local_updates
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.edge_messages import reverse_edges, send_edges
-from dlsim.networks.network import Network
+from dlsim.networks.network import Network, host_graph
 
 if TYPE_CHECKING:
     import optax
@@ -59,7 +59,7 @@ def relay_sgd(
 
     def init(key: Array, params: PyTree, network: Network) -> RelaySGDState:
         del key
-        num_links = network.num_edges // 2
+        num_links = host_graph(network).num_edges // 2
         if network.is_implicit or num_links != network.num_nodes - 1:
             got = f"{network.num_nodes} nodes and {num_links} links"
             checks.fail("relay_sgd", "network", "an undirected tree", got, "Use path, star or binary_tree.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,20 @@ from dlsim import checks, keys
 from dlsim.core import Array, Scenario
 from dlsim.networks.graph import Graph
 from dlsim.networks.network import Network, host_graph, is_graph_connected
+from dlsim.networks.padding import lengthen, widen
 
 MODES = ("oracle", "local")
+_TOPOLOGY = (
+    "senders",
+    "receivers",
+    "edge_weights",
+    "self_weights",
+    "out_degrees",
+    "in_degrees",
+    "neighbors",
+    "neighbor_edges",
+    "neighbor_weights",
+)
 
 
 def time_varying(networks: Sequence[Network]) -> Scenario:
@@ -39,12 +50,7 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
     order = np.asarray(networks[0].node_ids)
     if not all(np.array_equal(network.node_ids, order) for network in networks):
         checks.fail(where, "networks", "of the same nodes in the same order", "other orders of nodes")
-    num_edges = max(network.num_edges for network in networks)
-    tables = [_padded(network, num_edges) for network in networks]
-    width = max(table["neighbors"].shape[1] for table in tables)
-    stacked = {name: jnp.asarray(np.stack([_widen(name, t, width, num_edges) for t in tables])) for name in tables[0]}
-    if all(network.num_edges == num_edges for network in networks):
-        del stacked["is_linked"]  # no padding, no mask to pay for
+    stacked = _stacked(networks)
     properties = frozenset.intersection(*(network.properties for network in networks)) - {"connected"}
     if _is_union_connected(networks):
         properties |= {"connected"}
@@ -61,52 +67,35 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
     def step(key: Array, state: Array, network: Network) -> tuple[Array, Network]:
         del key
         now = {name: values[state % len(networks)] for name, values in stacked.items()}
-        up = now.pop("is_linked", None)
         if network.is_linked is not None:
             checks.fail(
                 where, "place", "before scenarios that take links away", "after one", "Put it first in chain()."
             )
         network = network.replace(
-            **now, is_linked=up, matrix=None, lowering="neighbors", grid=None, offsets=None, properties=properties
+            **{"is_edge": None, **now},
+            matrix=None,
+            lowering="neighbors",
+            grid=None,
+            offsets=None,
+            properties=properties,
         )
         return state + 1, network
 
     return Scenario(init=init, step=step, properties=properties)
 
 
-def _padded(network: Network, num_edges: int) -> dict[str, np.ndarray]:
-    """The arrays of one topology, its edges padded with weightless loops at the last node."""
-    from dlsim.networks.mixing import neighbor_table
-
-    graph = host_graph(network)
-    missing = num_edges - graph.num_edges
-    last = np.full(missing, graph.num_nodes - 1, np.int32)
-    table = neighbor_table(graph)
-    is_padding = table == graph.num_edges
-    weights = np.asarray(network.edge_weights)
-    own = np.arange(graph.num_nodes, dtype=np.int32)[:, None]
-    heard = np.append(graph.senders, 0)[table]
-    return {
-        "senders": np.concatenate([graph.senders, last]),
-        "receivers": np.concatenate([graph.receivers, last]),
-        "edge_weights": np.concatenate([weights, np.zeros(missing, weights.dtype)]),
-        "self_weights": np.asarray(network.self_weights),
-        "out_degrees": np.asarray(network.out_degrees),
-        "in_degrees": np.asarray(network.in_degrees),
-        "neighbors": np.where(is_padding, own, heard).astype(np.int32),
-        "neighbor_edges": np.where(is_padding, num_edges, table).astype(np.int32),
-        "neighbor_weights": np.append(weights, np.zeros(1, weights.dtype))[table],
-        "is_linked": np.arange(num_edges) < graph.num_edges,
-    }
-
-
-def _widen(name: str, arrays: dict[str, np.ndarray], width: int, num_edges: int) -> np.ndarray:
-    values = arrays[name]
-    if not name.startswith("neighbor") or values.shape[1] == width:
-        return values
-    filling: Any = {"neighbors": np.arange(len(values))[:, None], "neighbor_edges": num_edges, "neighbor_weights": 0}
-    extra = np.broadcast_to(filling[name], (len(values), width - values.shape[1])).astype(values.dtype)
-    return np.concatenate([values, extra], axis=1)
+def _stacked(networks: Sequence[Network]) -> dict[str, Array]:
+    """The arrays of all topologies `[P, ...]`, padded to one width and one number of edges."""
+    width = max(int(np.asarray(network.in_degrees).max(initial=0)) for network in networks)
+    longest = max(network.num_edges for network in networks)
+    names = list(_TOPOLOGY)
+    # Arrays, not tracers, also where an experiment is built inside a traced function.
+    with jax.ensure_compile_time_eval():
+        alike = [widen(network, width) for network in networks]
+        if any(network.num_edges < longest for network in networks):
+            alike = [lengthen(network, longest) for network in alike]
+            names.append("is_edge")
+        return {name: jnp.stack([getattr(network, name) for network in alike]) for name in names}
 
 
 def _is_union_connected(networks: Sequence[Network]) -> bool:
@@ -148,7 +137,7 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
     def step(key: Array, state: tuple[()], network: Network) -> tuple[tuple[()], Network]:
         if network.is_linked is not None:
             checks.fail("epidemic", "place", "before scenarios that take links away", "after one", "Put it first.")
-        fresh = network.replace(matrix=None, grid=None, offsets=None, properties=properties)
+        fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, properties=properties)
         return state, draw(key, fresh, out_degree)
 
     return Scenario(init=init, step=step, source="de Vos et al., NeurIPS 2023", properties=properties)

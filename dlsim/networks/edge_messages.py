@@ -40,6 +40,7 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     route = Route(node_ids=senders, senders=senders, receivers=receivers)
     mask = messages.active_edges(network)
     packet, network = messages.pass_channel(network, key, tree, route, stream, None, network.num_edges, mask)
-    up = jnp.ones(network.num_edges, bool) if mask is None else mask
+    there = network.is_edge if mask is None else mask
+    up = jnp.ones(network.num_edges, bool) if there is None else there
     arrived = up if packet.delivered is None else up & packet.delivered
     return Arrival(values=packet.values, mask=arrived), messages.count_edges(network, packet, up)

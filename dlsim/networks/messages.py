@@ -111,12 +111,12 @@ def _float(bits: counters.Counter) -> Array:
 
 
 def active_edges(network: Network) -> Array | None:
-    """Which links work in this round, bool `[E]`; None: all."""
+    """Which links work in this round, bool `[E]`, False in the padding; None: all links there are."""
     mask = network.is_linked
     if network.is_present is not None and network.num_edges:
         ends = network.is_present[network.senders] & network.is_present[network.receivers]
         mask = ends if mask is None else mask & ends
-    return mask
+    return mask if mask is None else both(mask, network.is_edge)
 
 
 def _degrees(network: Network, mask: Array | None) -> tuple[Array, Array]:
@@ -213,6 +213,7 @@ def _heard_bits(network: Network, sizes: Array, mask: Array | None, incoming: Ar
         sent = jnp.where(incoming > 0, sizes, 0)
         return jnp.where(incoming > 0, jnp.sum(sent) - sent, 0)
     arriving = sizes[network.senders]
+    mask = network.is_edge if mask is None else mask
     arriving = arriving if mask is None else jnp.where(mask, arriving, 0)
     return jax.ops.segment_sum(arriving, network.receivers, network.num_nodes, indices_are_sorted=True)
 
@@ -260,9 +261,11 @@ def given_weights(network: Network, weights: Any) -> tuple[Array, Array]:
     if isinstance(weights, tuple):
         checks.shape("mix", "weights[0]", weights[0], (network.num_edges,))
         checks.shape("mix", "weights[1]", weights[1], (network.num_nodes,))
-        return weights
-    checks.shape("mix", "weights", weights, (network.num_nodes, network.num_nodes))
-    return weights[network.receivers, network.senders], jnp.diagonal(weights)
+        by_edge, own = weights
+    else:
+        checks.shape("mix", "weights", weights, (network.num_nodes, network.num_nodes))
+        by_edge, own = weights[network.receivers, network.senders], jnp.diagonal(weights)
+    return (by_edge if network.is_edge is None else jnp.where(network.is_edge, by_edge, 0)), own
 
 
 def gather(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Network]:

@@ -82,7 +82,8 @@ def table_weights(table: Any, edge_weights: Array) -> Array:
 
 def matrix(network: Network, edge_weights: Array, self_weights: Array) -> Array:
     """The mixing matrix W `[N, N]`, W[i, j] the weight receiver i gives sender j."""
-    return jnp.diag(self_weights).at[network.receivers, network.senders].add(edge_weights, unique_indices=True)
+    is_unique = network.is_edge is None  # else the padding names one place many times
+    return jnp.diag(self_weights).at[network.receivers, network.senders].add(edge_weights, unique_indices=is_unique)
 
 
 def product(

@@ -70,6 +70,8 @@ class Network:
     """Topology, mixing weights, presence, channel, links, and the traffic so far.  A pytree, passed by value.
 
     Edges are sorted by receiver; `edge_weights[e]` is the weight W[receiver, sender] and `self_weights` the diagonal.
+    Graphs with unequal numbers of edges share a program as lists of one length, whose last edges are no edges
+    (`is_edge`): loops at the last node without weight, over which nothing is sent.
     Masks are None where everyone is there, and then cost nothing.  Build one with a topology (`dlsim.networks.ring`,
     ...), `connect`, or a converter; change one with the `with_*` methods, which return a new one.
 
@@ -95,6 +97,7 @@ class Network:
     state: NetworkState
     is_present: Array | None = None  # bool [N]: takes part in this round
     is_linked: Array | None = None  # bool [E]: up in this round
+    is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
     cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
     lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
@@ -110,7 +113,7 @@ class Network:
 
     @property
     def num_edges(self) -> int:
-        """Directed edges; 0 where a large complete graph keeps no list."""
+        """Directed edges, the padding of their list among them; 0 where a large complete graph keeps no list."""
         return self.senders.shape[0]
 
     @property
@@ -332,10 +335,11 @@ def _assemble(graph: Graph, edge_weights: np.ndarray, self_weights: np.ndarray, 
 
 def host_graph(network: Network) -> Graph:
     """The graph under a network, back on the host."""
+    edges = slice(None) if network.is_edge is None else np.asarray(network.is_edge)
     return Graph(
         num_nodes=network.num_nodes,
-        senders=np.asarray(network.senders),
-        receivers=np.asarray(network.receivers),
+        senders=np.asarray(network.senders)[edges],
+        receivers=np.asarray(network.receivers)[edges],
         is_directed="undirected" not in network.properties,
         grid=network.grid,
         offsets=network.offsets,
@@ -352,6 +356,8 @@ def lower(network: Network, lowering: str, graph: Graph | None = None) -> Networ
                 "with_lowering", "lowering", "'average' for a complete graph without an edge list", repr(lowering)
             )
         return network
+    if network.is_edge is not None:
+        checks.fail("with_lowering", "network", "one whose list of edges is not padded", "one with a mask is_edge")
     graph = host_graph(network) if graph is None else graph
     num_nodes, edge_weights = graph.num_nodes, np.asarray(network.edge_weights)
     is_complete = graph.num_edges == num_nodes * (num_nodes - 1) and num_nodes > 1

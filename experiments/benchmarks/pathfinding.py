@@ -15,8 +15,9 @@ Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compile
 
 1. Steps of a world with 200 agents a second, 1 / 16 / 64 / 256 copies: 36,000 / 49,000 / 56,000 / 64,000 with a load average
    of 1.4, 30,000 / 48,000 / 59,000 / 64,000 with 1.9: Python objects, 51 to 52 with observations, make 1,235 and 1,257 times
-   fewer than the best, and 1,244 times fewer in a third run (2026-11-28, load 1.5).  With a load of 4.5 to 5.5 (three runs) it is 740 to 754 times, with 2.3 to 3.6 (three runs) 749 to
-   842.  Without observations, which is not the same work, Python objects make 5,300 to 5,500.
+   fewer than the best, and 1,244 times fewer in a third run (2026-11-28, load 1.5).  With a load of 4.5 to 5.5 (three runs)
+   it is 740 to 754 times, with 2.3 to 3.6 (three runs) 749 to 842.  Without observations, which is not the same work, Python
+   objects make 5,300 to 5,500.
    POGEMA 1.4.0 with observations, two runs of 2026-11-28 on cores that others used: 599 and 297, 85 and 123 times fewer than
    the best of the same run (50,600 and 36,600), 40 and 123 times fewer than one copy (23,900 and 36,600); the load average
    was 5 to 6 and 3 to 4, and a quiet run is wanting.

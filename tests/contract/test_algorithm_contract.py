@@ -23,6 +23,7 @@ from dlsim import algorithms, keys, networks, status
 from dlsim.core import Algorithm, Process, Record
 from dlsim.learn import learn
 from dlsim.networks import counters
+from dlsim.networks.padding import lengthen
 from dlsim.simulate import simulate
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -38,6 +39,20 @@ def process_of(case: Case) -> Process:
 def rolled(case: Case) -> world.Trajectory:
     """Six plain steps, shared by the tests that compare with them."""
     return world.roll(process_of(case), 6)
+
+
+@every_case
+def test_edges_that_are_none_change_nothing(case: Case) -> None:
+    """A list of edges that is padded to the length of another graph's, as sweeps over topologies do."""
+    problem, network = world.problem(), case.network()
+    if network.is_implicit:
+        pytest.skip("no list of edges")
+    padded = lengthen(network, network.num_edges + 3)
+    seen = world.roll(learn(problem, case.make(problem, world.RATE), padded), 3)
+    for t in range(3):
+        plain = rolled(case)
+        world.close(params_of(case, seen.states[t + 1]), params_of(case, plain.states[t + 1]))
+        world.same(seen.states[t + 1].network.traffic, plain.states[t + 1].network.traffic)
 
 
 def params_of(case: Case, state: object) -> object:
