@@ -20,7 +20,8 @@ Measured on 2 cores (x86_64), jax 0.10.2; the cores were shared, and the compile
    objects make 5,300 to 5,500.
    POGEMA 1.4.0 with observations, two runs of 2026-11-28 on cores that others used: 599 and 297, 85 and 123 times fewer than
    the best of the same run (50,600 and 36,600), 40 and 123 times fewer than one copy (23,900 and 36,600); the load average
-   was 5 to 6 and 3 to 4, and a quiet run is wanting.
+   was 5 to 6 and 3 to 4.  On a quiet machine (load 1.6) 617, 101 times fewer than the best (62,100), 64 times fewer than one
+   copy (39,300); Python objects 1,180 times fewer in that run.
 2. 183 to 184 steps, 23,000 to 24,000 plans a second with a load average of 1.4 to 1.9; 113 to 122 steps with more.
 """
 

@@ -6,24 +6,25 @@ Command: `python experiments/benchmarks/peers/run.py --env fedjax=/path/to/venv 
 Every measurement is a process of its own: `<system>_.py`, run by that system's interpreter, calls its public functions
 on the workload of `workload.py` and prints one JSON line.  The lines go to one file, `table.py` makes the table of it.
 
-Measured 2026-11-24, `--runs 1`, 2 cores (AMD EPYC), 24 GiB, no accelerator, nothing else on the machine (load 1 to 2; 4 to 8
-after decentralizepy and Flower, whose workers keep it up).  One run each.  Node-updates a second:
+Measured 2026-11-28, `--runs 1`, 2 cores (x86_64), 24 GiB, no accelerator, nothing else on the machine (load 1; 4 to 10 after
+decentralizepy and Flower, whose workers keep it up).  One run each.  Node-updates a second:
 
 | system                            | what ran                          | logreg, N=100 | logreg, N=1000 | mlp, N=100 |
 |-----------------------------------|-----------------------------------|---------------|----------------|------------|
-| dlsim 0.1.0, jax 0.10.2           | D-SGD, 4-regular                  | 27,946        | 23,177         | 4,070      |
-| dlsim 0.1.0, jax 0.10.2           | FedAvg                            | 26,547        | 22,181         | 4,368      |
-| fedjax 0.0.17, jax 0.4.25         | FedAvg, jit backend               | 3,020         | 3,387          | 1,297      |
-| decent-bench 0.3.0, torch 2.13.0  | DGD, 4-regular                    | 1,978         | not run        | not run    |
-| pfl 0.6.0, torch 2.13.0           | FedAvg                            | 1,678         | 1,865          | 792        |
-| fluke-fl 0.8.1, torch 2.13.0      | FedAvg                            | 1,154         | 894            | 366        |
-| gossipy-dfl 0.0.1, torch 2.13.0   | gossip, one neighbour             | 985           | not run        | not run    |
-| fluke-fl 0.8.1, torch 2.13.0      | gossip, one neighbour             | 881           | 804            | 435        |
-| decentralizepy main a5d46be       | D-PSGD, 4-regular, process a node | 491           | not run        | not run    |
-| gossipy main ea85ab1              | D-SGD, 4-regular                  | 432           | not run        | not run    |
-| flwr 1.41.0, ray 2.55.1           | FedAvg, Ray                       | 147           | not run        | not run    |
+| dlsim 0.1.0, jax 0.10.2           | D-SGD, 4-regular                  | 35,779        | 30,938         | 4,918      |
+| dlsim 0.1.0, jax 0.10.2           | FedAvg                            | 38,398        | 30,261         | 5,207      |
+| fedjax 0.0.17, jax 0.4.25         | FedAvg, jit backend               | 3,728         | 3,707          | 1,511      |
+| decent-bench 0.3.0, torch 2.13.0  | DGD, 4-regular                    | 2,144         | not run        | 988        |
+| pfl 0.6.0, torch 2.13.0           | FedAvg                            | 1,966         | 1,834          | 1,151      |
+| gossipy-dfl 0.0.1, torch 2.13.0   | gossip, one neighbour             | 1,285         | not run        | 726        |
+| fluke-fl 0.8.1, torch 2.13.0      | FedAvg                            | 1,235         | 1,027          | 617        |
+| fluke-fl 0.8.1, torch 2.13.0      | gossip, one neighbour             | 994           | 899            | 520        |
+| decentralizepy main a5d46be       | D-PSGD, 4-regular, process a node | 659           | not run        | 407        |
+| gossipy main ea85ab1              | D-SGD, 4-regular                  | 543           | not run        | 284        |
+| flwr 1.41.0, ray 2.55.1           | FedAvg, Ray                       | 215           | not run        | 104        |
 
-The column N=100 is of two calls, an hour apart: dlsim had 22,474 and 22,612 in the one with FedJAX, pfl and fluke.
+The MLP's rows of dlsim and FedJAX are medians of a call of their own (`--runs 3`, load below 1): in the call with all of
+them dlsim came right after Flower (load 4 to 5) and made 4,663 and 2,425, FedJAX 1,393.
 """
 
 from __future__ import annotations
