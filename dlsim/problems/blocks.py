@@ -91,19 +91,30 @@ def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTr
         places.append(place)
     slot_of_input = {place: slot for slot, place in enumerate(places) if place is not None}
 
-    def at(start: Any, size: int, slots: list[Array]) -> list[Array]:
+    def made_of(start: Any, size: int, slots: list[Array]) -> list[Array]:
         sources = [slots[slot_of_input[i]] if i in slot_of_input else leaf for i, leaf in enumerate(inputs)]
-        new = jax.tree.leaves(fn([read(leaf, start, size) for leaf in sources]))
+        return jax.tree.leaves(fn([read(leaf, start, size) for leaf in sources]))
+
+    def written(slots: list[Array], start: Any, new: list[Array]) -> list[Array]:
         return [jax.lax.dynamic_update_slice_in_dim(s, v, start, 0) for s, v in zip(slots, new, strict=True)]
+
+    # A block is written when the next one begins, before anything is read.  Written at its own end, a leaf that several
+    # kernels had read was copied whole for every block: XLA did not see that all of them were done, and the time of a
+    # step grew with the square of the number of nodes.
+    def one(i: Any, both: tuple[list[Array], list[Array]]) -> tuple[list[Array], list[Array]]:
+        slots = written(both[0], jnp.maximum(i - 1, 0) * block, both[1])
+        return slots, made_of(i * block, block, slots)
 
     slots = [
         jnp.zeros((num_nodes, *out.shape[1:]), out.dtype) if place is None else inputs[place]
         for out, place in zip(outputs, places, strict=True)
     ]
     count = num_nodes // block
-    slots = jax.lax.fori_loop(0, count, lambda i, slots: at(i * block, block, slots), slots)
+    unchanged = [read(slot, 0, block) for slot in slots]
+    slots, last = jax.lax.fori_loop(0, count, one, (slots, unchanged))
+    slots = written(slots, (count - 1) * block, last)
     if left := num_nodes - count * block:
-        slots = at(count * block, left, slots)
+        slots = written(slots, count * block, made_of(count * block, left, slots))
     return jax.tree.unflatten(treedef, slots)
 
 
