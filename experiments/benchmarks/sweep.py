@@ -12,8 +12,9 @@ Command: `python experiments/benchmarks/sweep.py` (about six minutes on 2 cores;
 Measured 2026-11-28, 2 cores (x86_64), jax 0.10.2, `--turns 3 --processes 4`, load 1.1: single runs 25.7 s (19.0 to 28.0);
 the sweep 11.1 s running, ratio 0.43 (two lanes use what single runs leave idle of two cores), and 16.1 s with building,
 tracing and one compilation, ratio 0.66; one program in all.  Fresh processes 6.5 s each, so 312 s for 48, 19 times the
-sweep.  In another call of that day single runs took 14.1 to 20.8 s and the sweep 12.0 to 13.0 s running: ratio 0.84.  With
-other work on the machine (load 1.3 to 3.1) lanes gain nothing: ratios 1.12 and 1.38.
+sweep.  In two other calls of that day single runs took 14.1 to 20.8 s and the sweep 11.5 to 13.0 s running: ratios
+0.84 and 0.76, in the second 1.06 with building and compiling.  With other work on the machine
+(load 1.3 to 3.1) lanes gain nothing: ratios 1.12 and 1.38.
 """
 
 from __future__ import annotations
