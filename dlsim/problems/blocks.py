@@ -1,7 +1,7 @@
 """Work over nodes in blocks, so that what a block touches stays in the cache (or fits in memory).
 
 On two CPU cores, Fashion-MNIST, batch 32, 1,000 nodes, a gradient and an SGD update reach 35,000 node-updates/s in
-blocks of 20 (softmax regression; 14,000 for all nodes at once) and 7,200 in blocks of 5 (MLP 784-128-10; 1,800 to
+blocks of 20 (softmax regression; 14,000 for all nodes at once) and 6,900 in blocks of 5 (MLP 784-128-10; 1,800 to
 3,500 at once), and with momentum and mixing 25,000 and 3,500: the batches and gradients of one block are overwritten by
 the next, instead of being written to memory and read again.  On a GPU a block is what memory allows.
 """
