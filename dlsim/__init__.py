@@ -8,19 +8,7 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
     run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=500)
 """
 
-from dlsim import (
-    aggregators,
-    algorithms,
-    analysis,
-    arrivals,
-    clocks,
-    environments,
-    marl,
-    meshes,
-    metrics,
-    networks,
-    problems,
-)
+from dlsim import aggregators, algorithms, analysis, arrivals, clocks, environments, marl, networks, problems
 from dlsim.core import (
     Aggregator,
     Algorithm,
@@ -32,11 +20,12 @@ from dlsim.core import (
     Record,
     Scenario,
 )
-from dlsim.learn import learn
-from dlsim.simulate import Interrupted, Run, simulate
+from dlsim.learning import metrics
+from dlsim.learning.learn import learn
+from dlsim.running import meshes
+from dlsim.running.simulate import Interrupted, Run, simulate
 from dlsim.sweeps import sweep
-
-__version__ = "0.1.0"
+from dlsim.version import __version__ as __version__
 
 __all__ = [
     "Aggregator",

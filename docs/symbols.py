@@ -15,17 +15,12 @@ from typing import Any, NamedTuple
 
 # Modules that are public as a whole, though they have no `__all__`: what is defined in them, without an underscore.
 WHOLE = (
-    "batching",
     "checks",
     "core",
-    "experiment",
     "keys",
-    "meshes",
-    "metrics",
-    "plotting",
-    "plotting_overview",
-    "plotting_sweeps",
-    "results",
+    "learning.metrics",
+    "running.batching",
+    "running.meshes",
     "trees",
 )
 MANY = 4  # arguments; a function with fewer may say with its name and one line what they are
@@ -66,7 +61,8 @@ def symbols_of(module: ModuleType) -> list[Symbol]:
 def modules_of(package: str) -> list[ModuleType]:
     """The package, every subpackage with an `__all__`, the modules it exports and those of `WHOLE`, in order of name."""
     root = importlib.import_module(package)
-    names = {package, *(f"{package}.{name}" for name in names_of(root) if isinstance(getattr(root, name), ModuleType))}
+    exported = [getattr(root, name) for name in names_of(root)]
+    names = {package, *(value.__name__ for value in exported if isinstance(value, ModuleType))}
     for found in pkgutil.walk_packages(root.__path__, f"{package}."):
         is_whole = found.name.removeprefix(f"{package}.") in WHOLE
         if is_whole or (found.ispkg and hasattr(importlib.import_module(found.name), "__all__")):

@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 import dlsim
-from dlsim.experiment import Claim
+from dlsim.studies.experiment import Claim
 
 MODES = ("default", "tiny")
 

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import dlsim
-from dlsim import aggregators, algorithms, cli, networks, problems
+from dlsim import aggregators, algorithms, networks, problems
+from dlsim.terminal import cli
 
 QUICKSTART = str(pathlib.Path(__file__).parent.parent / "experiments" / "quickstart.py")
 INPUTS = np.linspace(-1, 1, 240).reshape(60, 4).astype(np.float32)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from toys import walk
 
-from dlsim import Run, loop, simulate
+from dlsim import Run, simulate
 from dlsim.core import Record
+from dlsim.running import loop
 
 
 def everything(run: Run) -> dict[str, np.ndarray]:

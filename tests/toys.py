@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dlsim import keys
 from dlsim.core import Array, Process
-from dlsim.networks import counters
+from dlsim.running import counters
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from dlsim.arrivals.jobs import Jobs, Schedule, joined
 from dlsim.clocks.clocks import TICKS_PER_SECOND, to_ticks
 from dlsim.clocks.waves import choose_width
 from dlsim.core import Array, Feed
-from dlsim.stretches import Room, Stretch, Window, stretches
+from dlsim.running.stretches import Room, Stretch, Window, stretches
 
 SLOTS = 2**14  # about how many jobs are on the device at a time
 LONGEST_WAIT = 2**24  # jobs that others may do while a client does one

@@ -12,13 +12,12 @@ from typing import Any
 import jax
 
 from dlsim.sweeps.estimate import host_memory, machine_rates, memory_limit
+from dlsim.version import __version__
 
 
 def describe() -> dict[str, Any]:
     """Device, versions, load and date."""
     import importlib.metadata
-
-    import dlsim
 
     device = jax.devices()[0]
     return {
@@ -26,7 +25,7 @@ def describe() -> dict[str, Any]:
         "num_devices": len(jax.devices()),
         "num_cores": os.cpu_count(),
         "machine": platform.machine(),
-        "dlsim": dlsim.__version__,
+        "dlsim": __version__,
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
         "python": platform.python_version(),

@@ -26,7 +26,7 @@ import numpy as np
 import dlsim
 from dlsim import checks
 from dlsim.bench.events import event_rate
-from dlsim.programs import compile_process
+from dlsim.running.programs import compile_process
 from dlsim.sweeps.estimate import machine_rates
 
 BATCH, DEGREE, PIXELS, CLASSES = 32, 4, 784, 10
@@ -160,8 +160,8 @@ def sweep_efficiency(quick: bool) -> dict[str, float]:
     """A sweep of small runs against the same runs one by one, already compiled: seconds of each, and their ratio."""
     import optax
 
-    from dlsim.loop import play
-    from dlsim.programs import compile_traced, single, trace
+    from dlsim.running.loop import play
+    from dlsim.running.programs import compile_traced, single, trace
     from dlsim.sweeps.api import execute, make_options, plan_sweep
     from dlsim.sweeps.source import from_function
     from dlsim.sweeps.store import Store

@@ -16,7 +16,7 @@ from dlsim.clocks.tapes import Tape, stream_tape
 from dlsim.clocks.waves import NOTHING, Blocks, make_waves, one_by_one, pack
 from dlsim.core import Array, Feed
 from dlsim.networks.network import Network
-from dlsim.stretches import Room, Stretch, Window, stretches
+from dlsim.running.stretches import Room, Stretch, Window, stretches
 
 SLOTS = 2**17  # about how many events are on the device at a time: 4 MB
 ENTRIES = 2**20  # of tables with a row a window and a column a node

@@ -1,48 +1,56 @@
 """Worlds that agents act in, as stacked arrays, and the policies that act in them."""
 
 from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
-from dlsim.environments.cell_market import cell_market
-from dlsim.environments.cell_radio import Radio
-from dlsim.environments.coin_game import coin_game
+from dlsim.environments.cells.cell_market import cell_market
+from dlsim.environments.cells.market import fisher_market
+from dlsim.environments.cells.radio import Radio
+from dlsim.environments.cells.small_cells import script_bidding, script_waiting, small_cells
 from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
-from dlsim.environments.following import follow, follow_policy, following
-from dlsim.environments.maps import maze_map, parse_map, random_map, read_map, room_map, warehouse_map, write_map
-from dlsim.environments.market import fisher_market
-from dlsim.environments.matrix_games import matrix_game
-from dlsim.environments.particle_contest import (
+from dlsim.environments.games.coin_game import coin_game
+from dlsim.environments.games.matrix_games import matrix_game
+from dlsim.environments.games.switch_riddle import switch_riddle
+from dlsim.environments.particle.contest import (
     adversary as simple_adversary,
     crypto as simple_crypto,
     push as simple_push,
     tag as simple_tag,
     world_comm as simple_world_comm,
 )
-from dlsim.environments.particle_cooperation import (
+from dlsim.environments.particle.cooperation import (
     reference as simple_reference,
     simple,
     simple_spread,
     speaker_listener as simple_speaker_listener,
 )
-from dlsim.environments.pathfinding import parse_pogema, pathfinding
-from dlsim.environments.planning import cost_to_go, static_penalty, waypoints
+from dlsim.environments.pathfinding.following import follow, follow_policy, following
+from dlsim.environments.pathfinding.maps import (
+    maze_map,
+    parse_map,
+    random_map,
+    read_map,
+    room_map,
+    warehouse_map,
+    write_map,
+)
+from dlsim.environments.pathfinding.planning import cost_to_go, static_penalty, waypoints
+from dlsim.environments.pathfinding.world import parse_pogema, pathfinding
 from dlsim.environments.playing import play
 from dlsim.environments.policies import Policy, Situation, host_policy, random_policy
-from dlsim.environments.rendering_grid import animate, figure_of
-from dlsim.environments.skirmish import skirmish
-from dlsim.environments.small_cells import script_bidding, script_waiting, small_cells
-from dlsim.environments.swarm_flocking import flocking
-from dlsim.environments.swarm_foraging import foraging
-from dlsim.environments.swarm_metrics import group_metrics, message_metrics
-from dlsim.environments.swarm_policies import (
+from dlsim.environments.rendering.grid import animate, figure_of
+from dlsim.environments.skirmish.world import skirmish
+from dlsim.environments.swarm.flocking import flocking
+from dlsim.environments.swarm.foraging import foraging
+from dlsim.environments.swarm.metrics import group_metrics, message_metrics
+from dlsim.environments.swarm.policies import (
     script_flocking,
     script_foraging,
     script_pursuit,
     script_synchronization,
     script_transport,
 )
-from dlsim.environments.swarm_pursuit import pursuit
-from dlsim.environments.swarm_synchronization import synchronization
-from dlsim.environments.swarm_transport import transport
-from dlsim.environments.switch_riddle import switch_riddle
+from dlsim.environments.swarm.pursuit import pursuit
+from dlsim.environments.swarm.synchronization import synchronization
+from dlsim.environments.swarm.transport import transport
 
 __all__ = [
     "Environment",

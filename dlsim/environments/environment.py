@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from dlsim import checks
 from dlsim.core import Array, Info, PyTree
 
 
@@ -98,3 +99,16 @@ def auto_reset(environment: Environment) -> Environment:
         return new, jnp.where(over, first, observations), rewards, dones, {**info, "last_observations": observations}
 
     return environment._replace(step=step)
+
+
+def check_actions(where: str, actions: Array, num_actions: int, num_agents: int) -> Array:
+    """Integer actions `[A]`, as int32; values are looked at where they are known, and else clipped."""
+    checks.shape(where, "actions", actions, (num_agents,))
+    if not jnp.issubdtype(jnp.result_type(actions), jnp.integer):
+        checks.fail(where, "actions", "integers", f"dtype {jnp.result_type(actions)}", "Use actions.astype(int).")
+    actions = jnp.asarray(actions, jnp.int32)
+    rule = f"integers in [0, {num_actions - 1}]"
+    if checks.is_concrete(actions) and bool(((actions < 0) | (actions >= num_actions)).any()):
+        bad = actions[((actions < 0) | (actions >= num_actions)).argmax()]
+        checks.fail(where, "actions", rule, int(bad))
+    return jnp.clip(actions, 0, num_actions - 1)

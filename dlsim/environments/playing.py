@@ -11,9 +11,9 @@ from dlsim import checks, keys
 from dlsim.core import Array, Info, Process, PyTree, Scenario
 from dlsim.environments.environment import Environment
 from dlsim.environments.policies import Policy, repair
-from dlsim.networks import counters
 from dlsim.networks.messages import both, open_channels
 from dlsim.networks.network import Inbox, Network, NetworkState
+from dlsim.running import counters
 
 
 class PlayState(NamedTuple):

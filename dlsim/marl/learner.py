@@ -11,7 +11,7 @@ from dlsim import checks, keys, trees
 from dlsim.core import Algorithm, Array, Info, Problem, Process, PyTree, Relink, Scenario
 from dlsim.environments.environment import Environment
 from dlsim.environments.policies import Policy
-from dlsim.learn import LearnState, learn
+from dlsim.learning.learn import LearnState, learn
 from dlsim.marl import copies as side_by_side
 from dlsim.marl.copies import Copies, by_group, from_groups, masks, to_groups, with_ids
 from dlsim.marl.models import Net

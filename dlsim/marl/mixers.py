@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from dlsim.batching import one_at_a_time
 from dlsim.core import Array, PyTree
+from dlsim.running.batching import one_at_a_time
 
 
 class Mixer(NamedTuple):

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.batching import one_at_a_time
 from dlsim.core import Array, PyTree
+from dlsim.running.batching import one_at_a_time
 
 ACTIVATIONS = ("tanh", "relu", "gelu", "silu")
 

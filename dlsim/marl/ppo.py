@@ -27,8 +27,8 @@ from dlsim.marl.learner import (
 from dlsim.marl.models import Model, Net
 from dlsim.marl.ppo_update import Batch, Clipping, Sample, advantages, update
 from dlsim.marl.sharing import Sharing, exchange_of, first_rows, share_parameters
-from dlsim.networks import counters
 from dlsim.networks.network import Network
+from dlsim.running import counters
 
 if TYPE_CHECKING:
     import optax

@@ -16,8 +16,8 @@ from dlsim.marl.learner import Learner, judge, met, policy_of, problem_of
 from dlsim.marl.models import Model, Net
 from dlsim.marl.q_values import Lived, explorer, live, num_actions_of, of_action, only_allowed, values_over, world_of
 from dlsim.marl.sharing import Sharing, exchange_of, first_rows, share_parameters
-from dlsim.networks import counters
 from dlsim.networks.network import Network
+from dlsim.running import counters
 
 if TYPE_CHECKING:
     import optax

@@ -16,7 +16,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Channel, Packet, PyTree, Route
-from dlsim.meshes import by_part
+from dlsim.running.meshes import by_part
 
 NORMS = ("l2", "max")
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, Packet, PyTree, Route
-from dlsim.networks import counters, mixing
+from dlsim.networks import mixing
 from dlsim.networks.links import peer_seconds, server_seconds
 from dlsim.networks.network import PERFECT, Arrival, Inbox, Network
+from dlsim.running import counters
 
 
 class Probe:

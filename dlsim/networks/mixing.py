@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import trees
-from dlsim.meshes import gathered, spread
+from dlsim.running.meshes import gathered, spread
 
 if TYPE_CHECKING:
     from dlsim.networks.graph import Graph

@@ -11,9 +11,10 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
-from dlsim.networks import counters, mixing
+from dlsim.networks import mixing
 from dlsim.networks.graph import Graph, weight_dtype
 from dlsim.networks.links import Links
+from dlsim.running import counters
 
 LARGEST_IMPLICIT_EDGES = 2**22  # a complete graph beyond this keeps no edge list
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.meshes import by_part
+from dlsim.running.meshes import by_part
 
 Array = jax.Array
 PyTree = Any

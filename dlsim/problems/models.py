@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.batching import one_at_a_time
 from dlsim.problems.convolution import conv_general_dilated, max_pool
+from dlsim.running.batching import one_at_a_time
 
 Array = jax.Array
 PyTree = Any

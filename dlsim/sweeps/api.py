@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from dlsim import checks, progress_bar
+from dlsim import checks
 from dlsim.core import Record
-from dlsim.loop import Interrupts
-from dlsim.meshes import laid_over, node_mesh
+from dlsim.running import progress_bar
+from dlsim.running.loop import Interrupts
+from dlsim.running.meshes import laid_over, node_mesh
 from dlsim.sweeps import layout as layouts
 from dlsim.sweeps.assemble import attributes, dataset
+from dlsim.sweeps.display import display
 from dlsim.sweeps.engine import Engine, Options, Progress
 from dlsim.sweeps.estimate import parse_memory
 from dlsim.sweeps.plan import Plan, make_plan, num_cores
@@ -217,19 +218,9 @@ def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -
     return engine.timing
 
 
-@contextlib.contextmanager
-def display(plan: Plan, progress: str | bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar over all run-steps of a plan; gives what moves it."""
-    progress_bar.check("sweep", progress)
-    total = sum(len(group.members) * group.num_steps for group in plan.groups)
-    label = f"{plan.source.name}: {plan.num_runs} runs" if plan.num_runs > 1 else plan.source.name
-    with progress_bar.bar(total, 0, progress, label) as bar:
-        yield bar.say
-
-
 def _part(block: Any) -> dict[str, Any]:
     """What the provenance keeps of a block."""
-    from dlsim.status import Status, StatusLog
+    from dlsim.running.status import Status, StatusLog
 
     labels = [" ".join(str(value) for value in choice.values()) for choice in block.meta["choices"]]
     lines: list[str] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim.results import plain
-from dlsim.status import ERRORS, NAMES
+from dlsim.running.status import ERRORS, NAMES
 from dlsim.sweeps.source import Source
 from dlsim.sweeps.store import Block
 

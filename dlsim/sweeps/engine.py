@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from dlsim import checks
-from dlsim.history import History
-from dlsim.loop import Checkpoints, Interrupted, play
-from dlsim.meshes import Placement, laid_over, place
-from dlsim.programs import Data, Executable, compile_traced
+from dlsim.running.history import History
+from dlsim.running.loop import Checkpoints, Interrupted, play
+from dlsim.running.meshes import Placement, laid_over, place
+from dlsim.running.programs import Data, Executable, compile_traced
 from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
 from dlsim.sweeps.groups import Group, Member
 from dlsim.sweeps.layout import Layout, Tuner
@@ -57,7 +57,7 @@ class Progress:
             self._tell()
 
     def _tell(self) -> None:
-        from dlsim.progress_bar import short
+        from dlsim.running.progress_bar import short
 
         rate = self.updates / max(time.perf_counter() - self._began, 1e-9)
         pace = f"  {short(rate)} node-updates/s" if rate else ""
@@ -305,7 +305,7 @@ def _result(
 
 
 def _latest(history: History) -> str:
-    from dlsim.progress_bar import SHOWN
+    from dlsim.running.progress_bar import SHOWN
 
     latest = history.latest()
     return "  ".join(f"{name.replace('_', ' ')} {latest[name]:.4g}" for name in SHOWN if name in latest)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
-from dlsim.programs import CHUNK_RECORDS
+from dlsim.running.programs import CHUNK_RECORDS
 from dlsim.sweeps.groups import Group, bytes_of
 
 STATE_COPIES = 3.5  # the state, its copy in the loop, gradients with their batches: the most a run is meant to take

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Feed, MeasureFn, Process
-from dlsim.programs import Traced, Values, trace
+from dlsim.running.programs import Traced, Values, trace
 from dlsim.sweeps.signature import content, signature
 from dlsim.sweeps.source import RESERVED, Built, Choice, Source
 from dlsim.sweeps.topologies import Form, common_forms

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from dlsim.programs import Traced
+from dlsim.running.programs import Traced
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 # What a traced program never calls again: rules of derivatives, and the function that a jaxpr beside it was made of.

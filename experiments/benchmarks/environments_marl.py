@@ -33,8 +33,8 @@ import jax
 import numpy as np
 
 from dlsim.environments.environment import Environment, auto_reset
-from dlsim.environments.particle_cooperation import simple_spread
-from dlsim.environments.skirmish import skirmish
+from dlsim.environments.particle.cooperation import simple_spread
+from dlsim.environments.skirmish.world import skirmish
 
 NUM_REPEATS = 5
 WORK = {"simple_spread": 300_000, "3m": 40_000, "2s3z": 20_000}  # steps of all copies in one timed scan, at least

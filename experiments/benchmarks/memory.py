@@ -32,7 +32,7 @@ from timing import machine
 import dlsim
 from dlsim.bench.machine import peak_bytes
 from dlsim.bench.workloads import BATCH, EXAMPLES, data
-from dlsim.programs import compile_process
+from dlsim.running.programs import compile_process
 
 CASES = {
     "mlp, sgd": ("mlp", 2_000, 0.0),

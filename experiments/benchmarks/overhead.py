@@ -42,7 +42,7 @@ from timing import best, machine, median, paired_ratio, take_turns
 import dlsim
 from dlsim.problems.blocks import map_nodes
 from dlsim.problems.sampling import batch_positions
-from dlsim.programs import compile_process
+from dlsim.running.programs import compile_process
 
 BATCH, RATE, PER_NODE = 32, 0.05, 60
 

@@ -39,9 +39,9 @@ import numpy as np
 from timing import machine
 
 from dlsim.environments.environment import Environment
-from dlsim.environments.following import follow, following
-from dlsim.environments.maps import random_map, warehouse_map
-from dlsim.environments.pathfinding import pathfinding
+from dlsim.environments.pathfinding.following import follow, following
+from dlsim.environments.pathfinding.maps import random_map, warehouse_map
+from dlsim.environments.pathfinding.world import pathfinding
 
 
 def steps_per_second(environment: Environment, copies: int, steps: int, act=None) -> float:

@@ -48,8 +48,9 @@ import jax
 import jax.numpy as jnp
 from timing import machine
 
-from dlsim.environments import flocking, foraging, pursuit, swarm, synchronization, transport
+from dlsim.environments import flocking, foraging, pursuit, synchronization, transport
 from dlsim.environments.environment import Environment
+from dlsim.environments.swarm import world as swarm
 
 TASKS = (pursuit, synchronization, foraging, flocking, transport)
 

@@ -33,8 +33,8 @@ import optax
 from timing import machine
 
 import dlsim
-from dlsim.loop import play
-from dlsim.programs import Executable, Traced, compile_traced, single, trace
+from dlsim.running.loop import play
+from dlsim.running.programs import Executable, Traced, compile_traced, single, trace
 from dlsim.sweeps.api import execute, make_options, plan_sweep
 from dlsim.sweeps.source import from_function
 from dlsim.sweeps.store import Store

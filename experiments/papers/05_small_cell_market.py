@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 
 import dlsim
 from dlsim import checks, environments
-from dlsim.environments.cell_market import METHODS, QUANTILES
+from dlsim.environments.cells.cell_market import METHODS, QUANTILES
 from dlsim.experiment import Claim
 
 if TYPE_CHECKING:

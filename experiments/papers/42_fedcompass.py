@@ -47,7 +47,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import arrivals, checks
 from dlsim.experiment import Claim
-from dlsim.measures import only
+from dlsim.learning.measures import only
 
 if TYPE_CHECKING:
     from collections.abc import Callable

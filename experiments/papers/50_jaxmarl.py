@@ -44,7 +44,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks, marl
 from dlsim.experiment import Claim
-from dlsim.measures import only, several
+from dlsim.learning.measures import only, several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -53,7 +53,7 @@ from ml_collections import ConfigDict
 import dlsim
 from dlsim import checks
 from dlsim.experiment import Claim
-from dlsim.measures import only
+from dlsim.learning.measures import only
 
 if TYPE_CHECKING:
     import xarray

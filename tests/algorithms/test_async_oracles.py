@@ -13,9 +13,9 @@ from oracles import asynchronous as oracles
 
 from dlsim import algorithms, clocks, keys
 from dlsim.core import EventAlgorithm, Record
-from dlsim.event_handlers import STALENESS_BINS
-from dlsim.learn import learn
-from dlsim.simulate import simulate
+from dlsim.learning.event_handlers import STALENESS_BINS
+from dlsim.learning.learn import learn
+from dlsim.running.simulate import simulate
 
 WINDOWS = 12
 PROBLEM, NETWORK = six.problem(), six.network()

@@ -13,10 +13,10 @@ import pytest
 from dlsim import algorithms, clocks, networks, problems
 from dlsim.algorithms.a2cid2 import A2CiD2State
 from dlsim.core import EventAlgorithm, Record
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks import spectral
 from dlsim.networks.network import Network
-from dlsim.simulate import simulate
+from dlsim.running.simulate import simulate
 
 NUM = 16
 SEEDS = 96

@@ -14,7 +14,7 @@ from oracles.proxskip import proxskip as oracle
 import dlsim
 from dlsim import algorithms
 from dlsim.algorithms.proxskip import invariant_control
-from dlsim.networks import counters
+from dlsim.running import counters
 
 ROLL_CALL = np.concatenate([six_nodes.ROLL_CALL, six_nodes.ROLL_CALL])
 

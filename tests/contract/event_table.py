@@ -13,7 +13,7 @@ from contract import world
 
 from dlsim import algorithms, clocks, keys, networks
 from dlsim.core import Channel, EventAlgorithm, Feed, Problem, Process, PyTree, Scenario
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks.network import Network
 
 Make = Callable[[Problem, Any], EventAlgorithm]  # (problem, rate) -> algorithm; the rate may be a tracer

@@ -12,7 +12,7 @@ from contract.parts import AGGREGATORS, AggregatorCase
 
 from dlsim import aggregators, algorithms
 from dlsim.core import PyTree
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks.network import Inbox
 
 every_aggregator = pytest.mark.parametrize("case", AGGREGATORS, ids=lambda case: case.name)

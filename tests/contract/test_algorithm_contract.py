@@ -19,12 +19,12 @@ from contract.table import CASES, Case
 from contract.wide import draws
 from toys import environment
 
-from dlsim import algorithms, keys, networks, status
+from dlsim import algorithms, keys, networks
 from dlsim.core import Algorithm, Process, Record
-from dlsim.learn import learn
-from dlsim.networks import counters
+from dlsim.learning.learn import learn
 from dlsim.networks.padding import lengthen
-from dlsim.simulate import simulate
+from dlsim.running import counters, status
+from dlsim.running.simulate import simulate
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 

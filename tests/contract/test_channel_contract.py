@@ -13,9 +13,9 @@ from contract.parts import CHANNELS, ChannelCase
 
 from dlsim import keys, networks
 from dlsim.core import Channel, Packet, PyTree, Route
-from dlsim.networks import counters
 from dlsim.networks.messages import open_channels
 from dlsim.networks.network import Network
+from dlsim.running import counters
 
 every_channel = pytest.mark.parametrize("case", CHANNELS, ids=lambda case: case.id)
 KEY = jax.random.key(5)

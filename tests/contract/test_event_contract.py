@@ -16,9 +16,9 @@ from contract.event_table import EVENT_CASES, WORLDS, EventCase, World, complete
 import dlsim
 from dlsim import algorithms, checks, clocks
 from dlsim.core import EventAlgorithm, Process, PyTree, Record
-from dlsim.learn import learn
-from dlsim.networks import counters
-from dlsim.simulate import simulate
+from dlsim.learning.learn import learn
+from dlsim.running import counters
+from dlsim.running.simulate import simulate
 
 WINDOWS = 8
 RING, LOSSY = WORLDS[0], WORLDS[2]

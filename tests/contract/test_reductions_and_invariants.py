@@ -9,7 +9,7 @@ from contract import world
 from contract.table import CASES, Case, Invariant, Make, Reduction
 
 from dlsim.core import Problem
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks.network import Network
 
 REDUCTIONS = [(case, reduction) for case in CASES for reduction in case.reduces_to]

@@ -13,10 +13,11 @@ import pytest
 from contract import world
 from contract.parts import SCENARIOS, ScenarioCase
 
-from dlsim import algorithms, keys, networks, status, trees
+from dlsim import algorithms, keys, networks, trees
 from dlsim.core import Scenario
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks.network import Network
+from dlsim.running import status
 
 every_scenario = pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.id)
 KEY = jax.random.key(5)

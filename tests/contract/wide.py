@@ -11,7 +11,7 @@ from contract import world
 from contract.parts import CHANNELS, SCENARIOS
 from contract.table import CASES, Case
 
-from dlsim.learn import learn
+from dlsim.learning.learn import learn
 from dlsim.networks.messages import open_channels
 
 

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 import dlsim
-from dlsim.experiment import run_experiment
+from dlsim.studies.experiment import run_experiment
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -299,6 +299,6 @@ def test_paths_and_commands_named_in_pages_exist():
         options = set(
             re.findall(r"--(?!config)([a-z][a-z-]+)", " ".join(re.findall(r"^ *dlsim .*$", text, flags=re.M)))
         )
-        known = (ROOT / "dlsim" / "cli.py").read_text()
+        known = (ROOT / "dlsim" / "terminal" / "cli.py").read_text()
         missing += [f"{path.name}: --{name}" for name in options if f'"--{name}"' not in known]
     assert missing == []

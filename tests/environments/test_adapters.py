@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
-from dlsim.environments.coin_game import coin_game
 from dlsim.environments.environment import auto_reset
-from dlsim.environments.particle_contest import tag
-from dlsim.environments.particle_cooperation import simple_spread, speaker_listener
-from dlsim.environments.skirmish import skirmish
-from dlsim.environments.switch_riddle import switch_riddle
+from dlsim.environments.games.coin_game import coin_game
+from dlsim.environments.games.switch_riddle import switch_riddle
+from dlsim.environments.particle.contest import tag
+from dlsim.environments.particle.cooperation import simple_spread, speaker_listener
+from dlsim.environments.skirmish.world import skirmish
 
 KEY = jax.random.key(0)
 

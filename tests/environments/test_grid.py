@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from oracles.pathfinding_world import PathfindingWorld
 
 from dlsim.environments import grid
-from dlsim.environments.rendering_grid import render_text
+from dlsim.environments.rendering.grid import render_text
 
 OPEN = jnp.zeros((6, 6), bool)
 STAY, UP, DOWN, LEFT, RIGHT = range(5)

@@ -13,8 +13,8 @@ from dlsim.core import Record
 from dlsim.environments import playing, policies
 from dlsim.environments.environment import Environment, box
 from dlsim.environments.policies import Policy, host_policy, random_policy
-from dlsim.networks import counters
-from dlsim.simulate import simulate
+from dlsim.running import counters
+from dlsim.running.simulate import simulate
 
 STEPS = 12
 

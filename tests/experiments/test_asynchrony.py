@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dlsim.experiment import load_experiment, make_config, run_experiment
+from dlsim.studies.experiment import load_experiment, make_config, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "sweeps" / "asynchrony.py"
 

@@ -9,7 +9,7 @@ import pytest
 import xarray
 
 from dlsim.configs import load_experiment
-from dlsim.experiment import run_experiment
+from dlsim.studies.experiment import run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "05_small_cell_market.py"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dlsim.experiment import load_experiment, run_experiment
+from dlsim.studies.experiment import load_experiment, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "11_learn_to_follow.py"
 MODULE = load_experiment(FILE).module

@@ -12,7 +12,7 @@ import xarray
 
 from dlsim import arrivals
 from dlsim.arrivals import Jobs
-from dlsim.experiment import load_experiment, make_config, run_experiment
+from dlsim.studies.experiment import load_experiment, make_config, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "42_fedcompass.py"
 MODULE = load_experiment(FILE).module

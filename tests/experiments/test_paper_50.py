@@ -10,7 +10,7 @@ import pytest
 import xarray
 
 import dlsim
-from dlsim.experiment import load_experiment, run_experiment
+from dlsim.studies.experiment import load_experiment, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "50_jaxmarl.py"
 MODULE = load_experiment(FILE).module

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlsim.clocks import TICKS_PER_SECOND
-from dlsim.experiment import SavedRun, load_experiment, run_experiment
+from dlsim.studies.experiment import SavedRun, load_experiment, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "51_fedfix.py"
 TIMES, CENTRES = 1 - 0.8 * np.arange(10) / 9, np.linspace(-1, 1, 10)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray
 
-from dlsim.experiment import load_experiment, make_config, run_experiment
+from dlsim.studies.experiment import load_experiment, make_config, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "38_swarmbench.py"
 EXPERIMENT = load_experiment(FILE)

@@ -7,7 +7,7 @@ import pytest
 
 import dlsim
 from dlsim import networks
-from dlsim.networks.counters import to_float
+from dlsim.running.counters import to_float
 
 KEY = jax.random.key(5)
 EDGES = [(0, 1), (1, 2), (1, 3), (3, 4), (2, 3)]  # degrees 1, 3, 2, 3, 1

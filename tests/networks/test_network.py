@@ -7,8 +7,8 @@ import pytest
 
 import dlsim
 from dlsim import networks
-from dlsim.networks.counters import to_float
 from dlsim.networks.network import complete_network, host_graph
+from dlsim.running.counters import to_float
 
 KEY = jax.random.key(4)
 LINKS = np.array([(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (4, 5), (5, 6)])  # degrees from 1 to 4

@@ -6,7 +6,7 @@ import numpy as np
 import xarray
 
 from dlsim import networks, results
-from dlsim.report.drawings import drawing_of
+from dlsim.plotting.networks import drawing_of
 from dlsim.results import Claim
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'x'"

@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dlsim import cli
 from dlsim.report import write_report
 from dlsim.report.data import MOST_STEPS, network_data, plot_data
+from dlsim.terminal import cli
 from report import runs
 
 

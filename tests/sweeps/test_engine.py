@@ -18,7 +18,7 @@ from tiny_sweeps import RECORD, STEPS, quadratic, walk
 from toys import environment
 
 import dlsim
-from dlsim.programs import Executable
+from dlsim.running.programs import Executable
 from dlsim.sweeps import api, engine
 from dlsim.sweeps.store import Store
 

@@ -13,7 +13,7 @@ import dlsim
 from dlsim import networks
 from dlsim.core import Process
 from dlsim.networks.mixing import UNROLL
-from dlsim.programs import trace
+from dlsim.running.programs import trace
 from dlsim.sweeps.groups import group_runs
 from dlsim.sweeps.signature import content, signature
 from dlsim.sweeps.source import from_function

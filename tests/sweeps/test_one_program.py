@@ -12,8 +12,8 @@ from tiny_sweeps import classification
 
 import dlsim
 from dlsim import marl, networks
-from dlsim.batching import one_at_a_time
-from dlsim.programs import trace
+from dlsim.running.batching import one_at_a_time
+from dlsim.running.programs import trace
 from dlsim.sweeps.groups import group_runs
 from dlsim.sweeps.signature import signature
 from dlsim.sweeps.source import from_function

@@ -9,7 +9,7 @@ import pytest
 from tiny_sweeps import walk
 
 import dlsim
-from dlsim.experiment import sweep_experiment
+from dlsim.studies.experiment import sweep_experiment
 from dlsim.sweeps.api import make_options
 
 SMALL = pathlib.Path(__file__).parent.parent / "small_experiment.py"

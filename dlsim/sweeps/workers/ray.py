@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dlsim import checks
-from dlsim.loop import Interrupted, Interrupts
+from dlsim.running.loop import Interrupted, Interrupts
+from dlsim.sweeps.display import display
 from dlsim.sweeps.engine import Options, Progress
 from dlsim.sweeps.plan import Plan
 from dlsim.sweeps.store import Store
@@ -37,8 +38,6 @@ class _Cluster(NamedTuple):
     make_source: MakeSource
 
     def run(self, plan: Plan, store: Store, progress: str | bool) -> dict[str, float]:
-        from dlsim.sweeps.api import display
-
         ray = _ray()
         tasks = make_tasks(plan, store, self.workers.num_workers)
         started = not ray.is_initialized()

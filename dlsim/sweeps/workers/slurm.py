@@ -6,7 +6,8 @@ import time
 from typing import Any, NamedTuple
 
 from dlsim import checks
-from dlsim.loop import Interrupted, Interrupts
+from dlsim.running.loop import Interrupted, Interrupts
+from dlsim.sweeps.display import display
 from dlsim.sweeps.engine import Options, Progress
 from dlsim.sweeps.plan import Plan
 from dlsim.sweeps.store import Store
@@ -44,8 +45,6 @@ class _Array(NamedTuple):
     make_source: MakeSource
 
     def run(self, plan: Plan, store: Store, progress: str | bool) -> dict[str, float]:
-        from dlsim.sweeps.api import display
-
         if store.folder is None:
             checks.fail("sweep", "out", "a folder that all machines see, to use Slurm", "None")
         import submitit

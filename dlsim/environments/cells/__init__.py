@@ -1,0 +1,1 @@
+"""Small cells: radio, markets for their capacity, bidding."""

@@ -1,0 +1,1 @@
+"""Particle worlds: bodies in the plane that push, chase and talk."""

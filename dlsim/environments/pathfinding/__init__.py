@@ -1,0 +1,1 @@
+"""Fleets on maps: moves, maps, costs to go, following."""

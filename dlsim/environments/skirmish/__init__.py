@@ -1,0 +1,1 @@
+"""Skirmishes of small armies: rules, battle, the scripted enemy."""

@@ -1,0 +1,151 @@
+"""`learn` for methods whose nodes act when their clocks say so: a step is a window of simulated time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.clocks.play import play_between
+from dlsim.clocks.windows import Needs, Timing, timing, windows
+from dlsim.core import Array, Drawn, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
+from dlsim.learning.event_handlers import Carry, compressible, event_fns
+from dlsim.learning.measures import STALENESS_BINS, measured, measured_staleness
+from dlsim.networks.network import PERFECT, Network, NetworkState
+from dlsim.running import counters, status
+from dlsim.running.stretches import Stretch
+
+
+class EventState(NamedTuple):
+    nodes: PyTree  # the method's rows, every leaf [N, ...]
+    losses: Array  # float32 [N] of each node's last batch
+    network: NetworkState
+    scenario: PyTree
+    gradient_evaluations: counters.Counter  # []
+    staleness: Array  # uint32 [STALENESS_BINS] how often each staleness was met so far
+    window: Array  # int32 [] the next one
+    idle: Array | tuple[()]  # float32 [N] seconds since each node's last event, for methods that flow
+    buffer: Stretch  # of a tape
+    draws: Array  # uint32, the key of the events' draws
+
+
+def learn_events(
+    problem: Problem, algorithm: EventAlgorithm, network: Network, scenario: Scenario | None, when: Timing | None
+) -> Process:
+    """The Process of an asynchronous method; see `dlsim.learn`.
+
+    A step plays the events of one window of simulated time, wave after wave: what one event at a time gives, bit for
+    bit.  Every message passes through the network's channel, as a transmission of its own.  The scenario acts once a
+    window: an event with an absent node, or over a link that is down, does not happen; what evolves between events does
+    so in nodes that are away as well.  Links' rates play no part: the clocks say when something is done.  Integers in a
+    message (ages, counters) are headers: they count and get lost with it, but channels touch floating numbers alone.
+    """
+    when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
+    counts_here = network.channel is not PERFECT or scenario is not None
+    has_messages = algorithm.on_message is not None
+    needs = Needs(
+        communication=algorithm.communication,
+        has_gradients=algorithm.on_gradient is not None,
+        has_messages=has_messages,
+        messages=has_messages and not counts_here,
+        idle=algorithm.flow is not None,
+    )
+    tape = windows(network, when, needs)
+    if scenario is not None and not network.is_implicit and network.neighbor_edges is None:
+        fix = 'Use network.with_lowering("neighbors").'
+        checks.fail("learn", "network", "one with a table of neighbours, for a scenario", "none", fix)
+
+    def init(key: Array) -> EventState:
+        params = trees.replicate(problem.init(keys.stream(key, "params")), problem.num_nodes)
+        nodes = algorithm.init(keys.stream(key, "algorithm"), params, network)
+        scenario_state = () if scenario is None else scenario.init(keys.stream(key, "scenario"), network)
+        opened = network.state
+        if network.channel is not PERFECT and has_messages:
+            said = jax.eval_shape(algorithm.message, nodes)
+            like = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in compressible(said)[0]]
+            opened = opened._replace(channels={"events": network.channel.init(like, network.num_nodes)})
+        num = network.num_nodes
+        return EventState(
+            nodes=jax.tree.map(jnp.asarray, nodes),
+            losses=jnp.full(num, jnp.nan, jnp.float32),
+            network=opened,
+            scenario=scenario_state,
+            gradient_evaluations=counters.counter(),
+            staleness=jnp.zeros(STALENESS_BINS, jnp.uint32),
+            window=jnp.zeros((), jnp.int32),
+            idle=jnp.zeros(num, jnp.float32) if needs.idle else (),
+            buffer=jax.tree.map(jnp.asarray, tape.empty),
+            draws=jax.random.key_data(keys.stream(key, "events")),
+        )
+
+    def step(key: Array, state: EventState) -> tuple[EventState, Info]:
+        current, scenario_state = network.with_state(state.network), state.scenario
+        if scenario is not None:
+            scenario_state, current = scenario.step(keys.stream(key, "scenario"), scenario_state, current)
+        traffic = current.state.traffic
+        carry = Carry(
+            nodes=state.nodes,
+            losses=state.losses,
+            num_gradients=jnp.zeros(network.num_nodes, jnp.uint32),
+            channel=current.state.channels.get("events", ()),
+            counts=(traffic.messages, traffic.bits) if counts_here else (),
+        )
+        place, begin, end = state.buffer.find(state.window)
+        # Not the step's key: what an event draws does not depend on how time is cut into windows.
+        draws = jax.random.wrap_key_data(state.draws, impl=jax.random.key_impl(key))
+        fns = event_fns(algorithm, current, draws, tape.kinds)
+        carry, staleness = play_between(carry, state.buffer.blocks, fns, begin, end, state.staleness)
+        if counts_here:
+            traffic = traffic._replace(messages=carry.counts[0], bits=carry.counts[1])
+        elif has_messages:
+            sent = state.buffer.rows["messages"][place]
+            said = jax.eval_shape(algorithm.message, state.nodes)
+            bits = counters.product(sent, jnp.uint32(trees.num_bits(said)))
+            traffic = traffic._replace(
+                messages=counters.add(traffic.messages, counters.from_words(sent)),
+                bits=counters.add(traffic.bits, bits),
+            )
+        traffic = traffic._replace(clock=counters.advance(traffic.clock, jnp.float32(tape.seconds)))
+        channels = {"events": carry.channel} if current.state.channels else current.state.channels
+        spent = counters.total(counters.from_words(carry.num_gradients))
+        info: Info = {}
+        if algorithm.trains:
+            bad = ~jnp.isfinite(carry.losses) & (carry.num_gradients > 0)
+            info = {
+                "loss": carry.losses,
+                "num_gradients": carry.num_gradients,
+                "status": status.flag(bad, status.NOT_FINITE),
+            }
+        if current.is_present is not None:
+            info["num_present"] = jnp.sum(current.is_present)
+        return EventState(
+            nodes=carry.nodes,
+            losses=carry.losses,
+            network=current.state._replace(traffic=traffic, channels=channels),
+            scenario=scenario_state,
+            gradient_evaluations=counters.add(state.gradient_evaluations, spent),
+            staleness=staleness,
+            window=state.window + 1,
+            idle=state.buffer.rows["idle"][place] if needs.idle else (),
+            buffer=state.buffer,
+            draws=state.draws,
+        ), info
+
+    def measure(state: EventState, info: Info) -> Info:
+        nodes = state.nodes if algorithm.flow is None else algorithm.flow(state.nodes, state.idle)
+        params = algorithm.params(nodes)
+        out = measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
+        return {**out, **measured_staleness(state.staleness)}
+
+    sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
+    return Process(
+        init=init,
+        step=step,
+        measure=measure,
+        sources=tuple(s for s in sources if s),
+        num_nodes=problem.num_nodes,
+        feed=tape.feed,
+        drawn=Drawn(network),
+    )

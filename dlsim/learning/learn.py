@@ -1,0 +1,169 @@
+"""`learn`: problem x algorithm x network x scenario, as one Process."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.clocks.windows import Timing
+from dlsim.core import (
+    Algorithm,
+    Array,
+    ArrivalAlgorithm,
+    Drawn,
+    EventAlgorithm,
+    Info,
+    Problem,
+    Process,
+    PyTree,
+    Relink,
+    Scenario,
+)
+from dlsim.learning.arrivals import learn_arrivals
+from dlsim.learning.events import learn_events
+from dlsim.learning.measures import measured
+from dlsim.networks.messages import active_edges, asked, elapse, open_channels
+from dlsim.networks.network import Network, NetworkState
+from dlsim.running import counters, status
+
+_FIXES = {
+    "connected": "Add edges or use a connected topology.",
+    "undirected": "Use an undirected topology, or stochastic_gradient_push for directed ones.",
+    "symmetric": 'Use weights="metropolis_hastings".',
+    "doubly_stochastic": 'Use weights="metropolis_hastings".',
+    "row_stochastic": 'Use weights="row_stochastic".',
+    "column_stochastic": 'Use weights="column_stochastic".',
+}
+_ORDER = "Call learn(problem, algorithm, network, scenario)."
+
+
+class LearnState(NamedTuple):
+    algorithm: PyTree
+    network: NetworkState
+    scenario: PyTree
+    gradient_evaluations: counters.Counter  # []
+
+
+def learn(
+    problem: Problem,
+    algorithm: Algorithm | EventAlgorithm | ArrivalAlgorithm,
+    network: Network,
+    scenario: Scenario | None = None,
+    *,
+    timing: Timing | None = None,
+) -> Process:
+    """Nodes that learn: the Process of `algorithm` on `problem` over `network` under `scenario`.
+
+    A step lets the scenario make the round's network of the one given here, lets the algorithm do its round on it, and
+    keeps what the round cost: traffic, simulated seconds (communication by the verbs, then the slowest node's gradient
+    evaluations), channel states.  All nodes start from the same parameters.
+
+    The process measures, over the models of the nodes: the mean of every metric of `problem.evaluate`, the same metric
+    of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
+    losses), and the four axes `bits_sent`, `messages_sent`, `gradient_evaluations`, `simulated_seconds`.
+
+    Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
+    is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
+
+    Raises ValueError if the sizes differ, or if the network lacks a property the algorithm requires.
+    """
+    checks.instance("learn", "problem", problem, Problem, _ORDER)
+    if not isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):
+        checks.instance("learn", "algorithm", algorithm, Algorithm, _ORDER)
+    checks.instance("learn", "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")
+    if problem.num_nodes != network.num_nodes:
+        fix = "Give both the same num_nodes."
+        got = f"{network.num_nodes} nodes"
+        checks.fail("learn", "network", f"of the problem's {problem.num_nodes} nodes", got, fix)
+    if scenario is not None and not isinstance(scenario, Scenario):
+        checks.fail(
+            "learn", "scenario", "a Scenario", type(scenario).__name__, "A Channel goes to network.with_channel."
+        )
+    properties = network.properties
+    if scenario is not None and scenario.properties is not None:
+        properties = scenario.properties
+    if "fixed_topology" in algorithm.requires and scenario is not None and scenario.properties is not None:
+        fix = "Its state belongs to the edges it started with."
+        checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "one that replaces it", fix)
+    for name in ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric"):
+        if name in algorithm.requires and name not in properties:
+            held = ", ".join(sorted(properties)) or "none of these properties"
+            checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if isinstance(algorithm, ArrivalAlgorithm):
+        if scenario is not None:
+            fix = "Clients that are slow, or away between jobs, are the pace's affair."
+            checks.fail("learn", "scenario", "None for a method with a schedule", type(scenario).__name__, fix)
+        return learn_arrivals(problem, algorithm, network, timing)
+    if isinstance(algorithm, EventAlgorithm):
+        if scenario is not None and scenario.properties is not None:
+            fix = "Its clocks belong to the edges of the network."
+            checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
+        return learn_events(problem, algorithm, network, scenario, timing)
+    if timing is not None:
+        checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
+
+    def round_(key: Array, algorithm_state: PyTree, scenario_state: PyTree, current: Network) -> tuple[Any, ...]:
+        if scenario is not None:
+            scenario_state, current = scenario.step(keys.stream(key, "scenario"), scenario_state, current)
+        algorithm_state, current, info = algorithm.step(keys.stream(key, "algorithm"), algorithm_state, current)
+        return algorithm_state, scenario_state, current, info
+
+    def init(key: Array) -> LearnState:
+        params = trees.replicate(problem.init(keys.stream(key, "params")), problem.num_nodes)
+        algorithm_state = algorithm.init(keys.stream(key, "algorithm"), params, network)
+        scenario_state = () if scenario is None else scenario.init(keys.stream(key, "scenario"), network)
+        opened = open_channels(network, lambda probed: round_(key, algorithm_state, scenario_state, probed)[3])
+        return LearnState(algorithm_state, opened.state, scenario_state, counters.counter())
+
+    def step(key: Array, state: LearnState) -> tuple[LearnState, Info]:
+        current = network.with_state(state.network)
+        algorithm_state, scenario_state, current, info = round_(key, state.algorithm, state.scenario, current)
+        count = info["num_gradients"].astype(jnp.uint32)
+        info = {**info, "status": _status(algorithm, current, info)}
+        if current.is_present is not None:
+            info["num_present"] = jnp.sum(current.is_present)
+        if network.links is not None:
+            rows = None if count.shape[0] == network.num_nodes else asked(current)[0]
+            pace = network.links.compute if rows is None else network.links.compute[rows]
+            current = elapse(current, jnp.max(pace * count))
+        spent = counters.add(state.gradient_evaluations, counters.total(counters.from_words(count)))
+        return LearnState(algorithm_state, current.state, scenario_state, spent), info
+
+    def measure(state: LearnState, info: Info) -> Info:
+        params = algorithm.params(state.algorithm)
+        return measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
+
+    sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
+    return Process(
+        init=init,
+        step=step,
+        measure=measure,
+        sources=tuple(s for s in sources if s),
+        num_nodes=problem.num_nodes,
+        network=network,
+        on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
+        drawn=Drawn(network, has_server="server" in algorithm.requires),
+    )
+
+
+def _status(algorithm: Algorithm, network: Network, info: Info) -> Array:
+    """Bits by node, uint32 `[N]`."""
+    bad = ~jnp.isfinite(info["loss"]) & (info["num_gradients"] > 0)
+    if bad.shape[0] != network.num_nodes:
+        rows = asked(network)[0]
+        nobody = jnp.zeros(network.num_nodes, bool)
+        bad = jnp.broadcast_to(jnp.any(bad), (1,)) if rows is None else nobody.at[rows].set(bad)
+    found = status.flag(bad, status.NOT_FINITE)
+    if "status" in info:
+        found = found | info["status"]
+    mask = active_edges(network)
+    if mask is not None and algorithm.requires & {"row_stochastic", "column_stochastic", "doubly_stochastic"}:
+        heard = jax.ops.segment_max(mask.astype(jnp.int32), network.receivers, network.num_nodes) > 0
+        there = True if network.is_present is None else network.is_present
+        found = found | status.flag(~heard & there, status.ISOLATED_NODE)
+    if network.is_present is not None and "server" in algorithm.requires:
+        found = found | status.flag(~jnp.any(asked(network)[1]), status.EMPTY_COHORT)
+    return found

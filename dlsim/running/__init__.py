@@ -1,0 +1,1 @@
+"""One loop for every Process: programs, chunks of steps, records, checkpoints, placement on devices, progress."""

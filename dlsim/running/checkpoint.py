@@ -1,0 +1,217 @@
+"""Checkpoints through orbax: written atomically, verified when read, the one before taken if the newest is damaged."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import warnings
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlsim import checks
+from dlsim.core import Array, PyTree
+from dlsim.running.history import History
+from dlsim.running.meshes import is_leader, put, to_host, told
+
+KEPT = 2  # the newest and the one before
+
+
+def signature(shapes: PyTree, key: Array, every: int) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
+    described = [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
+    structure = zlib.crc32("\n".join(described).encode())
+    return {"state": structure, "key": np.asarray(jax.random.key_data(key)).tolist(), "record_every": every}
+
+
+def _checksum(leaves: list[np.ndarray], identity: dict[str, Any], steps: list[int]) -> int:
+    total = zlib.crc32(json.dumps([identity, steps], sort_keys=True).encode())
+    for leaf in leaves:
+        total = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1).tobytes(), total)
+    return total
+
+
+class Store:
+    """A folder of checkpoints of one run.
+
+    Each checkpoint holds the state's leaves, the records so far and a checksum over both.  Orbax writes into a
+    temporary folder and renames it, so a run killed while writing leaves the earlier ones as they were.
+
+    Where several processes share the run (`shared`), the first one gathers the state, a leaf at a time, and writes; all
+    read, and every method is to be called by all.  The folder is one that all of them see.
+    """
+
+    def __init__(self, folder: str, identity: dict[str, Any], shared: bool = False) -> None:
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        self._folder = pathlib.Path(folder).absolute()
+        self._identity = identity
+        self._shared, self._writes = shared, not shared or is_leader()
+        reason = ""
+        if self._writes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f" ({error.strerror})"
+        if self._any(bool(reason)):
+            checks.fail("simulate", "checkpoint_dir", "a folder that can be written", f"{folder}{reason}")
+        if self._any(not self._folder.is_dir()):
+            checks.fail("simulate", "checkpoint_dir", "a folder that every process sees", folder, "Use a shared disk.")
+        alone = jax.process_index()  # orbax is not to wait for the others
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT,
+            create=False,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=self._writes,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"process_{alone}"
+            ),
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def _any(self, said: bool) -> bool:
+        """Whether any of the processes says so."""
+        return bool(told(said).any()) if self._shared else said
+
+    def _newest(self) -> int | None:
+        """The newest step there is, as the process that writes sees it."""
+        step = max(self._manager.all_steps(), default=-1)
+        step = int(told(step)[0, 0]) if self._shared else step
+        return None if step < 0 else step
+
+    def save(self, step: int, carry: PyTree, history: History) -> None:
+        """Write a checkpoint of `step`."""
+        if self._newest() == step:
+            return
+        leaves = self._host_leaves(carry)
+        if not self._writes:
+            return
+        rows = jax.tree.leaves(history.rows())
+        tree = {"carry": _named(leaves), "rows": _named(rows)}
+        meta = {
+            "identity": self._identity,
+            "steps": history.steps,
+            "checksum": _checksum(leaves + rows, self._identity, history.steps),
+        }
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
+
+    def close(self) -> None:
+        """Wait for the last write."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def refuse_foreign(self) -> None:
+        """One line if the folder already holds checkpoints: a fresh run must not mix with them."""
+        step = self._newest()
+        if step is not None:
+            checks.fail(
+                "simulate",
+                "checkpoint_dir",
+                "empty for a fresh run",
+                f"{self._folder} with a checkpoint of step {step}",
+                "Pass resume=True to go on from it, or another folder.",
+            )
+
+    def restore(self, abstract: PyTree, num_steps: int) -> tuple[PyTree, History, int] | None:
+        """(carry, history, step) of the newest sound checkpoint up to `num_steps`; None if there is none."""
+        while (step := self._newest()) is not None:
+            if step > num_steps:
+                checks.fail(
+                    "simulate", "num_steps", f"at least the {step} steps already run", num_steps, "Raise num_steps."
+                )
+            reason = ""
+            try:
+                parts, meta = self._read(step)
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                reason = f"{type(error).__name__}"
+            if self._any(bool(reason)):
+                if self._writes:
+                    reason = reason or "in another process"
+                    message = f"checkpoint of step {step} is damaged ({reason}); trying the one before"
+                    warnings.warn(message, stacklevel=3)
+                self._set_aside(step)
+                continue
+            self._check_identity(meta)
+            return self._rebuild(parts, meta["steps"], abstract, step)
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Out of the way, but not deleted: what could not be read may be a fault of this machine, not of the file."""
+        if self._writes:
+            aside = self._folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(step)).rename(aside)
+        self._any(False)  # the others read on when it is gone
+        self._manager.reload()
+
+    def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+        """The named leaves of carry and rows, and the meta data; raises if anything is missing or has changed."""
+        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+        tree = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore()))
+        stored = [(part, tree["state"].get(part) or {}) for part in ("carry", "rows")]
+        parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}
+        leaves = [*parts["carry"].values(), *parts["rows"].values()]
+        if _checksum(leaves, meta["identity"], meta["steps"]) != meta["checksum"]:
+            raise ValueError("checksum")
+        return parts, meta
+
+    def _check_identity(self, meta: dict[str, Any]) -> None:
+        for name, mine in self._identity.items():
+            theirs = meta["identity"].get(name)
+            if theirs != mine:
+                checks.fail(
+                    "simulate",
+                    "checkpoint_dir",
+                    f"one of this run (same {name.replace('_', ' ')})",
+                    f"{self._folder} with {name}={theirs}, not {mine}",
+                    "Resume with the settings of that run, or use another folder.",
+                )
+
+    def _rebuild(
+        self, parts: dict[str, dict[str, np.ndarray]], steps: list[int], abstract: tuple[PyTree, PyTree], step: int
+    ) -> tuple[PyTree, History, int]:
+        carry_shapes, row_shapes = abstract
+        wanted, treedef = jax.tree.flatten(carry_shapes)
+        carry = jax.tree.unflatten(treedef, [_on_device(parts["carry"], i, leaf) for i, leaf in enumerate(wanted)])
+        has_runs = np.ndim(self._identity["key"]) == 2
+        wanted, treedef = jax.tree.flatten(row_shapes)
+        rows = []
+        for i, leaf in enumerate(wanted):
+            shape = (*leaf.shape[:1], len(steps), *leaf.shape[1:]) if has_runs else (len(steps), *leaf.shape)
+            rows.append(parts["rows"].get(_name(i), np.zeros(shape, leaf.dtype)))
+        history = History()
+        history.append(list(steps), jax.tree.unflatten(treedef, rows), has_runs)
+        return carry, history, step
+
+    def _host_leaves(self, tree: PyTree) -> list[np.ndarray]:
+        leaves = []
+        for leaf in jax.tree.leaves(tree):
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
+        return leaves
+
+
+def _name(i: int) -> str:
+    """Of leaf i; names sort in the leaves' order."""
+    return f"{i:05d}"
+
+
+def _named(leaves: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Leaves under their names, less the empty ones, which orbax refuses."""
+    return {_name(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
+
+
+def _on_device(named: dict[str, np.ndarray], i: int, like: jax.ShapeDtypeStruct) -> Array:
+    """Leaf i as it was, and where it was; a copy, because the loop donates it."""
+    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+        made = jax.random.wrap_key_data(jnp.array(named[_name(i)]))
+        return made if like.sharding is None else put(made, like.sharding)
+    leaf = named[_name(i)] if _name(i) in named else np.zeros(like.shape, like.dtype)
+    return jnp.array(leaf) if like.sharding is None else put(leaf, like.sharding)

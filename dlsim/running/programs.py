@@ -1,0 +1,296 @@
+"""A Process as two compiled programs, for one run or for many runs of one structure.
+
+A chunk is one program for any number of steps: the counts are data, so a loop on the host adapts the length of a chunk
+without compiling twice.  The state is donated.  Arrays that the process closes over (a data set, a topology) are passed
+to the program as arguments, not baked into it, and so are the floats of a sweep: runs that differ in data alone share
+their programs, side by side (`vmap`), one after the other inside the program (`map`), or both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dlsim import checks, keys
+from dlsim.core import Array, Info, MeasureFn, Process, PyTree
+from dlsim.running import status
+from dlsim.running.meshes import Placement, laid_over, place
+
+CHUNK_RECORDS = 256  # records a chunk can hold
+
+Values = dict[str, Any]  # floats by name, data of the program
+Make = Callable[[Values], tuple[Process, MeasureFn]]
+
+
+class Carry(NamedTuple):
+    """What a chunk hands to the next."""
+
+    state: PyTree
+    info: Info
+    log: status.StatusLog
+    step: Array  # int32 []
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a run, or of several, with their data."""
+
+    start: Callable[[], Carry]
+    advance: Callable[[Carry, int, int], tuple[Carry, Info]]  # (carry, records, steps a record) -> records [C, ...]
+    shapes: tuple[Carry, Info]  # abstract, with the axes of runs leading
+    compile_seconds: float
+    bytes_needed: int = 0  # of the device, by the compiler's account; 0 if it gives none
+
+
+class Hoisted(NamedTuple):
+    """A function, and what it closes over as an argument."""
+
+    fn: Callable[..., Any]  # (constants, *args)
+    closed: Any  # ClosedJaxpr
+    shapes: PyTree  # of its output
+
+
+class Traced(NamedTuple):
+    """A process as functions of its data; the three functions of it are traced once each."""
+
+    init: Hoisted  # (constants, values, key) -> state
+    step: Hoisted  # (constants, values, key, state) -> (state, info)
+    measure: Hoisted  # (constants, values, state, info) -> row
+    sources: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[Hoisted, ...]:
+        return (self.init, self.step, self.measure)
+
+    @property
+    def constants(self) -> list[list[Array]]:
+        """What each part closes over."""
+        return [list(part.closed.consts) for part in self.parts]
+
+
+class Data(NamedTuple):
+    """What the programs are given.  `own` leads with the axes of runs; a constant is in one of the two lists."""
+
+    shared: list[list[Array | None]]  # constants that all runs have in common, else None
+    own: tuple[list[list[Array | None]], Values, Array]  # constants of each run, floats, keys
+
+
+def hoist(fn: Callable[..., Any], *example: Any) -> Hoisted:
+    """`fn` as a function of `(constants, *args)`, the arrays it closes over, and the shapes of its output.
+
+    jit bakes closed-over arrays into the program as literals, which for a data set means gigabytes of text to compile
+    and a second copy in memory.  (A jitted function inside keeps what it closes over: jit nothing inside a process.)
+    """
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*example)
+    treedef = jax.tree.structure(shapes)
+
+    def hoisted(constants: list[Array], *args: Any) -> Any:
+        return jax.tree.unflatten(treedef, jax.core.eval_jaxpr(closed.jaxpr, constants, *jax.tree.leaves(args)))
+
+    return Hoisted(fn=hoisted, closed=closed, shapes=shapes)
+
+
+def trace(make: Make, values: Values, key: Array) -> Traced:
+    """Trace `make(values) -> (process, measure)` with the floats `values` as data.
+
+    Each of the three functions is traced on its own, and `make` is called for each, unless there are no values.
+    """
+    built = make(values) if not values else None
+    noted: list[tuple[str, ...]] = []
+
+    def process(traced: Values) -> tuple[Process, MeasureFn]:
+        made = built if built is not None else make(traced)
+        noted.append(made[0].sources)
+        return made
+
+    def init(values: Values, key: Array) -> PyTree:
+        return process(values)[0].init(keys.stream(key, "init"))
+
+    def step(values: Values, key: Array, state: PyTree) -> tuple[PyTree, Info]:
+        return process(values)[0].step(key, state)
+
+    def measure(values: Values, state: PyTree, info: Info) -> Info:
+        return process(values)[1](state, info)
+
+    floats = {name: float(value) for name, value in values.items()}
+    first = hoist(init, floats, key)
+    second = hoist(step, floats, key, first.shapes)
+    after = second.shapes
+    if not (isinstance(after, tuple) and len(after) == 2 and isinstance(after[1], dict)):
+        checks.fail("simulate", "process", "one whose step gives (state, info), info a dict", type(after).__name__)
+    _check_fixed_point(first.shapes, after[0])
+    third = hoist(measure, floats, first.shapes, after[1])
+    if not isinstance(third.shapes, dict):
+        rule = "a function that gives a dict of arrays"
+        checks.fail("simulate", "record.fn", rule, type(third.shapes).__name__)
+    return Traced(first, second, third, noted[0])
+
+
+def single(traced: Traced, key: Array) -> Data:
+    """The data of one run (`key []`), or of runs that differ in their keys `[R]` alone."""
+    nothing: list[list[Array | None]] = [[None] * len(part) for part in traced.constants]
+    return Data(shared=traced.constants, own=(nothing, {}, key))  # type: ignore[arg-type]
+
+
+class Executable(NamedTuple):
+    """Compiled programs for data of certain shapes."""
+
+    start: Any
+    advance: Any
+    shapes: tuple[Carry, Info]
+    compile_seconds: float
+    bytes_needed: int
+
+    def bind(self, data: Data) -> Programs:
+        """The programs with the data of their runs."""
+
+        def advance(carry: Carry, num_records: int, every: int) -> tuple[Carry, Info]:
+            return self.advance(*data, carry, np.asarray(num_records, np.int32), np.asarray(every, np.int32))
+
+        return Programs(
+            start=lambda: self.start(*data),
+            advance=advance,
+            shapes=self.shapes,
+            compile_seconds=self.compile_seconds,
+            bytes_needed=self.bytes_needed,
+        )
+
+
+def compile_traced(
+    traced: Traced, data: Data, at_once: int | None = None, placement: Placement | None = None
+) -> Executable:
+    """Compile for data of these shapes, on the device where they lie.
+
+    Args:
+      traced: from `trace`.
+      data: the runs' data, one run's without and R runs' with a leading axis; their values do not matter.
+      at_once: of R runs, how many go side by side (`vmap`); the others follow inside the program.  None: all of them.
+      placement: of the node axis over several devices; `data` are where it `put` them.
+    """
+    began = time.perf_counter()
+    start, advance = _functions(traced)
+    if data.own[2].ndim:
+        start, advance = _for_runs(start, advance, data.own[2].shape[0], at_once)
+    carry = jax.eval_shape(start, *data)
+    lead = data.own[2].shape
+    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), traced.measure.shapes)
+    first: dict[str, Any] = {}
+    then: dict[str, Any] = {}
+    if placement is not None:
+        laid, rows = placement.carry(carry, len(lead)), placement.everywhere(row)
+        laid = laid._replace(log=placement.everywhere(carry.log), step=placement.everywhere(carry.step))
+        first, then = {"out_shardings": laid}, {"out_shardings": (laid, rows)}
+        carry = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), carry, laid)
+    count = np.zeros((), np.int32)
+    start_program = jax.jit(start, **first).lower(*data).compile()
+    program = jax.jit(advance, donate_argnums=(2,), **then).lower(*data, carry, count, count).compile()
+    return Executable(start_program, program, (carry, row), time.perf_counter() - began, _bytes_needed(program))
+
+
+def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
+    """Compile the two programs of a run; `key [R]` makes R runs side by side, `mesh` lays the nodes over devices."""
+    began = time.perf_counter()
+    placement = None if mesh is None else place(process.num_nodes, mesh, network=process.network)
+    with laid_over(mesh):
+        traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
+        data = single(traced, key)
+        data = data if placement is None else placement.put(data)
+        programs = compile_traced(traced, data, placement=placement).bind(data)
+    return programs._replace(compile_seconds=time.perf_counter() - began)
+
+
+def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`start(shared, own)` and `advance(shared, own, carry, records, every)` of one run."""
+
+    def start(shared: Any, own: Any) -> Carry:
+        constants, values, key = _merge(shared, own[0]), own[1], own[2]
+        state = traced.init.fn(constants[0], values, key)
+        info = jax.tree.map(_blank, traced.step.shapes[1])
+        return Carry(state=state, info=info, log=status.empty_log(), step=jnp.zeros((), jnp.int32))
+
+    def advance(shared: Any, own: Any, carry: Carry, num_records: Array, every: Array) -> tuple[Carry, Info]:
+        constants, values, key = _merge(shared, own[0]), own[1], own[2]
+        steps_key = keys.stream(key, "steps")
+
+        def step(_: Array, carry: Carry) -> Carry:
+            draw = jax.random.fold_in(steps_key, carry.step)
+            state, info = traced.step.fn(constants[1], values, draw, carry.state)
+            log = status.update(carry.log, info["status"], carry.step) if "status" in info else carry.log
+            return Carry(state=state, info=info, log=log, step=carry.step + 1)
+
+        def one(i: Array, both: tuple[Carry, Info]) -> tuple[Carry, Info]:
+            carry, buffer = both
+            carry = jax.lax.fori_loop(0, every, step, carry)
+            row = traced.measure.fn(constants[2], values, carry.state, carry.info)
+            return carry, jax.tree.map(lambda b, r: jax.lax.dynamic_update_index_in_dim(b, r, i, 0), buffer, row)
+
+        buffer = jax.tree.map(lambda r: jnp.zeros((CHUNK_RECORDS, *r.shape), r.dtype), traced.measure.shapes)
+        return jax.lax.fori_loop(0, num_records, one, (carry, buffer))
+
+    return start, advance
+
+
+def _merge(shared: list[list[Any]], own: list[list[Any]]) -> list[list[Any]]:
+    return [
+        [mine if mine is not None else all_ for all_, mine in zip(*both, strict=True)]
+        for both in zip(shared, own, strict=True)
+    ]
+
+
+def _for_runs(start: Any, advance: Any, num_runs: int, at_once: int | None) -> tuple[Any, Any]:
+    """The same programs for a leading axis of runs."""
+    if num_runs == 1:  # as fast as without the axis, also where a batched product would be slower than a plain one
+
+        def first(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf: leaf[0], tree)
+
+        def lead(tree: PyTree) -> PyTree:
+            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)  # a constant may come as a NumPy scalar
+
+        return (
+            lambda shared, own: lead(start(shared, first(own))),
+            lambda shared, own, carry, *counts: lead(advance(shared, first(own), first(carry), *counts)),
+        )
+    if at_once is None or at_once >= num_runs:
+        return jax.vmap(start, in_axes=(None, 0)), jax.vmap(advance, in_axes=(None, 0, 0, None, None))
+    width = None if at_once == 1 else at_once
+
+    def start_in_turn(shared: Any, own: Any) -> Carry:
+        return jax.lax.map(lambda one: start(shared, one), own, batch_size=width)
+
+    def advance_in_turn(shared: Any, own: Any, carry: Carry, *counts: Array) -> tuple[Carry, Info]:
+        return jax.lax.map(lambda one: advance(shared, *one, *counts), (own, carry), batch_size=width)
+
+    return start_in_turn, advance_in_turn
+
+
+def _blank(shape: jax.ShapeDtypeStruct) -> Array:
+    """What an info holds before the first step: NaN for floats, else zero."""
+    return jnp.full(shape.shape, jnp.nan if jnp.issubdtype(shape.dtype, jnp.floating) else 0, shape.dtype)
+
+
+def _bytes_needed(program: Any) -> int:
+    """Arguments, results and temporaries of a compiled program, what is donated counted once."""
+    found = program.memory_analysis()
+    if found is None:
+        return 0
+    sizes = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    return int(sizes - found.alias_size_in_bytes)
+
+
+def _check_fixed_point(before: PyTree, after: PyTree) -> None:
+    """State in = State out in structure, shape and dtype, or one line that names the first leaf that differs."""
+    before_leaves, before_tree = jax.tree_util.tree_flatten_with_path(before)
+    after_leaves, after_tree = jax.tree_util.tree_flatten_with_path(after)
+    if str(before_tree) != str(after_tree):
+        checks.fail("simulate", "process", "one whose step keeps the structure of its state", f"{after_tree}")
+    for (path, old), (_, new) in zip(before_leaves, after_leaves, strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            got = f"{old.dtype}{list(old.shape)} that became {new.dtype}{list(new.shape)}"
+            where = jax.tree_util.keystr(path)
+            checks.fail("simulate", "process", f"one whose step keeps shapes and dtypes (state{where})", got)

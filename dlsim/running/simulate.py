@@ -1,0 +1,149 @@
+"""`simulate`: one Process, with one seed or several, run and recorded; it can be stopped and resumed at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlsim import checks
+from dlsim.core import Array, Process, PyTree, Record
+from dlsim.running import progress_bar, status
+from dlsim.running.loop import Checkpoints, Interrupted, Interrupts, play
+from dlsim.running.meshes import is_leader, node_mesh
+from dlsim.running.programs import Programs, compile_process
+
+if TYPE_CHECKING:
+    import xarray
+
+    from dlsim.running.history import History
+
+
+__all__ = ["Interrupted", "Run", "simulate"]
+
+
+class Run(NamedTuple):
+    """What a simulation gives back."""
+
+    state: PyTree  # the last state, with a leading axis of runs where several seeds were given
+    results: xarray.Dataset  # dims (seed,) step
+    status: status.Status
+    timing: dict[str, float]  # compile_seconds, run_seconds, steps_per_second, node_updates_per_second
+
+
+def simulate(
+    process: Process,
+    key: Array | None = None,
+    num_steps: int | None = None,
+    record: Record | None = None,
+    *,
+    seed: int | Sequence[int] | None = None,
+    checkpoint_dir: str | None = None,
+    checkpoint_seconds: float = 30.0,
+    resume: bool = False,
+    progress: str | bool = "auto",
+    label: str = "",
+    mesh: Any = None,
+) -> Run:
+    """Run `process` for `num_steps` steps.
+
+    Step t uses the key fold_in(key, t) and nothing else that is random, so a resumed run equals an unbroken one bit
+    for bit, whatever the lengths of its chunks.
+
+    Args:
+      process: what to run; `dlsim.learn` makes one of a learning problem.
+      key: the run's key (`jax.random.key(0)`); or give `seed`.
+      num_steps: steps to run, counted from the very start also when resuming.
+      record: what to keep and how often; default: what the process measures, about 100 times.
+      seed: an int, or several: they run side by side, vectorised, and the results gain a `seed` axis.
+      checkpoint_dir: a folder for checkpoints; one is written every `checkpoint_seconds`, at the end, and on Ctrl-C.
+      resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.
+      progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
+      label: a name for the bar.
+      mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
+        devices may be those of several processes (`dlsim.meshes.start_distributed`).
+
+    Returns:
+      Run(state, results, status, timing).
+
+    Raises:
+      ValueError: bad arguments, or a checkpoint of another run.
+      Interrupted: Ctrl-C; the state is in `checkpoint_dir`.
+    """
+    checks.instance("simulate", "process", process, Process, "Make one with dlsim.learn(problem, algorithm, network).")
+    num_steps = checks.integer("simulate", "num_steps", num_steps, 1)
+    if (key is None) == (seed is None):
+        checks.fail("simulate", "key", "given, or else seed (one of the two)", "neither" if key is None else "both")
+    if record is None:
+        record = Record(every=max(1, num_steps // 100))
+    checks.instance("simulate", "record", record, Record, "Pass e.g. dlsim.Record(every=10).")
+    every = checks.integer("simulate", "record.every", record.every, 1)
+    measure = record.fn if record.fn is not None else process.measure
+    if measure is None:
+        checks.fail("simulate", "record.fn", "given for a process that measures nothing", "None")
+    progress_bar.check("simulate", progress)
+    checks.number("simulate", "checkpoint_seconds", checkpoint_seconds, 0.0)
+    if resume and checkpoint_dir is None:
+        checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
+    seeds, key = _keys(key, seed)
+    checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoint_seconds, resume)
+    if checkpoint_dir is not None and mesh is None and jax.process_count() > 1:
+        fix = "Pass mesh, so that they run it together, or give each process a folder and no start_distributed."
+        got = f"given to a run that each of {jax.process_count()} processes does alone"
+        checks.fail("simulate", "checkpoint_dir", "of one run", got, fix)
+    programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
+    if mesh is not None and not is_leader():
+        progress = False
+    updates = _updates(programs)
+    with Interrupts() as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
+        began: list[float] = []
+
+        def report(step: int, history: History) -> None:
+            began.extend([step, time.perf_counter()] if not began else [])
+            seconds = max(time.perf_counter() - began[1], 1e-9)
+            bar.update(step, history.latest(), updates * (step - began[0]) / seconds)
+
+        played = play(
+            programs,
+            key,
+            num_steps,
+            every,
+            has_runs=seeds is not None,
+            checkpoints=checkpoints,
+            report=report,
+            stopped=lambda: interrupts.seen,
+            feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
+        )
+    done, seconds = played.num_done, played.seconds
+    timing = {
+        "compile_seconds": programs.compile_seconds,
+        "run_seconds": seconds,
+        "steps_per_second": done / seconds if done else 0.0,
+        "node_updates_per_second": done * updates / seconds if done else 0.0,
+    }
+    return Run(played.carry.state, played.history.dataset(seeds), status.Status(played.carry.log, seeds), timing)
+
+
+def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int] | None, Array]:
+    """Labels of the runs (None: a single one) and their key `[]` or keys `[R]`."""
+    if seed is None:
+        if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            checks.fail("simulate", "key", "a typed key", type(key).__name__, "Use jax.random.key(0), or seed=0.")
+        return (list(range(key.shape[0])) if key.ndim else None), key
+    if np.ndim(seed) == 0:
+        return None, jax.random.key(checks.seed("simulate", seed))
+    labels = checks.seeds("simulate", seed)  # type: ignore[arg-type]
+    return labels, jnp.stack([jax.random.key(label) for label in labels])
+
+
+def _updates(programs: Programs) -> int:
+    """Node updates a step, all runs together, where the process says its nodes' losses; else 0."""
+    info = programs.shapes[0].info
+    if "loss" not in info:
+        return 0
+    shape = info["loss"].shape
+    return int(np.prod(shape)) if shape else 1

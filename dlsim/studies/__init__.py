@@ -1,0 +1,1 @@
+"""Experiments run, judged, catalogued and reproduced."""

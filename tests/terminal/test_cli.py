@@ -1,0 +1,188 @@
+"""The command line: one line and status 2 for mistakes, 130 for Ctrl-C, and a run that can be taken up."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import xarray
+
+from dlsim import results
+from dlsim.configs import split_mode
+from dlsim.terminal import cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = str(pathlib.Path(__file__).parents[1] / "small_experiment.py")
+PARTIAL = results.PARTIAL
+
+
+def call(capsys, *words):
+    """Exit status, stdout and stderr of the command line in this process."""
+    status = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_run_prints_table_claims_and_figure(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ("run", f"{SMALL}:tiny", "--config.learning_rate=0.2", "--config.problem.num_nodes", "6", "--out", out)
+    status, printed, err = call(capsys, *words, "--seeds", "3")
+    assert (status, err) == (0, "")
+    saved = results.load(out)
+    assert saved.config["learning_rate"] == 0.2 and saved.config["problem"]["num_nodes"] == 6
+    assert saved.results.sizes["seed"] == 3
+    assert "over 3 seeds" in printed and "complete" in printed and "±" in printed
+    assert "holds         the complete graph agrees" in printed
+    assert str(out / "figure.png") in printed and (out / "figure.png").exists()
+
+
+def test_a_diverging_run_is_reported(tmp_path, capsys):
+    words = (
+        "run",
+        f"{SMALL}:default",
+        "--config.learning_rate=1e20",
+        "--config.topology=ring",
+        "--out",
+        tmp_path / "run",
+    )
+    status, printed, _ = call(capsys, *words)
+    assert status == 0
+    assert "ring: NOT_FINITE first at step" in printed and "node" in printed and "not finite in 2 of 2" in printed
+    assert results.load(tmp_path / "run").provenance["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nowhere.py"], "run: file must be an experiment file"),
+        (["run", f"{SMALL}:tny"], "mode must be one of tiny, default, got 'tny'"),
+        (["run", SMALL, "--config.learning_rat=1"], "Did you mean 'learning_rate'?"),
+        (["run", SMALL, "--config.num_steps=many"], "config.num_steps must be an integer, got 'many'"),
+        (["run", SMALL, "--config.topology=rin"], "topology must be one of ring, complete, got 'rin'"),
+        (["run", SMALL, "--seeds", "0"], "seeds must be an integer >= 1, got 0"),
+        (["run", SMALL, "--out", "/proc/nowhere"], "out must be a folder that can be written"),
+        (["run", SMALL, "--threads", "0"], "--threads must be an integer >= 1, got 0"),
+        (["list", "nowhere"], "list: folder must be a folder of experiments"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, printed, err = call(capsys, *words)
+    assert (status, printed) == (2, "")
+    assert err.startswith("dlsim: error: ") and message in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    status, _, err = call(capsys, "run", f"{SMALL}:tiny", "--out", tmp_path)
+    assert status == 2 and "with other files (thesis.tex)" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="counts the threads that Linux lists")
+def test_threads_are_as_many_as_asked_for():
+    program = f"""
+from dlsim.terminal import cli
+import pathlib, sys
+def names(threads):
+    cli.main(["run", {SMALL!r}, "--threads", threads, "--out", sys.argv[1], "--config.num_steps=0", "--seeds", "0"])
+    import jax
+    jax.numpy.zeros(3).block_until_ready()
+    return [(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+print(names(sys.argv[2]).count("tf_XLAEigen"))
+"""
+    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # tests see eight devices
+    for threads in ("1", "3"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "nowhere", threads], capture_output=True, text=True, check=True, env=clean
+        )
+        assert done.stdout.strip().splitlines()[-1] == threads
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(FileNotFoundError):
+        cli.main(["run", "nowhere.py", "--debug"])
+
+
+def test_unknown_options_and_version(capsys):
+    for words in (["run", SMALL, "--sed", "1"], ["list", "--config.x=1"], []):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out.startswith("dlsim 0.")
+
+
+def test_a_missing_package_names_the_command(tmp_path, capsys):
+    (tmp_path / "study.py").write_text("import no_such_package\n")
+    status, _, err = call(capsys, "run", tmp_path / "study.py")
+    assert status == 2 and err.count("\n") == 1 and "pip install no_such_package" in err
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback(tmp_path):
+    (tmp_path / "study.py").write_text("def get_config(): ...\ndef build(config): ...\n")
+    with pytest.raises(TypeError):
+        cli.main(["run", str(tmp_path / "study.py")])
+
+
+def test_list_and_info(capsys, tmp_path):
+    status, printed, _ = call(capsys, "list", ROOT / "experiments")
+    lines = printed.splitlines()
+    assert status == 0 and any(re.search("quickstart.py +Quickstart: ", line) for line in lines)
+    assert not any("startup.py" in line for line in lines)  # a benchmark is no experiment
+    below = lines[next(i for i, line in enumerate(lines) if "quickstart.py" in line) + 1]
+    assert below.strip() == "modes: default, tiny, paper"
+    (tmp_path / "one.py").write_text(
+        '"""One."""\nMODES = ("a", "b")\ndef get_config(mode): ...\ndef build(config): ...\n'
+    )
+    assert call(capsys, "list", tmp_path)[1].splitlines()[1].strip() == "modes: a, b"
+    status, printed, _ = call(capsys, "info")
+    assert status == 0
+    assert all(word in printed for word in ("python", "jax", "device", "memory", "GiB", "cores"))
+
+
+def test_file_and_mode():
+    assert split_mode("a/b.py") == ("a/b.py", "default")
+    assert split_mode("a/b.py:tiny") == ("a/b.py", "tiny")
+    assert split_mode("C:\\b.py") == ("C:\\b.py", "default")
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    """SIGINT in the middle of a run: status 130, the exact command; that command finishes it, like an unbroken run."""
+    out = tmp_path / "my runs"  # a name that needs quoting
+    words = ["run", f"{SMALL}:tiny", "--out", str(out), "--config.learning_rate=0.05"]
+    slow = {**os.environ, "DLSIM_TEST_SLOW": "0.3"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "dlsim.terminal.cli", *words], env=slow, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        began = time.monotonic()
+        while not any((out / PARTIAL / "blocks").glob("*.npz")):
+            assert child.poll() is None and time.monotonic() - began < 120
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130 and "Traceback" not in err
+    line = next(line for line in err.splitlines() if "go on with: " in line)
+    command = shlex.split(line.partition("go on with: ")[2])
+    assert command == ["dlsim", *words, "--resume"]
+    assert cli.main(command[1:]) == 0
+    whole = tmp_path / "whole"
+    assert cli.main([*words[:2], "--out", str(whole), *words[4:]]) == 0
+    ours, theirs = (results.load(folder).results.drop_vars("seconds_per_step") for folder in (out, whole))
+    xarray.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert json.loads((out / "provenance.json").read_text())["ok"] is True
