@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1  # of the files of a run folder
 PARTIAL = ".partial"  # the work of an unfinished run
 SWEEP = "sweep"  # the blocks of a sweep, kept so that it can be extended
+# What a run folder may hold.
 FILES = (
     "config.json",
     "provenance.json",
