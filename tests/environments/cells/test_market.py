@@ -70,8 +70,10 @@ def test_rounds_are_those_of_the_oracle(is_capped):
     np.testing.assert_allclose(made.utilities, utilities, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.needs("cvxpy")
 def test_the_limit_is_the_convex_programs_optimum():
-    cvxpy = pytest.importorskip("cvxpy")
+    import cvxpy
+
     near, worth, budgets, supply = world(3, users=12, stations=5)
     x = cvxpy.Variable(near.shape, nonneg=True)
     rates = cvxpy.sum(cvxpy.multiply(worth, x), axis=1)
