@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from dlsim.networks import finite_time, random_graphs, spectral, topologies
-from dlsim.networks.weights import check_stochastic, mixing_weights
+from dlsim.networks.stochastic import check_stochastic
+from dlsim.networks.weights import mixing_weights
 
 # name -> (graph of about n nodes)
 GRAPHS = {

@@ -7,7 +7,8 @@ from hypothesis import given, settings, strategies as st
 
 from dlsim.networks import random_graphs, topologies, weights
 from dlsim.networks.graph import graph
-from dlsim.networks.weights import check_stochastic, mixing_weights
+from dlsim.networks.stochastic import check_stochastic
+from dlsim.networks.weights import mixing_weights
 
 SYMMETRIC = ("metropolis_hastings", "max_degree", "laplacian")
 
