@@ -26,6 +26,7 @@ from dlsim.environments.pathfinding.following import follow, follow_policy, foll
 from dlsim.environments.pathfinding.maps import (
     maze_map,
     parse_map,
+    parse_pogema,
     random_map,
     read_map,
     room_map,
@@ -33,7 +34,7 @@ from dlsim.environments.pathfinding.maps import (
     write_map,
 )
 from dlsim.environments.pathfinding.planning import cost_to_go, static_penalty, waypoints
-from dlsim.environments.pathfinding.world import parse_pogema, pathfinding
+from dlsim.environments.pathfinding.world import pathfinding
 from dlsim.environments.playing import play
 from dlsim.environments.policies import Policy, Situation, host_policy, random_policy
 from dlsim.environments.rendering.animation import animate, figure_of
