@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlsim.environments.games.switch_riddle import switch_riddle
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 KEY = jax.random.key(0)
 
