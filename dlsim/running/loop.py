@@ -79,9 +79,12 @@ def play(
     shared = is_shared(programs.shapes[0])
     with contextlib.ExitStack() as stack:
         store = None
+        # Before the first step is served: later the host would have to begin its tape anew.
+        tape = {} if checkpoints is None else _tape(feeds, key, has_runs)
 
         def opened(at: Checkpoints) -> Store:
-            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every), shared)
+            process = None if programs.identity is None else {**programs.identity(), **tape}
+            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every, process), shared)
             stack.callback(made.close)  # waits for the last write, also on the way out of an error
             return made
 
@@ -139,6 +142,17 @@ class _Feeder:
         self.until = min(ends)
         part = jax.tree.map(lambda *leaves: np.stack(leaves), *parts) if self._has_runs else parts[0]
         return carry._replace(state=jax.tree.map(_laid, self._feeds[0].put(carry.state, part), carry.state))
+
+
+def _tape(feeds: Sequence[Feed | None], key: Array, has_runs: bool) -> dict[str, str]:
+    """The digest of what the host prepares for the first steps of a run, which its programs do not tell."""
+    from dlsim.running.identity import of_tree
+
+    first = next(((i, feed) for i, feed in enumerate(feeds) if feed is not None), None)
+    if first is None:
+        return {}
+    place, feed = first
+    return {"tape": of_tree(feed.fill(key[place] if has_runs else key, 0)[0])}
 
 
 def _laid(new: Any, old: Array) -> Array:
