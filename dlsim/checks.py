@@ -9,12 +9,15 @@ is the type wanted.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+MOST_SEEDS = 100_000  # of one call: each is a run with records of its own
+MOST_STEPS = 2**31 - 1  # steps are counted in int32 inside a program
 LARGEST_SEED = 2**32 - 1  # keys are made of 32 bits: a larger seed would repeat a smaller one
 
 
@@ -50,8 +53,18 @@ def seed(where: str, value: Any) -> int:
     return value if value <= LARGEST_SEED else integer(where, "seed", value, 0, LARGEST_SEED)
 
 
+def count(where: str, argument: str, value: Any, most: int) -> int:
+    """A positive integer; what is too large is told from what is no number of things."""
+    value = integer(where, argument, value, 1)
+    return value if value <= most else integer(where, argument, value, 1, most)
+
+
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
+    values = list(itertools.islice(values, MOST_SEEDS + 1))
+    if len(values) > MOST_SEEDS:
+        fix = "Run them in several calls."
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", fix)
     checked = [seed(where, value) for value in values]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))

@@ -241,7 +241,7 @@ def _provenance(folder: pathlib.Path, where: str) -> dict[str, Any]:
 def read_json(path: pathlib.Path, where: str, kind: type) -> Any:
     """The JSON value of this kind in a run's file; ValueError with one line if it is damaged."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         value = None
     if not isinstance(value, kind):
@@ -260,7 +260,7 @@ def _read_dataset(path: pathlib.Path) -> xarray.Dataset:
 
 def write_json(path: pathlib.Path, value: Any, indent: int | None = 2) -> None:
     """Write plain values, and wait until they are on disk."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         json.dump(plain(value), file, indent=indent, allow_nan=False)
         file.write("\n")
         file.flush()

@@ -153,7 +153,7 @@ class Store:
 
     def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
         """The named leaves of carry and rows, and the meta data; raises if anything is missing or has changed."""
-        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
         tree = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore()))
         stored = [(part, tree["state"].get(part) or {}) for part in ("carry", "rows")]
         parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}
