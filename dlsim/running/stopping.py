@@ -138,21 +138,19 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._is_process:
-            self._begun, self.words = False, ""
-            return
-        if self._old_hook is not None:
-            sys.unraisablehook = self._old_hook
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        self._old = {}
+        self._begun, self.words = False, ""
+        if not self._is_process:
+            sys.unraisablehook = self._old_hook or sys.unraisablehook
+            for number, handler in self._old.items():
+                signal.signal(number, handler)
+            self._old = {}
         if self._pipe is not None and self._watcher is not None:
             signal.set_wakeup_fd(self._old_fd)
             os.write(self._pipe[1], bytes([_QUIT]))
             self._watcher.join()
-            for end in self._pipe:
-                os.close(end)
-            self._pipe = None
+            self._watcher, (reader, writer), self._pipe = None, self._pipe, None
+            os.close(reader)
+            os.close(writer)
 
     def begin(self) -> None:
         """What follows makes things: from here on they are tidied up."""
@@ -163,8 +161,9 @@ class Signals:
         is_due, self._retry = self._retry or not self._raised or self._watcher is None, False
         self.first = self.first or number
         if not self._begun:
-            self._leave()
-        if self.waits and (self._watcher is not None or not self._raised):
+            if self._watcher is None:
+                self._leave()
+        elif self.waits and (self._watcher is not None or not self._raised):
             self._raised = True  # by the loop
         elif is_due and self._watcher is not None and _is_importing(frame):
             self._again()
@@ -185,10 +184,10 @@ class Signals:
 
     def _watch(self) -> None:
         """The thread: what cannot wait for the main one."""
-        import _thread
         import select
 
-        assert self._pipe is not None
+        main = threading.main_thread().ident
+        assert self._pipe is not None and main is not None
         began: float | None = None
         deadline: float | None = None
         while True:
@@ -202,7 +201,7 @@ class Signals:
                     time.sleep(0.02)
                     self._retry = True
                     self._own += 1
-                    _thread.interrupt_main(signal.Signals(self.first or signal.SIGINT))
+                    signal.pthread_kill(main, self.first or signal.SIGINT)  # a real one, which ends a sleep
                 elif number not in self._old:
                     continue
                 elif self._own:

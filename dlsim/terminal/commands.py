@@ -40,6 +40,10 @@ def _check_numbers(options: argparse.Namespace) -> None:
     from dlsim.running.meshes import parse_number
 
     given, cores = vars(options), os.cpu_count() or 1
+    if given.get("threads") is not None:
+        # Read when JAX looks for devices, which is when the first array is made.
+        most = max(MOST_THREADS, 4 * cores)
+        os.environ["PJRT_NPROC"] = str(checks.count("dlsim", "--threads", given["threads"], most))
     if given.get("seeds") is not None:
         checks.count("dlsim", "--seeds", given["seeds"], checks.MOST_SEEDS)
     if given.get("mesh") is not None:
@@ -47,10 +51,6 @@ def _check_numbers(options: argparse.Namespace) -> None:
         fix = f"A CPU of {cores} cores is split into {most} devices at most."
         if parse_number(given["mesh"], "dlsim", "--mesh") > most:
             checks.fail("dlsim", "--mesh", f"nodes=N with N in [1, {most}]", given["mesh"], fix)
-    if given.get("threads") is not None:
-        # Read when JAX looks for devices, which is when the first array is made.
-        most = max(MOST_THREADS, 4 * cores)
-        os.environ["PJRT_NPROC"] = str(checks.count("dlsim", "--threads", given["threads"], most))
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
