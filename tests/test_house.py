@@ -1,4 +1,4 @@
-"""The rooms of the package: every import leads to an earlier room, inside a room files hold no circle, the page shows them all."""
+"""The rooms of the package: imports lead to earlier rooms, files hold no circle, the page shows them all."""
 
 from __future__ import annotations
 

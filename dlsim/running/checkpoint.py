@@ -30,9 +30,7 @@ _PARTS = ("_CHECKPOINT_METADATA", "meta", "state")  # what a checkpoint holds, u
 _FIX = "Resume with the settings of that run, or use another folder."
 
 
-def signature(
-    shapes: PyTree, key: Array, every: int, process: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def signature(shapes: PyTree, key: Array, every: int, process: dict[str, Any] | None = None) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     described = [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
@@ -194,13 +192,15 @@ class Store:
         """Out of the way, but not deleted: what could not be read may be a fault of this machine, not of the file."""
         if self._writes:
             names = (f"damaged-{step}{f'-{count}' if count else ''}" for count in range(10**6))
-            (self._folder / str(step)).rename(next(path for name in names if not (path := self._folder / name).exists()))
+            (self._folder / str(step)).rename(
+                next(path for name in names if not (path := self._folder / name).exists())
+            )
         self._any(False)  # the others read on when it is gone
         self._manager.reload()
 
     def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
         """The named leaves of carry and rows, and the meta data; raises if anything is missing or has changed."""
-        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
         tree = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore()))
         stored = [(part, tree["state"].get(part) or {}) for part in ("carry", "rows")]
         parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}

@@ -130,7 +130,7 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
     """
     where = "read_map"
     try:
-        text = pathlib.Path(path).read_text()
+        text = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         checks.fail(where, "path", "a readable text file", f"{str(path)!r} ({type(error).__name__})", "Check the path.")
     return parse_map(text, where=f"read_map {str(path)!r}")
