@@ -119,6 +119,7 @@ class NetworkFields:
 
     def with_links(self, links: Links) -> Self:
         """Messages and gradients take simulated time (see `dlsim.networks.links`)."""
+        checks.instance("with_links", "links", links, Links, "Pass dlsim.networks.links(num_nodes, ...).")
         checks.shape("with_links", "links.upload", links.upload, (self.num_nodes,))
         return self.replace(links=links)
 
