@@ -8,7 +8,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.clocks.clocks import draw_words
-from dlsim.networks.graph import Graph, check_graph
+from dlsim.networks.graph import Graph
 from dlsim.networks.network import Network, host_graph
 
 COMMUNICATIONS = ("edges", "links", "nodes")
@@ -110,11 +110,9 @@ class NetworkEnds(NamedTuple):
             checks.fail("make_tape", "network", f"one with at most {LARGEST_LIST} edges to have clocks", length)
 
 
-def clocked_ends(network: Network | Graph, communication: str = "edges", where: str = "make_tape") -> NetworkEnds:
+def clocked_ends(network: Network | Graph, communication: str = "edges") -> NetworkEnds:
     """The nodes and edges of a network or graph, on the host."""
-    checks.instance(where, "network", network, (Network, Graph))
-    check_graph(where, network)
-    checks.one_of(where, "communication", communication, COMMUNICATIONS)
+    checks.one_of("make_tape", "communication", communication, COMMUNICATIONS)
     if isinstance(network, Network):
         ids = np.asarray(network.node_ids).astype(np.int64)
         return NetworkEnds(host_graph(network), ids, network.is_implicit, communication)
@@ -129,7 +127,7 @@ def clock_edges(network: Network | Graph, communication: str = "edges") -> tuple
       communication: "edges" (one clock a pair of linked nodes) or "links" (one a directed edge, a sending to b).
     """
     checks.one_of("clock_edges", "communication", communication, ("edges", "links"))
-    ends = clocked_ends(network, communication, "clock_edges").communication()
+    ends = clocked_ends(network, communication).communication()
     assert ends.b is not None
     return ends.a, ends.b
 
@@ -145,12 +143,13 @@ def neighbor_rates(network: Network | Graph, node_rates: Any = 1.0) -> np.ndarra
     Returns: float64, in the order of `clock_edges`.
     Source: Boyd, Ghosh, Prabhakar, Shah, Randomized gossip algorithms, IEEE Transactions on Information Theory 2006.
     """
-    num_nodes = clocked_ends(network, where="neighbor_rates").num_nodes
     first, second = clock_edges(network)
-    checks.known("neighbor_rates", "node_rates", node_rates, "known values")
-    rates = checks.array("neighbor_rates", "node_rates", node_rates, minimum=0.0, open_minimum=True).astype(np.float64)
-    if rates.shape not in ((), (num_nodes,)):
-        checks.fail("neighbor_rates", "node_rates", f"one or {num_nodes} numbers above 0", f"shape {list(rates.shape)}")
+    num_nodes = clocked_ends(network).num_nodes
+    rates = np.asarray(node_rates, np.float64)
+    if rates.shape not in ((), (num_nodes,)) or not (np.isfinite(rates) & (rates > 0)).all():
+        bad = rates.ravel()[~(np.isfinite(rates) & (rates > 0)).ravel()]
+        got = f"{bad[0]:g}" if len(bad) else f"shape {list(rates.shape)}"
+        checks.fail("neighbor_rates", "node_rates", f"one or {num_nodes} finite numbers above 0", got)
     degrees = np.bincount(first, minlength=num_nodes) + np.bincount(second, minlength=num_nodes)
     share = np.broadcast_to(rates, (num_nodes,)) / degrees
     return share[first] + share[second]

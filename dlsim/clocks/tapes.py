@@ -194,7 +194,7 @@ def tape(
 def check_tape(where: str, tape: Tape, network: Network | Graph) -> None:
     """One clear line if the tape was made for another graph: other nodes, or events between nodes that are not linked."""
     checks.instance(where, "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
-    ends = clocked_ends(network, "edges", where)
+    ends = clocked_ends(network, "edges")
     fix = "Make the tape with the network it is played on."
     if ends.num_nodes != tape.num_nodes:
         checks.fail(where, "tape", f"for {ends.num_nodes} nodes", f"one for {tape.num_nodes}", fix)

@@ -36,7 +36,7 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     """
     where = "byzantine"
     checks.known(where, "node_ids", node_ids, "known while tracing", "Sweep it as structure.")
-    liars = np.unique(checks.array(where, "node_ids", node_ids, minimum=0))
+    liars = np.unique(checks.array(where, "node_ids", node_ids, minimum=0, maximum=checks.LARGEST_INTEGER))
     if liars.size == 0 or not np.issubdtype(liars.dtype, np.integer):
         checks.fail(where, "node_ids", "one or more node ids >= 0", checks.describe(node_ids))
     checks.one_of(where, "attack", attack, ATTACKS)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
-from dlsim.networks.graph import Graph
+from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.links import Links
 from dlsim.running import counters
 
@@ -141,6 +141,7 @@ def no_traffic(num_nodes: int) -> Traffic:
 
 def host_graph(network: NetworkFields) -> Graph:
     """The graph under a network, back on the host."""
+    check_graph("host_graph", network, weighted=True)
     edges = slice(None) if network.is_edge is None else np.asarray(network.is_edge)
     return Graph(
         num_nodes=network.num_nodes,

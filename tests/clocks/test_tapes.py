@@ -204,7 +204,7 @@ TAPE = both()
         (lambda: clocks.check_tape("swarm", None, NETWORK), r"swarm: tape must be a Tape, got None\."),
         (
             lambda: clocks.neighbor_rates(NETWORK, -1.0),
-            r"neighbor_rates: node_rates must be a number in \(0, inf\), got -1\.",
+            r"node_rates must be one or 30 finite numbers above 0, got -1\.",
         ),
         (lambda: clocks.neighbor_rates(NETWORK, np.ones(3)), r"node_rates must be .*, got shape \[3\]\."),
         (lambda: clocks.tape(3, 0, [0, 3], [-1, -1], [1, 2]), r"tape: a\[1\] must be in \[0, 2\], got 3\."),
