@@ -40,7 +40,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         )
         bad_file(path, rule, got, f"Rename it: {path.with_suffix('.npz').name}.")
     try:
-        with np.load(path, allow_pickle=False) as loaded:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             return {key: loaded[key] for key in loaded.files}
     except zipfile.BadZipFile as error:
         bad_file(path, "a whole .npz file", f"a damaged one ({str(error) or 'no zip archive'})")

@@ -14,6 +14,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.problems import values
 from dlsim.problems.data_files import bad_file, unpacked
+from dlsim.problems.notices import notice
 
 SUFFIXES = (".csv", ".tsv", ".txt")
 INDEX = "index"  # the name of a column of row names, as pandas and R write one without a head
@@ -47,6 +48,9 @@ def read_csv(
     if not inputs:
         bad_file(path, "a CSV file with input columns", f"only {', '.join(names)}", "")
     cells = np.stack([_numbers(table, i, path) for i in inputs], axis=1)
+    if inputs[0] == 0 and len(cells) > 2 and np.ptp(cells[:, 0] - np.arange(len(cells))) == 0:
+        fix = f"if it is a number of the row and not a measure, name it: columns=[{names[0]!r}]"
+        notice("load", f"{path}: column {names[0]!r} counts the rows and is taken as an input; {fix}.")
     given = {f"{path}: labels": np.array(_column(table, names.index(label)))}
     (labels,) = values.known_labels("load", given, _place(table, label))
     keys = {}
@@ -104,6 +108,10 @@ def _table(path: Path, header: bool | None, named: set[str]) -> Table:
         if len(row) != width:
             got = f"{len(row)} in row {number} (separated by {_SEPARATORS[separator]})"
             bad_file(path, f"a table of {width} columns", got, "Is a separator there too many, or a cell missing?")
+    empty = next((i for i in range(width) if not any(row[i] for row in rows)), None)
+    if empty is not None:
+        fix = "Is there a separator at the end of every line?"
+        bad_file(path, "a table without empty columns", f"nothing in any row of column {empty}", fix)
     found = _has_header(rows, named) if header is None else header
     names = rows[0] if found else [str(i) for i in range(width)]
     if comment is not None and header is None and not found:
@@ -188,7 +196,7 @@ def _has_header(rows: list[list[str]], named: set[str]) -> bool | None:
     It does if it holds a name that the user asked for; if a text of it stands over numbers alone; if its numbers are
     0, 1, 2, ... as pandas names columns that have no names, and its texts are found nowhere below; or if its first cell
     is empty and stands over row numbers.  It is data if a text of it comes again below, if a number of it has a point, if
-    a cell of it is a gap, or if two of its cells are alike.
+    a cell of it is a gap.
     """
     first, rest = rows[0], rows[1:1001]
     if any(name in first and not values.is_number(name) for name in named):
@@ -197,7 +205,7 @@ def _has_header(rows: list[list[str]], named: set[str]) -> bool | None:
     ids = [row[0] for row in rest]
     is_index = bool(start and rest) and all(map(values.is_integer, ids)) and len(set(ids)) == len(ids)
     heads = dict(enumerate(first[start:], start))
-    if any(map(values.is_missing, heads.values())) or len(set(heads.values())) < len(heads):
+    if any(map(values.is_missing, heads.values())):
         return False
     below = {i: [row[i] for row in rest if not values.is_missing(row[i])] for i in heads}
     numeric = [i for i in heads if below[i] and all(map(values.is_number, below[i]))]
@@ -205,7 +213,7 @@ def _has_header(rows: list[list[str]], named: set[str]) -> bool | None:
     as_data = [i for i in heads if (heads[i] in below[i] if i in text else not values.is_integer(heads[i]))]
     if any(i in numeric for i in text):
         return None if as_data else True
-    if as_data or len(text) == len(heads):
+    if as_data or len(text) == len(heads) or len(set(heads.values())) < len(heads):
         return is_index and not as_data
     # What numbers it has are whole; its texts, if any, are new, and stand over text.
     whole = [i for i in heads if i not in text]
