@@ -61,10 +61,10 @@ def count(where: str, argument: str, value: Any, most: int) -> int:
 
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
+    number = len(values) if hasattr(values, "__len__") else None
     values = list(itertools.islice(values, MOST_SEEDS + 1))
     if len(values) > MOST_SEEDS:
-        fix = "Run them in several calls."
-        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", fix)
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", number or "more", "Run them in several calls.")
     checked = [seed(where, value) for value in values]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))
