@@ -153,11 +153,12 @@ def count(where: str, argument: str, value: Any, most: int) -> int:
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
     rule = "one or more distinct integers"
+    number = len(values) if hasattr(values, "__len__") else "more"
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
         values = list(itertools.islice(values, MOST_SEEDS + 1))  # never all of a range of millions
     items = sequence(where, "seed", values, rule)
     if len(items) > MOST_SEEDS:
-        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", "Run them in several calls.")
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", number, "Run them in several calls.")
     checked = [seed(where, value) for value in items]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))

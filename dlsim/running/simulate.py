@@ -139,7 +139,7 @@ def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int
     if np.ndim(seed) == 0:
         return None, jax.random.key(checks.seed("simulate", seed))
     labels = checks.seeds("simulate", seed)  # type: ignore[arg-type]
-    return labels, jnp.stack([jax.random.key(label) for label in labels])
+    return labels, jax.vmap(jax.random.key)(np.asarray(labels, np.uint32))  # all at once: they may be many
 
 
 def _updates(programs: Programs) -> int:

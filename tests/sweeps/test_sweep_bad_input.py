@@ -43,6 +43,17 @@ OF_A_FUNCTION = {
     "a seed that is none": ({}, {"seed": 0.5}, r"sweep: seed must be an integer"),
     "no steps": ({}, {"num_steps": None}, r"sweep: num_steps must be an integer >= 1, got None"),
     "zero steps": ({}, {"num_steps": 0}, r"sweep: num_steps must be an integer >= 1, got 0"),
+    "too many steps": ({}, {"num_steps": 2**31}, r"sweep: num_steps must be an integer in \[1, 2147483647\]"),
+    "too many seeds": (
+        {},
+        {"seed": range(10**7)},
+        r"sweep: seed must be at most 100000 distinct integers, got 10000000",
+    ),
+    "records too far apart": (
+        {},
+        {"record": dlsim.Record(every=2**40)},
+        r"record.every must be an integer in \[1, 2147483647\], got 1099511627776",
+    ),
     "no record": ({}, {"record": 5}, r"sweep: record must be a Record, got 5"),
     "no layout": ({}, {"layout": "vmp"}, r"sweep: layout must be auto, vmap, map, .*, got 'vmp'"),
     "no size": ({}, {"memory": "much"}, r"sweep: memory must be a size such as 8GiB or 500MB, got 'much'"),
