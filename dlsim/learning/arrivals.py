@@ -145,7 +145,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
                 losses=losses,
                 network=now.network._replace(channels={"jobs": channel} if now.network.channels else {}),
                 num_versions=now.num_versions + jnp.sum(block.is_last & block.is_job, dtype=jnp.uint32),
-                num_jobs=now.num_jobs + jnp.sum(ones),
+                num_jobs=now.num_jobs + jnp.sum(ones, dtype=jnp.uint32),
                 staleness=now.staleness.at[stale].add(ones),
             )
             return now, count.at[block.client].add(done, mode="drop"), _count(spent, block.client, ones, bits)
