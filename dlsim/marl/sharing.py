@@ -40,6 +40,7 @@ def independent() -> Sharing:
     return Sharing("nothing")
 
 
+@checks.typed
 def gossip(
     *,
     period: int = 1,
@@ -68,7 +69,7 @@ def gossip(
         checks.instance(where, "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")
     if parts is not None and (isinstance(parts, str) or not parts or not all(isinstance(p, str) for p in parts)):
         checks.fail(where, "parts", "a tuple of names", repr(parts), 'Pass e.g. ("critic",).')
-    checks.instance(where, "by_contact", by_contact, bool)
+    checks.flag(where, "by_contact", by_contact)
     return Sharing("gossip", period, aggregator, None if parts is None else tuple(parts), by_contact)
 
 
