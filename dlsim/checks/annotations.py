@@ -111,7 +111,8 @@ def _sequence(entry: Kind | None) -> Kind:
         if isinstance(value, str | bytes | Mapping | jax.core.Tracer) or not np.iterable(value):
             return False
         # What can be gone through only once is left for the function.
-        return entry is None or not isinstance(value, list | tuple | np.ndarray) or all(map(entry.holds, value))
+        is_kept = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype != object)
+        return entry is None or not is_kept or all(map(entry.holds, value))
 
     return Kind("a sequence" if entry is None else f"a sequence, each {entry.words}", holds)
 

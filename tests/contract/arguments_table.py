@@ -7,6 +7,7 @@ made when they are first asked for.
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,7 @@ def followed() -> Any:
 @functools.cache
 def hunt() -> tuple[Any, Any]:
     made = environments.pursuit(2, max_rounds=4)
-    state, _ = made.reset(KEY)
+    state, _ = jax.jit(made.reset)(KEY)
     return made, state
 
 
@@ -320,7 +321,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "fisher_market": just(
             near=np.array([[0, 1], [1, 0]]), worth=np.ones((2, 2)), budgets=np.ones(2), supply=np.ones(2), rounds=2
         ),
-        "follow": lambda: {"key": KEY, "state": followed().reset(KEY)[0]},
+        "follow": lambda: {"key": KEY, "state": jax.jit(followed().reset)(KEY)[0]},
         "follow_policy": just(environment=followed),
         "following": just(obstacles=walls, num_agents=2, view=3),
         "from_jaxmarl": lambda: {"jaxmarl_environment": environments.to_jaxmarl(spread())},
@@ -492,3 +493,12 @@ MORE: dict[str, frozenset[str]] = {
     # A name alone for a list of one.
     "analysis.to_table.metrics": frozenset({"text"}),
 }
+
+# Arguments that still fail in another way, as `room.function(argument`; to be mended, never to grow.
+LEFT: frozenset[str] = frozenset()
+
+
+def write_files(folder: pathlib.Path) -> None:
+    """What the rows read."""
+    (folder / "edges.txt").write_text("0 1\n1 2\n")
+    (folder / "map.txt").write_text(MAP)

@@ -7,8 +7,10 @@ taken without a word.  `DLSIM_ALL_ARGUMENTS=1` tries every value in every argume
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
+import pathlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pytest
 from contract import arguments_table as table, wrong_values
 from contract.wrong_values import VALUES, Traced
 
@@ -49,6 +52,10 @@ def functions() -> dict[str, Any]:
 FUNCTIONS = functions()
 
 
+def of_room(room: str) -> list[str]:
+    return [name for name in FUNCTIONS if name.startswith(f"{room}.")]
+
+
 def row(name: str) -> dict[str, Any]:
     room, function = name.split(".")
     make = table.ROWS.get(room, {}).get(function)
@@ -69,6 +76,7 @@ def call(name: str, given: dict[str, Any]) -> Any:
     return list(made) if inspect.isgenerator(made) else made
 
 
+@functools.cache
 def arguments(name: str) -> dict[str, tuple[inspect.Parameter | None, Any]]:
     """Each argument with its parameter (None: one of `**options`) and its right value."""
     parameters, given = inspect.signature(FUNCTIONS[name]).parameters, row(name)
@@ -89,9 +97,9 @@ def with_value(name: str, argument: str, value: Any) -> dict[str, Any]:
     return {**given, argument: value}
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
+def cases(room: str) -> Iterator[tuple[str, str, str]]:
     """(function, argument, value); a fixed share of the values, spread over them all, unless all are asked for."""
-    for name in FUNCTIONS:
+    for name in of_room(room):
         for place, argument in enumerate(arguments(name)):
             for index, value in enumerate(VALUES):
                 turn = zlib.crc32(f"{name} {place}".encode()) + index
@@ -128,3 +136,50 @@ def _nothing(made: Any) -> None:
 
 def _is_jax(error: Exception) -> bool:
     return type(error).__module__.startswith("jax")
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where what is written goes, and what is read lies."""
+    monkeypatch.chdir(tmp_path)
+    table.write_files(tmp_path)
+    return tmp_path
+
+
+def test_every_public_function_has_a_right_call() -> None:
+    rows = {f"{room}.{name}" for room, made in table.ROWS.items() for name in made}
+    assert rows <= FUNCTIONS.keys()
+    needing = {
+        name
+        for name, function in FUNCTIONS.items()
+        if any(p.default is p.empty and p.kind in (1, 3) for p in inspect.signature(function).parameters.values())
+    }
+    assert needing <= rows, "add a row to arguments_table.ROWS"
+    assert len(FUNCTIONS) > 230
+
+
+@pytest.mark.parametrize("room", table.ROOMS)
+@pytest.mark.filterwarnings("ignore")
+def test_right_calls_work_and_wrong_ones_get_a_line(room: str, folder: pathlib.Path) -> None:
+    import matplotlib.pyplot as plt
+
+    for name in of_room(room):
+        call(name, row(name))
+    outcomes = [attempt(*case) for case in cases(room)]
+    plt.close("all")
+    left = [outcome for outcome in outcomes if outcome.kind not in ("line", "right")]
+    known = [outcome for outcome in left if outcome.case.split("=")[0] in table.LEFT]
+    new = [f"{outcome.case}: {outcome.kind} {outcome.said}" for outcome in left if outcome not in known]
+    assert not new, "\n" + "\n".join(new)
+    if ALL:
+        met = {outcome.case.split("=")[0] for outcome in known}
+        mended = sorted(case for case in table.LEFT if case.startswith(f"{room}.") and case not in met)
+        assert not mended, f"take these from arguments_table.LEFT: {mended}"
+
+
+def test_every_value_and_every_argument_has_its_turn() -> None:
+    tried = list(cases("clocks"))
+    assert {value for _, _, value in tried} == set(VALUES)
+    arguments_tried = {(name, argument) for name, argument, _ in tried}
+    assert arguments_tried == {(name, argument) for name in of_room("clocks") for argument in arguments(name)}
+    assert len(tried) >= SHARE * len(arguments_tried)
