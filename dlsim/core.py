@@ -124,6 +124,9 @@ class Problem(NamedTuple):
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
+    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
+    # as `gradient`; None where there are no examples to go through
+    gradient_at: Any | None = None
     source: str = ""
 
 
@@ -179,7 +182,9 @@ class ArrivalAlgorithm(NamedTuple):
 
     schedule: Any  # (network) -> dlsim.arrivals.Schedule
     init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
-    work: Any  # (keys [n], params [n, ...], node_ids [n], num_steps [n]) -> (messages [n, ...], info of [n])
+    # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]: which each began with) -> (messages [n, ...],
+    # info of [n])
+    work: Any
     absorb: Any  # (server, params [...], message [...], job) -> (server, params)
     requires: frozenset[str] = frozenset()
     source: str = ""

@@ -28,6 +28,7 @@ def choco_sgd(
     *,
     consensus_step_size: Any = 1.0,
     num_local_steps: int = 1,
+    num_local_epochs: int | None = None,
 ) -> Algorithm:
     """CHOCO-SGD, in its memory-efficient form.  The compressor C is the network's channel.
 
@@ -44,6 +45,7 @@ def choco_sgd(
       optimizer: the local optimiser; floats may be traced.
       consensus_step_size: gamma in (0, 1], traced; the stronger the compression, the smaller: it diverges otherwise.
       num_local_steps: K, structural.
+      num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
 
     Assumes: connected network, symmetric doubly stochastic weights, a channel that compresses (`top_k`, `quantize`; no
       error feedback on top, the public copies are one).  Over a link that is down, or to a neighbour that is absent, a
@@ -55,7 +57,7 @@ def choco_sgd(
       communication, ICML 2019; Koloskova et al., ICLR 2020, Algorithm 3 (memory-efficient).
     """
     checks.number("choco_sgd", "consensus_step_size", consensus_step_size, 0.0, 1.0, open_minimum=True)
-    local = local_updates(problem, optimizer, num_local_steps, where="choco_sgd")
+    local = local_updates(problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="choco_sgd")
 
     def init(key: Array, params: PyTree, network: Network) -> ChocoSGDState:
         del key, network

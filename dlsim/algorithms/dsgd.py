@@ -26,6 +26,7 @@ def dsgd(
     optimizer: optax.GradientTransformation,
     *,
     num_local_steps: int = 1,
+    num_local_epochs: int | None = None,
     order: str = "adapt_then_combine",
     aggregator: Aggregator | None = None,
 ) -> Algorithm:
@@ -46,6 +47,7 @@ def dsgd(
       problem: what the nodes learn.
       optimizer: the local optimiser, one state a node; its floats may be traced.
       num_local_steps: K, structural.
+      num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
       order: `"adapt_then_combine"` or `"combine_then_adapt"`.
       aggregator: a rule for what a node hears, in place of the linear mix (`dlsim.aggregators`); adapt-then-combine.
 
@@ -61,7 +63,7 @@ def dsgd(
         checks.instance("dsgd", "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")
     if aggregator is not None and order != "adapt_then_combine":
         checks.fail("dsgd", "order", "'adapt_then_combine' where an aggregator is given", repr(order))
-    local = local_updates(problem, optimizer, num_local_steps, where="dsgd")
+    local = local_updates(problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="dsgd")
 
     def init(key: Array, params: PyTree, network: Network) -> DSGDState:
         del key, network

@@ -8,6 +8,7 @@ import jax
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -83,17 +84,19 @@ def _corrected(
 ) -> Algorithm:
     where = "exact_diffusion" if is_lazy else "d2"
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
-    checks.optimizer(where, "optimizer", optimizer)
+    steps = node_optimizer(where, optimizer)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
     share = 0.5 if is_lazy else 1.0  # W~ = I + share (W - I)
 
     def init(key: Array, params: PyTree, network: Network) -> ExactDiffusionState:
         del key, network
-        return ExactDiffusionState(params, trees.zeros_like(params), jax.vmap(optimizer.init)(params))
+        return ExactDiffusionState(params, trees.zeros_like(params), steps.init(params))
 
     def step(key: Array, state: ExactDiffusionState, network: Network) -> tuple[ExactDiffusionState, Network, Info]:
         gradient, loss = oracle(keys.stream(key, "batch"), state.params, network.node_ids)
-        updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer_state, state.params)
+        updates, optimizer_state = steps.update(
+            key, network.node_ids, gradient, state.optimizer_state, state.params, loss
+        )
         corrected = jax.tree.map(lambda x, u, c: x + u + c, state.params, updates, state.correction)
         mixed, network = network.mix(key, corrected)
         moved = jax.tree.map(lambda m, phi: share * (m - phi), mixed, corrected)

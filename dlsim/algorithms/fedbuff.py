@@ -34,7 +34,8 @@ def fedbuff(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every job; floats may be traced.
+      client_optimizer: fresh for every job (momentum starts anew); schedules count the server's versions and stand at the
+        one the job began with; floats may be traced.
       buffer_size: c, from 1 to M; structural.
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.

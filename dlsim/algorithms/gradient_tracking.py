@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.dsgd import ORDERS
+from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -62,16 +62,18 @@ def gradient_tracking(
       and Nedic, Distributed stochastic gradient tracking methods, Math. Program. 2021.
     """
     checks.instance("gradient_tracking", "problem", problem, Problem, "See dlsim.problems.")
-    checks.optimizer("gradient_tracking", "optimizer", optimizer)
+    steps = node_optimizer("gradient_tracking", optimizer)
     checks.one_of("gradient_tracking", "order", order, ORDERS)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
 
     def init(key: Array, params: PyTree, network: Network) -> GradientTrackingState:
         gradient, _ = oracle(keys.stream(key, "batch"), params, network.node_ids)
-        return GradientTrackingState(params, gradient, gradient, jax.vmap(optimizer.init)(params))
+        return GradientTrackingState(params, gradient, gradient, steps.init(params))
 
     def step(key: Array, state: GradientTrackingState, network: Network) -> tuple[GradientTrackingState, Network, Info]:
-        updates, optimizer_state = jax.vmap(optimizer.update)(state.tracker, state.optimizer_state, state.params)
+        updates, optimizer_state = steps.update(
+            key, network.node_ids, state.tracker, state.optimizer_state, state.params
+        )
         if order == "adapt_then_combine":
             params, network = network.mix(key, trees.add(state.params, updates), stream="params")
         else:

@@ -33,6 +33,7 @@ def stochastic_gradient_push(
     optimizer: optax.GradientTransformation,
     *,
     num_local_steps: int = 1,
+    num_local_epochs: int | None = None,
 ) -> Algorithm:
     """Push-sum SGD: column-stochastic weights, biases divided out.
 
@@ -47,6 +48,7 @@ def stochastic_gradient_push(
       problem: what the nodes learn.
       optimizer: gradients are taken at z and their updates added to x; floats may be traced.
       num_local_steps: K, structural; z moves with x between exchanges.
+      num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
 
     Assumes: strongly connected network, column-stochastic weights; may be directed.  Absent nodes keep x and w, and
       senders keep what they cannot push to them or over a link that is down: no mass is lost, on any topology.
@@ -57,7 +59,9 @@ def stochastic_gradient_push(
     Source: Assran, Loizou, Ballas and Rabbat, Stochastic gradient push for distributed deep learning, ICML 2019,
       Algorithm 1.
     """
-    local = local_updates(problem, optimizer, num_local_steps, where="stochastic_gradient_push")
+    local = local_updates(
+        problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="stochastic_gradient_push"
+    )
 
     def init(key: Array, params: PyTree, network: Network) -> StochasticGradientPushState:
         del key

@@ -53,7 +53,7 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
         # In the same folder, for only there is a rename atomic.
         with tempfile.TemporaryDirectory(prefix=".dlsim-", dir=target.parent) as folder:
             partial = pathlib.Path(folder) / target.name
-            with partial.open("w", newline="") as file:
+            with partial.open("w", newline="", encoding="utf-8") as file:
                 frame.to_csv(file, na_rep="nan")
                 file.flush()
                 os.fsync(file.fileno())

@@ -4,7 +4,10 @@ from dlsim.checks.annotations import typed
 from dlsim.checks.values import (
     LARGEST_INTEGER,
     LARGEST_SEED,
+    MOST_SEEDS,
+    MOST_STEPS,
     array,
+    count,
     describe,
     fail,
     finite,
@@ -34,7 +37,10 @@ from dlsim.checks.values import (
 __all__ = [
     "LARGEST_INTEGER",
     "LARGEST_SEED",
+    "MOST_SEEDS",
+    "MOST_STEPS",
     "array",
+    "count",
     "describe",
     "fail",
     "finite",

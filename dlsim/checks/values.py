@@ -9,6 +9,7 @@ is the type wanted.  Any Python object may be tried: what it is not is said, and
 from __future__ import annotations
 
 import difflib
+import itertools
 import numbers
 import os
 import reprlib
@@ -18,6 +19,8 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+MOST_SEEDS = 100_000  # of one call: each is a run with records of its own
+MOST_STEPS = 2**31 - 1  # steps are counted in int32 inside a program
 LARGEST_SEED = 2**32 - 1  # keys are made of 32 bits: a larger seed would repeat a smaller one
 LARGEST_INTEGER = 2**31 - 1  # ids, positions and steps are int32 on the device
 LONGEST_VALUE = 160  # characters of a value in a line
@@ -142,9 +145,21 @@ def seed(where: str, value: Any) -> int:
     return integer(where, "seed", value, 0, limit=LARGEST_SEED)
 
 
+def count(where: str, argument: str, value: Any, most: int) -> int:
+    """A positive integer; what is too large is told from what is no number of things."""
+    value = integer(where, argument, value, 1)
+    return value if value <= most else integer(where, argument, value, 1, most)
+
+
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
-    checked = [seed(where, value) for value in sequence(where, "seed", values, "one or more distinct integers")]
+    rule = "one or more distinct integers"
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        values = list(itertools.islice(values, MOST_SEEDS + 1))  # never all of a range of millions
+    items = sequence(where, "seed", values, rule)
+    if len(items) > MOST_SEEDS:
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", "Run them in several calls.")
+    checked = [seed(where, value) for value in items]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))
     return checked

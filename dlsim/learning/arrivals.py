@@ -58,7 +58,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
         ids = network.node_ids[client]
 
         own = keys.fold_in(draws, ids, block.number)
-        messages, info = algorithm.work(own, trees.take(versions, block.source), ids, block.num_steps)
+        messages, info = algorithm.work(own, trees.take(versions, block.source), ids, block.num_steps, block.version)
         if network.channel is PERFECT:
             return messages, block.is_job, info, message_bits(whole_packet(messages)), channel
 
@@ -210,5 +210,5 @@ def _message_like(algorithm: ArrivalAlgorithm, params: PyTree, network: Network)
     """Zeros of the shape of all clients' messages."""
     draws = jax.random.split(jax.random.key(0), 1)
     one = jnp.ones(1, jnp.int32)
-    said, _ = jax.eval_shape(algorithm.work, draws, trees.replicate(params, 1), network.node_ids[:1], one)
+    said, _ = jax.eval_shape(algorithm.work, draws, trees.replicate(params, 1), network.node_ids[:1], one, one)
     return jax.tree.map(lambda leaf: jnp.zeros((network.num_nodes, *leaf.shape[1:]), leaf.dtype), said)

@@ -45,6 +45,7 @@ from dlsim.networks.spectral import (
     spectral_gap,
     spectrum,
 )
+from dlsim.networks.stochastic import check_stochastic
 from dlsim.networks.topologies import (
     binary_tree,
     bipartite,
@@ -58,7 +59,7 @@ from dlsim.networks.topologies import (
     star,
     torus,
 )
-from dlsim.networks.weights import check_stochastic, mixing_weights
+from dlsim.networks.weights import mixing_weights
 
 __all__ = [
     "Arrival",

@@ -16,8 +16,9 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import Network, connect
+from dlsim.networks.stochastic import TOLERANCE, check_stochastic
 from dlsim.networks.topologies import Weights
-from dlsim.networks.weights import TOLERANCE, check_stochastic, matrix_weights
+from dlsim.networks.weights import matrix_weights
 
 if TYPE_CHECKING:
     import jraph

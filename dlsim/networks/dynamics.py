@@ -11,8 +11,10 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
 from dlsim.networks.graph import Graph
-from dlsim.networks.network import Network, host_graph, is_graph_connected
+from dlsim.networks.network import Network, host_graph
 from dlsim.networks.padding import lengthen, widen
+from dlsim.networks.spectral import is_connected
+from dlsim.problems.sampling import batch_positions
 
 MODES = ("oracle", "local")
 _TOPOLOGY = (
@@ -101,7 +103,7 @@ def _stacked(networks: Sequence[Network]) -> dict[str, Array]:
 def _is_union_connected(networks: Sequence[Network]) -> bool:
     graphs = [host_graph(network) for network in networks]
     senders, receivers = (np.concatenate([getattr(g, name) for g in graphs]) for name in ("senders", "receivers"))
-    return is_graph_connected(Graph(graphs[0].num_nodes, senders, receivers, is_directed=True))
+    return is_connected(Graph(graphs[0].num_nodes, senders, receivers, is_directed=True))
 
 
 def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
@@ -167,8 +169,6 @@ def _oracle(key: Array, network: Network, degree: int) -> Network:
 
 
 def _local(key: Array, network: Network, degree: int) -> Network:
-    from dlsim.problems.sampling import batch_positions
-
     num, ids = network.num_nodes, network.node_ids
     # Receivers are drawn among the other ids; then ids are turned into the positions of this run.
     others = batch_positions(key, ids, jnp.full(num, num - 1), degree)

@@ -7,7 +7,7 @@ sequence of like messages: each keeps a channel state of its own, such as the re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, Packet, PyTree, Route
 from dlsim.networks import mixing
+from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields
 from dlsim.networks.links import peer_seconds, server_seconds
-from dlsim.networks.network import PERFECT, Arrival, Inbox, Network
 from dlsim.running import counters
+
+Fields = TypeVar("Fields", bound=NetworkFields)
 
 
 class Probe:
@@ -28,7 +30,7 @@ class Probe:
         self.streams: dict[str, tuple[PyTree, int]] = {}
 
 
-def open_channels(network: Network, trace: Any) -> Network:
+def open_channels(network: Fields, trace: Any) -> Fields:
     """The network with fresh channel states for every stream that `trace(network)` uses (it is only traced)."""
     if network.channel is PERFECT:
         return network
@@ -61,7 +63,7 @@ def whole_packet(tree: PyTree) -> Packet:
 
 
 def pass_channel(
-    network: Network,
+    network: Fields,
     key: Array,
     tree: PyTree,
     route: Route | None,
@@ -69,7 +71,7 @@ def pass_channel(
     rows: Array | None,
     num_senders: int,
     acting: Array | None,
-) -> tuple[Packet, Network]:
+) -> tuple[Packet, Fields]:
     """The message `[n, ...]` through the channel; `rows` are the senders' rows in the channel's state.
 
     Who is not `acting` `[n]` (None: all are) sends nothing and keeps its state.
@@ -111,7 +113,7 @@ def _float(bits: counters.Counter) -> Array:
     return bits.high.astype(jnp.float32) * 2.0**32 + bits.low.astype(jnp.float32)
 
 
-def active_edges(network: Network) -> Array | None:
+def active_edges(network: NetworkFields) -> Array | None:
     """Which links work in this round, bool `[E]`, False in the padding; None: all links there are."""
     mask = network.is_linked
     if network.is_present is not None and network.num_edges:
@@ -120,7 +122,7 @@ def active_edges(network: Network) -> Array | None:
     return mask if mask is None else both(mask, network.is_edge)
 
 
-def _degrees(network: Network, mask: Array | None) -> tuple[Array, Array]:
+def _degrees(network: NetworkFields, mask: Array | None) -> tuple[Array, Array]:
     """Working links out of and into each node, uint32 `[N]`."""
     if network.is_implicit and network.is_present is not None:
         present = network.is_present.astype(jnp.uint32)
@@ -134,7 +136,7 @@ def _degrees(network: Network, mask: Array | None) -> tuple[Array, Array]:
     return outgoing, incoming
 
 
-def _count(network: Network, copies: Array, bits: counters.Counter, seconds: Array | None) -> Network:
+def _count(network: Fields, copies: Array, bits: counters.Counter, seconds: Array | None) -> Fields:
     """Traffic of `copies [N]` messages of `bits [N]` each, taking `seconds`."""
     traffic = network.state.traffic
     traffic = traffic._replace(
@@ -145,7 +147,7 @@ def _count(network: Network, copies: Array, bits: counters.Counter, seconds: Arr
     return network.with_state(network.state._replace(traffic=traffic))
 
 
-def count_edges(network: Network, packet: Packet, up: Array) -> Network:
+def count_edges(network: Fields, packet: Packet, up: Array) -> Fields:
     """Traffic of one message an edge, `packet` over edges `[E]`, on those that are up."""
     bits = message_bits(packet)
     sent = counters.Counter(low=jnp.where(up, bits.low, 0), high=jnp.where(up, bits.high, 0))
@@ -169,7 +171,7 @@ def count_edges(network: Network, packet: Packet, up: Array) -> Network:
     return network.with_state(network.state._replace(traffic=traffic))
 
 
-def elapse(network: Network, seconds: Array) -> Network:
+def elapse(network: Fields, seconds: Array) -> Fields:
     """The network `seconds` of simulated time later."""
     traffic = network.state.traffic
     traffic = traffic._replace(clock=counters.advance(traffic.clock, seconds))
@@ -183,7 +185,7 @@ def check_leading(where: str, tree: PyTree, num: int) -> None:
             checks.fail(where, "tree", f"stacked over {num} nodes in every leaf", f"a leaf of shape {list(leaf.shape)}")
 
 
-def send(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Packet, Network]:
+def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet, Fields]:
     """Each node sends one message to all its neighbours; `combine` makes of it what the receivers make of it.
 
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
@@ -208,7 +210,7 @@ def send(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Packe
     return packet, _count(network, outgoing, bits, seconds)
 
 
-def _heard_bits(network: Network, sizes: Array, mask: Array | None, incoming: Array) -> Array:
+def _heard_bits(network: NetworkFields, sizes: Array, mask: Array | None, incoming: Array) -> Array:
     if network.is_implicit:
         # Everyone hears everyone else, so what a node hears is the sum less its own.
         sent = jnp.where(incoming > 0, sizes, 0)
@@ -219,7 +221,7 @@ def _heard_bits(network: Network, sizes: Array, mask: Array | None, incoming: Ar
     return jax.ops.segment_sum(arriving, network.receivers, network.num_nodes, indices_are_sorted=True)
 
 
-def combine(network: Network, packet: Packet, own: PyTree | None, weights: Any) -> PyTree:
+def combine(network: NetworkFields, packet: Packet, own: PyTree | None, weights: Any) -> PyTree:
     """y_i = w_ii own_i + sum_j w_ij values_j over what arrived; no traffic.
 
     `own=None` stands for the packet's own values.  `weights` overrides the network's: a matrix `[N, N]` (W[i, j] the
@@ -257,7 +259,7 @@ def both(first: Array | None, second: Array | None) -> Any:
     return first & second
 
 
-def given_weights(network: Network, weights: Any) -> tuple[Array, Array]:
+def given_weights(network: NetworkFields, weights: Any) -> tuple[Array, Array]:
     """Weights made inside a step, as `(edge_weights [E], self_weights [N])`."""
     if isinstance(weights, tuple):
         checks.shape("mix", "weights[0]", weights[0], (network.num_edges,))
@@ -269,7 +271,7 @@ def given_weights(network: Network, weights: Any) -> tuple[Array, Array]:
     return (by_edge if network.is_edge is None else jnp.where(network.is_edge, by_edge, 0)), own
 
 
-def gather(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Network]:
+def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Fields]:
     """What each node heard from each neighbour, for rules that are not linear."""
     if network.neighbors is None:
         checks.fail(
@@ -293,7 +295,7 @@ def gather(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Inb
     return Inbox(values=values, weights=weights, mask=heard, senders=senders), network
 
 
-def exchange(network: Network, key: Array, tree: PyTree, partner: Array, stream: str) -> tuple[Arrival, Network]:
+def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: str) -> tuple[Arrival, Fields]:
     """Pairwise swap: node i hears node `partner[i]` (positions, `[N]`), and nothing where `partner[i] == i`.
 
     `partner` must be its own inverse.  A pair need not be linked, but over a link that failed nothing is sent.  What was
@@ -333,7 +335,7 @@ def exchange(network: Network, key: Array, tree: PyTree, partner: Array, stream:
     return Arrival(values=received, mask=heard), _count(network, copies, bits, seconds)
 
 
-def asked(network: Network) -> tuple[Array | None, Array]:
+def asked(network: NetworkFields) -> tuple[Array | None, Array]:
     """Rows of the nodes the server deals with in this round (None: all, in order), and who of them is there, `[C]`."""
     rows = network.cohort
     if network.is_present is None:
@@ -342,7 +344,7 @@ def asked(network: Network) -> tuple[Array | None, Array]:
     return rows, network.is_present if rows is None else network.is_present[rows]
 
 
-def uplink(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Network]:
+def uplink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Fields]:
     """Each node of the cohort sends its row of `tree [C, ...]` to the server, which gets `Arrival([C, ...], [C])`."""
     rows, present = asked(network)
     check_leading(stream, tree, present.shape[0])
@@ -364,7 +366,7 @@ def uplink(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Arr
     return Arrival(values=packet.values, mask=arrived), _count(network, copies, bits, seconds)
 
 
-def downlink(network: Network, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Network]:
+def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Fields]:
     """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`, the same for all."""
     rows, present = asked(network)
     ids = network.node_ids if rows is None else network.node_ids[rows]

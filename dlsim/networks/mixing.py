@@ -13,21 +13,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import trees
+from dlsim import checks, trees
+from dlsim.networks.fields import NetworkFields, host_graph
+from dlsim.networks.graph import Graph
 from dlsim.running.meshes import gathered, spread
-
-if TYPE_CHECKING:
-    from dlsim.networks.graph import Graph
-    from dlsim.networks.network import Network
 
 Array = jax.Array
 PyTree = Any
+Fields = TypeVar("Fields", bound=NetworkFields)
 
 LOWERINGS = ("average", "shifts", "neighbors", "edges", "dense")
 
@@ -80,14 +79,58 @@ def table_weights(table: Any, edge_weights: Array) -> Array:
     return edge_weights.at[table].get(mode="fill", fill_value=0)
 
 
-def matrix(network: Network, edge_weights: Array, self_weights: Array) -> Array:
+def matrix(network: NetworkFields, edge_weights: Array, self_weights: Array) -> Array:
     """The mixing matrix W `[N, N]`, W[i, j] the weight receiver i gives sender j."""
     is_unique = network.is_edge is None  # else the padding names one place many times
     return jnp.diag(self_weights).at[network.receivers, network.senders].add(edge_weights, unique_indices=is_unique)
 
 
+def lower(network: Fields, lowering: str, graph: Graph | None = None) -> Fields:
+    """The network with the arrays that `lowering` needs; `"auto"` follows the cost rule."""
+    checks.one_of("with_lowering", "lowering", lowering, ("auto", *LOWERINGS))
+    if network.is_implicit:
+        if lowering not in ("auto", "average"):
+            checks.fail(
+                "with_lowering", "lowering", "'average' for a complete graph without an edge list", repr(lowering)
+            )
+        return network
+    if network.is_edge is not None:
+        checks.fail("with_lowering", "network", "one whose list of edges is not padded", "one with a mask is_edge")
+    graph = host_graph(network) if graph is None else graph
+    num_nodes, edge_weights = graph.num_nodes, np.asarray(network.edge_weights)
+    is_complete = graph.num_edges == num_nodes * (num_nodes - 1) and num_nodes > 1
+    is_uniform_complete = is_complete and np.allclose(edge_weights, 1 / num_nodes, rtol=1e-5)
+    widest = int(graph.in_degrees.max()) if graph.num_edges else 0
+    table_fits = num_nodes * widest <= max(4 * (graph.num_edges + num_nodes), 2**20)
+    if lowering == "auto":
+        lowering = choose(graph, is_uniform_complete, table_fits, jax.default_backend())
+    if lowering == "average" and not is_uniform_complete:
+        checks.fail("with_lowering", "lowering", "one that fits the weights", "'average' on an incomplete graph")
+    if lowering == "shifts" and graph.offsets is None:
+        checks.fail("with_lowering", "lowering", "one that fits the graph", "'shifts' on a graph that is not a grid")
+    changes: dict[str, Any] = {"lowering": lowering, "matrix": None}
+    if network.neighbor_edges is None and (lowering in ("neighbors", "shifts") or table_fits):
+        changes |= _table(graph, edge_weights)
+    if lowering == "dense":
+        changes["matrix"] = matrix(network, network.edge_weights, jnp.zeros_like(network.self_weights))
+    return network.replace(**changes)
+
+
+def _table(graph: Graph, edge_weights: np.ndarray) -> dict[str, Array]:
+    table = neighbor_table(graph)
+    padded = np.concatenate([edge_weights, np.zeros(1, edge_weights.dtype)])
+    is_padding = table == graph.num_edges
+    senders = np.concatenate([graph.senders, np.zeros(1, np.int32)])[table]
+    senders = np.where(is_padding, np.arange(graph.num_nodes, dtype=np.int32)[:, None], senders)
+    return {
+        "neighbors": jnp.asarray(senders, jnp.int32),
+        "neighbor_edges": jnp.asarray(table, jnp.int32),
+        "neighbor_weights": jnp.asarray(padded[table]),
+    }
+
+
 def product(
-    network: Network, values: PyTree, own: PyTree, edge_weights: Array | None, self_weights: Array | None
+    network: NetworkFields, values: PyTree, own: PyTree, edge_weights: Array | None, self_weights: Array | None
 ) -> PyTree:
     """One gossip product for every leaf `[N, ...]`; `edge_weights=None` means the network's own.
 
@@ -164,14 +207,16 @@ def _dense(weights: Array, values: Array, own: Array, self_weights: Array | None
     return _start(own, self_weights) + heard.reshape(values.shape)
 
 
-def _flat(rows: Any, network: Network, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
+def _flat(
+    rows: Any, network: NetworkFields, weights: Any, values: Array, own: Array, self_weights: Array | None
+) -> Array:
     # One long row a node: gathers of short inner axes (64 x 10) take 1.2 to 2.7 times as long.
     flat = values.reshape(values.shape[0], -1)
     flat_own = flat if values is own else own.reshape(own.shape[0], -1)
     return rows(network, weights, flat, flat_own, self_weights).reshape(own.shape)
 
 
-def _edges(network: Network, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:
+def _edges(network: NetworkFields, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:
     messages = spread(gathered(values).at[network.senders].get(mode="promise_in_bounds"))
     mine = gathered(own).at[network.receivers].get(mode="promise_in_bounds") if self_weights is None else own
     heard = jax.ops.segment_sum(
@@ -184,7 +229,7 @@ def _edges(network: Network, weights: Array, values: Array, own: Array, self_wei
     return _start(own, self_weights) + heard
 
 
-def _neighbors(network: Network, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
+def _neighbors(network: NetworkFields, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
     neighbors: Any = network.neighbors
     values = gathered(values)
 
@@ -206,7 +251,7 @@ def _neighbors(network: Network, weights: Any, values: Array, own: Array, self_w
     return jax.lax.fori_loop(0, width // UNROLL, block, total) if width >= UNROLL else total
 
 
-def _shifts(network: Network, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
+def _shifts(network: NetworkFields, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
     grid, offsets = network.grid or (), network.offsets or ()
     total = _start(own, self_weights)
     on_grid = values.reshape(*grid, *values.shape[1:])

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim.networks.network import Network, lower
+from dlsim.networks.mixing import lower
+from dlsim.networks.network import Network
 
 
 def widen(network: Network, width: int) -> Network:

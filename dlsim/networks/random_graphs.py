@@ -15,6 +15,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import Network, connect
+from dlsim.networks.spectral import is_connected
 from dlsim.networks.topologies import Weights
 
 MAX_TRIES = 50
@@ -282,8 +283,6 @@ def stochastic_block(
 
 
 def _sample(where: str, draw: Callable[[np.random.Generator], Graph], seed: int, connected: bool, fix: str) -> Graph:
-    from dlsim.networks.spectral import is_connected
-
     rng = np.random.default_rng(checks.integer(where, "seed", seed, 0))
     for _ in range(MAX_TRIES):
         one = draw(rng)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks import sparse_ends
-from dlsim.networks.weights import TOLERANCE, check_stochastic
+from dlsim.networks.stochastic import TOLERANCE, check_stochastic
 
 DENSE_NODES = 1500
 LARGEST_SPECTRUM = 20_000  # nodes of a whole spectrum without a closed form: 3.2 GB and an hour

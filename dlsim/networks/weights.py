@@ -12,6 +12,8 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks.graph import Graph, weight_dtype
+from dlsim.networks.spectral import laplacian_ends
+from dlsim.networks.stochastic import edge_places
 
 NAMES = (
     "metropolis_hastings",
@@ -24,7 +26,6 @@ NAMES = (
     "column_stochastic",
 )
 LAZY = "lazy_"
-TOLERANCE = 1e-5  # on sums and differences: a hundred float32 roundings of a number near 1
 LARGEST_FASTEST_MIXING = 1000  # nodes; its semidefinite program has N^2 / 2 constraints
 
 
@@ -83,7 +84,7 @@ def matrix_weights(graph: Graph, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     entries = scipy.sparse.coo_array(matrix)
     off = (entries.row != entries.col) & (entries.data != 0)
     code = entries.row[off].astype(np.int64) * graph.num_nodes + entries.col[off]
-    place = _find(graph, code)
+    place = edge_places(graph, code)
     if (place < 0).any():
         i, j = divmod(int(code[np.argmin(place)]), graph.num_nodes)
         checks.fail("matrix_weights", "matrix", "zero where the graph has no edge", f"an entry at [{i}, {j}]")
@@ -91,31 +92,6 @@ def matrix_weights(graph: Graph, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     np.add.at(edge_weights, place, entries.data[off])
     dtype = weight_dtype()
     return edge_weights.astype(dtype), scipy.sparse.csr_array(entries).diagonal().astype(dtype)
-
-
-def check_stochastic(graph: Any, edge_weights: Any, self_weights: Any) -> dict[str, bool]:
-    """What W is: `is_row_stochastic`, `is_column_stochastic`, `is_doubly_stochastic`, `is_symmetric`.
-
-    `graph` may be a Graph or a Network, or whatever has `num_nodes`, `senders` and `receivers` (sorted by
-    receiver, then sender).  Sums in float64; a sum may miss 1 by `TOLERANCE` times the sum of absolute
-    values, an entry its mirror image by
-    `TOLERANCE`.  Negative weights are allowed (optimal weights may be), so "stochastic" says that sums are 1.
-    """
-    edges, own = np.asarray(edge_weights, np.float64), np.asarray(self_weights, np.float64)
-    senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
-    sums_to_one = []
-    for ends in (receivers, senders):
-        total = own + np.bincount(ends, edges, graph.num_nodes)
-        size = np.abs(own) + np.bincount(ends, np.abs(edges), graph.num_nodes)
-        sums_to_one.append(bool((np.abs(total - 1) <= TOLERANCE * np.maximum(size, 1)).all()))
-    place = _find(graph, senders.astype(np.int64) * graph.num_nodes + receivers)
-    mirrored = np.where(place >= 0, edges[place] if len(edges) else edges, 0)
-    return {
-        "is_row_stochastic": sums_to_one[0],
-        "is_column_stochastic": sums_to_one[1],
-        "is_doubly_stochastic": all(sums_to_one),
-        "is_symmetric": bool((np.abs(edges - mirrored) <= TOLERANCE).all()),
-    }
 
 
 def _needs_undirected(graph: Graph, name: str) -> None:
@@ -137,8 +113,6 @@ def _max_degree(graph: Graph) -> np.ndarray:
 def _laplacian(graph: Graph, step: float | str | None = None) -> np.ndarray:
     if step is None or graph.num_nodes == 1:
         return _max_degree(graph)
-    from dlsim.networks.spectral import laplacian_ends
-
     if isinstance(step, str):
         checks.one_of("mixing_weights", "step", step, ("optimal",))
     else:
@@ -173,13 +147,6 @@ def _column_stochastic(graph: Graph) -> np.ndarray:
 
 def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool = True) -> np.ndarray:
     """min ||I - B diag(w) B^T - 1 1^T / N||_2 ; if `nonnegative`, over w >= 0 that leave no diagonal of W below 0."""
-    try:
-        import cvxpy
-    except ImportError:
-        fix = "Run: pip install 'dlsim[opt]'"
-        raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
-    import scipy.sparse
-
     num_nodes = graph.num_nodes
     if num_nodes > LARGEST_FASTEST_MIXING:
         rule = f"at most {LARGEST_FASTEST_MIXING} for fastest_mixing (a semidefinite program)"
@@ -189,6 +156,14 @@ def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool =
     num_pairs = len(first)
     if not num_pairs:
         return np.zeros(0)
+    # Imported after what needs no solver, so that its absence is told only where it matters.
+    try:
+        import cvxpy
+    except ImportError:
+        fix = "Run: pip install 'dlsim[opt]'"
+        raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
+    import scipy.sparse
+
     pairs = np.arange(num_pairs)
     # vec(L) = sum_e w_e vec((e_i - e_j)(e_i - e_j)^T), four entries an edge
     rows = np.concatenate([first * num_nodes + first, second * num_nodes + second,
@@ -210,18 +185,9 @@ def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool =
     solved = np.maximum(weight.value, 0) if nonnegative else weight.value
     solved = solved / max(1.0, float((incident @ solved).max())) if nonnegative else solved
     by_pair = np.zeros(graph.num_edges)
-    by_pair[_find(graph, second * num_nodes + first)] = solved
-    by_pair[_find(graph, first * num_nodes + second)] = solved
+    by_pair[edge_places(graph, second * num_nodes + first)] = solved
+    by_pair[edge_places(graph, first * num_nodes + second)] = solved
     return by_pair
-
-
-def _find(graph: Graph, code: np.ndarray) -> np.ndarray:
-    """Places in the edge list of `receiver * N + sender`, -1 where there is no such edge."""
-    known = np.asarray(graph.receivers).astype(np.int64) * graph.num_nodes + np.asarray(graph.senders)
-    if not len(known):
-        return np.full(len(code), -1)
-    place = np.minimum(np.searchsorted(known, code), len(known) - 1)
-    return np.where(known[place] == code, place, -1)
 
 
 _RULES: dict[str, Any] = {

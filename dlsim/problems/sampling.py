@@ -51,6 +51,19 @@ def batch_positions(
     return jax.lax.fori_loop(0, batch_size, draw, jnp.full_like(draws, -1)).T
 
 
+def permutations(key: Array, node_ids: Array, sizes: Array, num: int) -> Array:
+    """An order of each node's own positions, int32 `[n, num]`: the first `sizes[i]` of row i are `range(sizes[i])`.
+
+    Every order is equally likely; row i depends on (key, node_ids[i], sizes[i]) alone.  `num` is at least the largest size.
+    Cost: one word and one sort of `num` a node.
+    """
+    place = jnp.arange(num, dtype=jnp.int32)
+    words = keys.node_bits(key, node_ids, num)
+    # What is not there sorts last: ties with the largest word keep their order, and own positions come first.
+    words = jnp.where(place[None, :] < sizes[:, None], words, jnp.uint32(0xFFFFFFFF))
+    return jnp.argsort(words, axis=1, stable=True).astype(jnp.int32)
+
+
 def below(words: Array, bounds: Array) -> Array:
     """Uniform integers in [0, bound) from uniform 32-bit words, int32: the high word of `word * bound`.
 

@@ -122,6 +122,21 @@ def supervised(
 
         return map_nodes(of_block, node_block)(params, node_ids, positions(key, node_ids))
 
+    def gradient_at(key: Array, params: PyTree, node_ids: Array, positions: Array, mask: Array) -> tuple[PyTree, Array]:
+        check_rows(where, node_ids, num_nodes)
+
+        def masked_loss(params: PyTree, batch: Batch, mask: Array) -> Array:
+            losses = loss_fn(model.apply(params, batch.inputs), batch.labels)
+            total = jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask), 1).astype(losses.dtype)
+            return total + penalty(params) if is_regularized else total
+
+        def of_block(params: PyTree, node_ids: Array, positions: Array, mask: Array) -> tuple[PyTree, Array]:
+            batch = view(examples, keys.stream(key, "noise"), node_ids, positions)
+            losses, gradients = jax.vmap(jax.value_and_grad(masked_loss))(params, batch, mask)
+            return gradients, losses
+
+        return map_nodes(of_block, node_block)(params, node_ids, positions, mask)
+
     def full_gradient(key: Array, params: PyTree, node_ids: Array) -> tuple[PyTree, Array]:
         del key
         check_rows(where, node_ids, num_nodes)
@@ -150,6 +165,7 @@ def supervised(
         num_examples=np.asarray(partition.sizes),
         batch_size=batch_size,
         node_block=node_block,
+        gradient_at=gradient_at,
     )
 
 

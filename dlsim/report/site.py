@@ -39,7 +39,7 @@ def write_report(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        (staging / MARK).write_text("")
+        (staging / MARK).write_text("", encoding="utf-8")
         (staging / "index.html").write_text(pages.index(found), encoding="utf-8")
         for page in found:
             (staging / f"{page.name}.html").write_text(pages.run(page), encoding="utf-8")

@@ -1,11 +1,9 @@
-"""The loop: compiled chunks one after the other, records on the way, checkpoints, and Ctrl-C between chunks."""
+"""The loop: compiled chunks one after the other, records on the way, checkpoints, and signals between chunks."""
 
 from __future__ import annotations
 
 import contextlib
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,16 +15,13 @@ from dlsim import checks
 from dlsim.core import Array, Feed, Info
 from dlsim.running.meshes import is_shared, told
 from dlsim.running.programs import CHUNK_RECORDS, Carry, Programs
+from dlsim.running.stopping import Interrupted
 
 if TYPE_CHECKING:
     from dlsim.running.checkpoint import Store
     from dlsim.running.history import History
 
 CHUNK_SECONDS = 0.5  # aimed at: short enough for a live bar, long enough that the host costs nothing
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the state was saved (where a checkpoint folder was given)."""
 
 
 class Played(NamedTuple):
@@ -56,7 +51,7 @@ def play(
     has_runs: bool,
     checkpoints: Checkpoints | None = None,
     report: Callable[[int, History], None] = lambda step, history: None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], int | None] = lambda: None,
     first_chunk: int = 1,
     feeds: Sequence[Feed | None] = (),
 ) -> Played:
@@ -70,7 +65,7 @@ def play(
       has_runs: whether everything leads with an axis of runs.
       checkpoints: where the state is kept; None: nowhere.
       report: called after every chunk, and once before the first, with the step reached.
-      stopped: asked after every chunk; True ends the loop with `Interrupted` once the state is saved.
+      stopped: asked after every chunk; the number of a signal ends the loop with `Interrupted` once the state is saved.
       first_chunk: steps of the first chunk, where the pace is known; the length then follows `CHUNK_SECONDS`.
       feeds: what the host prepares, one a run; none: nothing.
     """
@@ -79,9 +74,12 @@ def play(
     shared = is_shared(programs.shapes[0])
     with contextlib.ExitStack() as stack:
         store = None
+        # Before the first step is served: later the host would have to begin its tape anew.
+        tape = {} if checkpoints is None else _tape(feeds, key, has_runs)
 
         def opened(at: Checkpoints) -> Store:
-            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every), shared)
+            process = None if programs.identity is None else {**programs.identity(), **tape}
+            made = checkpoint.Store(at.folder, checkpoint.signature(programs.shapes, key, every, process), shared)
             stack.callback(made.close)  # waits for the last write, also on the way out of an error
             return made
 
@@ -104,18 +102,18 @@ def play(
             step = reached[-1]
             _keep(history, buffer, reached, num_steps, every, has_runs)
             report(step, history)
-            waited, stop = time.perf_counter() - saved_at, stopped()
+            waited, stop = time.perf_counter() - saved_at, int(stopped() or 0)
             if shared:
                 taken, waited, stop = _of_all(taken, waited, stop)
             chunk = _next_chunk(records * steps, taken)
             if checkpoints is not None:
-                due = waited > checkpoints.seconds or stop
+                due = waited > checkpoints.seconds or stop > 0
                 if checkpoints.at_end if step == num_steps else due:
                     store = opened(checkpoints) if store is None else store
                     store.save(step, carry, history)
                     saved_at = time.perf_counter()
             if stop and step < num_steps:
-                raise Interrupted(f"stopped at step {step} of {num_steps}")
+                raise Interrupted.by(stop, f"stopped at step {step} of {num_steps}")
         return Played(carry, history, step - first_step, time.perf_counter() - began)
 
 
@@ -139,6 +137,17 @@ class _Feeder:
         self.until = min(ends)
         part = jax.tree.map(lambda *leaves: np.stack(leaves), *parts) if self._has_runs else parts[0]
         return carry._replace(state=jax.tree.map(_laid, self._feeds[0].put(carry.state, part), carry.state))
+
+
+def _tape(feeds: Sequence[Feed | None], key: Array, has_runs: bool) -> dict[str, str]:
+    """The digest of what the host prepares for the first steps of a run, which its programs do not tell."""
+    from dlsim.running.identity import of_tree
+
+    first = next(((i, feed) for i, feed in enumerate(feeds) if feed is not None), None)
+    if first is None:
+        return {}
+    place, feed = first
+    return {"tape": of_tree(feed.fill(key[place] if has_runs else key, 0)[0])}
 
 
 def _laid(new: Any, old: Array) -> Array:
@@ -189,34 +198,12 @@ def _plan(step: int, num_steps: int, every: int, chunk: int) -> tuple[int, int]:
     return max(1, min(chunk // every, (num_steps - step) // every, CHUNK_RECORDS)), every
 
 
-def _of_all(taken: float, waited: float, stop: bool) -> tuple[float, float, bool]:
-    """The first process's clock, and whether any process was asked to stop: all must run the same chunks."""
+def _of_all(taken: float, waited: float, stop: int) -> tuple[float, float, int]:
+    """The first process's clock, and the signal to any process: all must run the same chunks."""
     said = told(taken, waited, float(stop))
-    return float(said[0, 0]), float(said[0, 1]), bool(said[:, 2].any())
+    return float(said[0, 0]), float(said[0, 1]), int(said[:, 2].max())
 
 
 def _next_chunk(steps: int, seconds: float) -> int:
     """Steps of the next chunk: as many as take CHUNK_SECONDS, at most ten times more than the last."""
     return max(1, min(10 * steps, int(steps * CHUNK_SECONDS / max(seconds, 1e-6))))
-
-
-class Interrupts:
-    """Notes the first Ctrl-C and lets the chunk finish; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._old: Any = None
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
-
-    def __exit__(self, *_: Any) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGINT, self._old)

@@ -13,9 +13,10 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.running import progress_bar, status
-from dlsim.running.loop import Checkpoints, Interrupted, Interrupts, play
+from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import is_leader, node_mesh
 from dlsim.running.programs import Programs, compile_process
+from dlsim.running.stopping import Interrupted, Interrupts
 
 if TYPE_CHECKING:
     import xarray
@@ -60,7 +61,8 @@ def simulate(
       num_steps: steps to run, counted from the very start also when resuming.
       record: what to keep and how often; default: what the process measures, about 100 times.
       seed: an int, or several: they run side by side, vectorised, and the results gain a `seed` axis.
-      checkpoint_dir: a folder for checkpoints; one is written every `checkpoint_seconds`, at the end, and on Ctrl-C.
+      checkpoint_dir: a folder for checkpoints; one is written every `checkpoint_seconds`, at the end, on Ctrl-C and
+        on SIGTERM (as Slurm sends it before a job's time is up; without a folder it ends the process, as ever).
       resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.
       progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
       label: a name for the bar.
@@ -72,16 +74,16 @@ def simulate(
 
     Raises:
       ValueError: bad arguments, or a checkpoint of another run.
-      Interrupted: Ctrl-C; the state is in `checkpoint_dir`.
+      Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`. A second Ctrl-C stops at once.
     """
     checks.instance("simulate", "process", process, Process, "Make one with dlsim.learn(problem, algorithm, network).")
-    num_steps = checks.integer("simulate", "num_steps", num_steps, 1)
+    num_steps = checks.count("simulate", "num_steps", num_steps, checks.MOST_STEPS)
     if (key is None) == (seed is None):
         checks.fail("simulate", "key", "given, or else seed (one of the two)", "neither" if key is None else "both")
     if record is None:
         record = Record(every=max(1, num_steps // 100))
     checks.instance("simulate", "record", record, Record, "Pass e.g. dlsim.Record(every=10).")
-    every = checks.integer("simulate", "record.every", record.every, 1)
+    every = checks.count("simulate", "record.every", record.every, checks.MOST_STEPS)
     measure = record.fn if record.fn is not None else process.measure
     if measure is None:
         checks.fail("simulate", "record.fn", "given for a process that measures nothing", "None")
@@ -99,7 +101,7 @@ def simulate(
     if mesh is not None and not is_leader():
         progress = False
     updates = _updates(programs)
-    with Interrupts() as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
+    with Interrupts(checkpoint_dir is not None) as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
         began: list[float] = []
 
         def report(step: int, history: History) -> None:
@@ -115,7 +117,7 @@ def simulate(
             has_runs=seeds is not None,
             checkpoints=checkpoints,
             report=report,
-            stopped=lambda: interrupts.seen,
+            stopped=lambda: interrupts.first,
             feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
         )
     done, seconds = played.num_done, played.seconds

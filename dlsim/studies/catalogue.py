@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 def read_entry(file: pathlib.Path) -> Entry | None:
     """What an experiment file says of itself; None if the file is none."""
     try:
-        tree = ast.parse(file.read_text())
+        tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return None
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -78,9 +78,9 @@ def write(done: Sequence[Reproduced], file: str | os.PathLike[str]) -> pathlib.P
     path = check_file(file)
     temporary = path.with_name(f".{path.name}.new")
     if path.suffix == ".md":
-        temporary.write_text(markdown(done, path.parent))
+        temporary.write_text(markdown(done, path.parent), encoding="utf-8")
     else:
-        temporary.write_text({".csv": _csv, ".json": _json}[path.suffix](done))
+        temporary.write_text({".csv": _csv, ".json": _json}[path.suffix](done), encoding="utf-8")
     temporary.replace(path)
     return path
 

@@ -241,7 +241,7 @@ def _finish(
         "citation": experiment.citation,
         "file": experiment.path.name,
         "file_sha256": experiment.sha256,
-        "code_sha256": code_digest(experiment.path.read_text()),
+        "code_sha256": code_digest(experiment.path.read_text(encoding="utf-8")),
         "command": shlex.join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": began,
         "finished": _now(),
@@ -280,7 +280,7 @@ def _check_partial(partial: pathlib.Path, identity: dict[str, Any], resume: bool
     if not resume:
         fix = "Go on with --resume, or remove that folder."
         checks.fail("run", "out", "without an unfinished run", str(partial), fix)
-    held: dict[str, Any] = json.loads(note.read_text())
+    held: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
     if held["experiment"] != identity["experiment"]:
         got = f"{partial.parent} with an unfinished run of {held['experiment']!r}"
         checks.fail("run", "out", f"a folder of {identity['experiment']!r}", got, "Choose another --out.")
@@ -295,7 +295,7 @@ def _open_partial(partial: pathlib.Path, identity: dict[str, Any]) -> str:
     partial.mkdir(parents=True, exist_ok=True)
     began = _now()
     temporary = partial / "identity.tmp"
-    temporary.write_text(json.dumps({**identity, "started": began}))
+    temporary.write_text(json.dumps({**identity, "started": began}), encoding="utf-8")
     temporary.replace(partial / "identity.json")
     return began
 

@@ -122,7 +122,7 @@ def found_before(paper: Entry, mode: str, out: str | os.PathLike[str]) -> Reprod
     held = saved.provenance
     is_same = held.get("file_sha256") == hashlib.sha256(paper.path.read_bytes()).hexdigest()
     # Words may change after a run, such as those that say what it found.
-    is_same = is_same or held.get("code_sha256") == catalogue.code_digest(paper.path.read_text())
+    is_same = is_same or held.get("code_sha256") == catalogue.code_digest(paper.path.read_text(encoding="utf-8"))
     return Reproduced(paper, mode, saved, "", not is_same)
 
 

@@ -11,8 +11,8 @@ import jax
 from dlsim import checks
 from dlsim.core import Record
 from dlsim.running import progress_bar
-from dlsim.running.loop import Interrupts
 from dlsim.running.meshes import laid_over, node_mesh
+from dlsim.running.stopping import Interrupts
 from dlsim.sweeps import layout as layouts
 from dlsim.sweeps.assemble import attributes, dataset
 from dlsim.sweeps.display import display
@@ -83,7 +83,7 @@ def sweep(
 
     Raises:
       ValueError: one line, before anything runs.
-      Interrupted: Ctrl-C; finished blocks, and the state of those in flight, are in `out`.
+      Interrupted: Ctrl-C, or SIGTERM where there is `out`; finished blocks, and the state of those in flight, are in `out`.
     """
     chosen = {**(axes or {}), **more_axes}
     for key in chosen:
@@ -205,9 +205,9 @@ def check_memory(plan: Plan, options: Options) -> None:
 
 def run_here(plan: Plan, store: Store, options: Options, progress: str | bool) -> dict[str, float]:
     """Run what is left of a plan in this process."""
-    with display(plan, progress) as say, Interrupts() as interrupts:
+    with Interrupts(store.folder is not None) as interrupts, display(plan, progress) as say:
         shown = Progress(say)
-        engine = Engine(store, options, shown, lambda: interrupts.seen)
+        engine = Engine(store, options, shown, lambda: interrupts.first)
         done_before = [(group, len(group.members) - left) for group, left in zip(plan.groups, plan.todo, strict=True)]
         for group, done in done_before:
             shown.add(done * group.num_steps)

@@ -13,9 +13,10 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.running.history import History
-from dlsim.running.loop import Checkpoints, Interrupted, play
+from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import Placement, laid_over, place
 from dlsim.running.programs import Data, Executable, compile_traced
+from dlsim.running.stopping import Interrupted
 from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
 from dlsim.sweeps.groups import Group, Member
 from dlsim.sweeps.layout import Layout, Tuner
@@ -68,7 +69,7 @@ class Engine:
     """Runs groups on this machine's devices."""
 
     def __init__(
-        self, store: Store, options: Options, progress: Progress, stopped: Callable[[], bool] = lambda: False
+        self, store: Store, options: Options, progress: Progress, stopped: Callable[[], int | None] = lambda: None
     ) -> None:
         self.store, self._options, self._progress, self._stopped = store, options, progress, stopped
         self._devices = options.devices or tuple(jax.local_devices())
@@ -174,7 +175,7 @@ class Engine:
                         return
                     block = waiting.pop()
                 try:
-                    self._play(group, block, layout, device, lambda: self._stopped() or bool(errors))
+                    self._play(group, block, layout, device, lambda: self._stopped() or len(errors))
                 except Exception as error:
                     errors.append(error)
                 except Interrupted as error:  # no Exception, so that nobody swallows it
@@ -192,11 +193,11 @@ class Engine:
         if real:
             return real[0]
         if errors or self._stopped():
-            raise Interrupted("finished runs are kept")
+            raise Interrupted.by(self._stopped(), "finished runs are kept")
         return None
 
     def _play(
-        self, group: Group, block: list[Member], layout: Layout, device: Any, stopped: Callable[[], bool]
+        self, group: Group, block: list[Member], layout: Layout, device: Any, stopped: Callable[[], int | None]
     ) -> None:
         # The last block is filled up with its last run, so that all blocks share one program.
         filled = block + [block[-1]] * (layout.runs - len(block))

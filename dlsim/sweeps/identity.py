@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dlsim.configs.beside import files_beside
 from dlsim.sweeps.signature import content
 
 NOT_BUILDING = (
@@ -42,8 +43,10 @@ _INSTALLED = tuple({pathlib.Path(sysconfig.get_path(name)).resolve() for name in
 
 
 def code_of_experiment(module: ModuleType, text: str) -> str:
-    """Digest of an experiment file and of the user's own modules that it imports."""
+    """Digest of an experiment file and of the user's own modules that it imports, wherever in it."""
     parts = [code_of_file(text)]
+    beside = files_beside(pathlib.Path(module.__file__)) if module.__file__ else []
+    parts += [f"module {code_of_file(path.read_text(encoding='utf-8'))}" for path in beside]
     for value in vars(module).values():
         other = value if isinstance(value, ModuleType) else inspect.getmodule(value) if callable(value) else None
         if other is not None and other is not module and _is_users(other):

@@ -73,7 +73,7 @@ class Store:
             _refuse_foreign(note.parent)
             return None
         try:
-            held: Any = json.loads(note.read_text())
+            held: Any = json.loads(note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             held = None
         if not isinstance(held, dict) or not {"experiment", "mode", "config"} <= held.keys():

@@ -12,6 +12,7 @@ import sys
 import distributed_run
 import numpy as np
 import pytest
+from patience import PATIENCE
 from toys import environment
 
 
@@ -29,7 +30,7 @@ def together(what: str, folder: pathlib.Path) -> dict[str, np.ndarray]:
         given = [*words, str(this), str(folder)]
         both.append(subprocess.Popen(given, env=world, stdout=log, stderr=subprocess.STDOUT))
     try:
-        codes = [one.wait(timeout=300) for one in both]
+        codes = [one.wait(timeout=PATIENCE) for one in both]
     finally:
         for one in both:
             one.kill()

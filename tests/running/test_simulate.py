@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patience import PATIENCE
 from toys import environment, plain_run, walk
 
 from dlsim import keys, simulate
@@ -284,7 +285,7 @@ print(" ".join(str(w) for w in np.asarray(run.state.word)), int(run.results.spen
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment(JAX_ENABLE_X64="1"),
     )
     assert done.returncode == 0, done.stderr[-2000:]

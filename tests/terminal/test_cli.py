@@ -14,6 +14,7 @@ import time
 
 import pytest
 import xarray
+from patience import PATIENCE
 
 from dlsim import results
 from dlsim.configs import split_mode
@@ -170,10 +171,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     try:
         began = time.monotonic()
         while not any((out / PARTIAL / "blocks").glob("*.npz")):
-            assert child.poll() is None and time.monotonic() - began < 120
+            assert child.poll() is None and time.monotonic() - began < PATIENCE
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=PATIENCE)
     finally:
         child.kill()
     assert child.returncode == 130 and "Traceback" not in err

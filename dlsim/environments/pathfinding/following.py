@@ -12,6 +12,7 @@ from dlsim.core import Array, Info
 from dlsim.environments import grid
 from dlsim.environments.environment import Environment, box
 from dlsim.environments.pathfinding import planning
+from dlsim.environments.pathfinding.tables import as_maps
 from dlsim.environments.pathfinding.world import PathfindingState, pathfinding
 from dlsim.environments.policies import Policy
 from dlsim.networks.network import Inbox
@@ -30,7 +31,7 @@ class FollowingState(NamedTuple):
 
 def following(
     obstacles: Any,
-    num_agents: int,
+    num_agents: int | None = None,
     view: int = 11,
     max_steps: int = 512,
     rule: str = "soft",
@@ -63,7 +64,7 @@ def following(
         holds what `pathfinding` reports, and `reached`; `follow` gives the actions that follow the plans.
     """
     where = "following"
-    blocked = planning.check_obstacles(where, obstacles)
+    blocked = as_maps(where, obstacles, several=False)[0]
     checks.number(where, "static_weight", static_weight, 0)
     checks.number(where, "dynamic_weight", dynamic_weight, 0)
     checks.number(where, "reward", reward)

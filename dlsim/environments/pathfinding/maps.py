@@ -130,7 +130,7 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
     """
     where = "read_map"
     try:
-        text = pathlib.Path(path).read_text()
+        text = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         checks.fail(where, "path", "a readable text file", f"{str(path)!r} ({type(error).__name__})", "Check the path.")
     return parse_map(text, where=f"read_map {str(path)!r}")
@@ -170,6 +170,61 @@ def write_map(obstacles: np.ndarray) -> str:
     """The text of a MovingAI file for a map."""
     rows = ["".join("@" if cell else "." for cell in row) for row in np.asarray(obstacles)]
     return "\n".join(["type octile", f"height {len(rows)}", f"width {len(rows[0])}", "map", *rows, ""])
+
+
+def parse_pogema(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Obstacles, bool `[H, W]`, starts and goals of a map in POGEMA's letters, as `pathfinding` takes them.
+
+    `.` free and `#` obstacle.  Then either
+
+    - `@` free, to begin on only; `$` free, as a goal only; `!` free only; and `.` both: starts and goals are the cells,
+      bool `[H, W]`; or
+    - `a` to `z`, where an agent begins, and `A` to `Z`, its first goal, all free: starts and goals are int32 `[A, 2]`, the
+      agents in the order of the alphabet, from whichever letters there are.
+
+    Lines may be indented, and empty ones do not count.
+
+    Source: the maps of POGEMA's GridConfig (Skrynnik et al., ICLR 2025), rules only.  Differs: a letter that is there twice
+    is an error (there the last one counts), and so is one without its partner (there only the numbers must agree).
+    """
+    where = "parse_pogema"
+    checks.text(where, "text", text, "rows of cells")
+    rows = [line.strip() for line in text.splitlines() if line.strip()]
+    if not rows:
+        checks.fail(where, "text", "rows of cells", "nothing")
+    places: dict[str, tuple[int, int]] = {}
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            checks.fail(where, f"row {number}", f"{len(rows[0])} cells wide, as the first", len(row))
+        for column, cell in enumerate(row):
+            if cell in ".#@$!":
+                continue
+            if not (cell.isascii() and cell.isalpha()):
+                checks.fail(where, f"row {number}", "of . # @ $ ! and letters", repr(cell))
+            if cell in places:
+                got = f"it at {places[cell]} and {(number, column)}"
+                checks.fail(where, f"letter {cell!r}", "in one place", got)
+            places[cell] = (number, column)
+    cells = np.asarray([list(row) for row in rows])
+    obstacles = cells == "#"
+    if not places:
+        return obstacles, np.isin(cells, list(".@")), np.isin(cells, list(".$"))
+    marks = sorted({*text} & {*"@$!"})
+    if marks:
+        rule = "of letters, or of @ $ !"
+        checks.fail(
+            where, "text", rule, f"both {min(places)!r} and {marks[0]!r}", "Mark places, or cells to draw from."
+        )
+    for letter in sorted(places):
+        other = letter.swapcase()
+        if other not in places:
+            what = ("start", "goal") if letter.islower() else ("goal", "start")
+            checks.fail(where, f"{what[0]} {letter!r}", f"there with its {what[1]} {other!r}", "it alone")
+    agents = sorted(letter for letter in places if letter.islower())
+    starts, goals = (
+        np.asarray([places[name] for name in names], np.int32) for names in (agents, map(str.upper, agents))
+    )
+    return obstacles, starts, goals
 
 
 def components(obstacles: np.ndarray) -> np.ndarray:

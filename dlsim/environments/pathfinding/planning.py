@@ -169,13 +169,3 @@ def sightings(positions: Array, shape: tuple[int, int], view: int) -> Array:
     columns = jnp.abs(jnp.arange(shape[1]) - positions[:, 1:]) <= half
     seen = taken & rows[:, :, None] & columns[:, None, :]
     return seen.astype(jnp.float32).at[jnp.arange(num), positions[:, 0], positions[:, 1]].set(0.0)
-
-
-def check_obstacles(where: str, obstacles: Any) -> np.ndarray:
-    """One map, bool `[H, W]`, with a cell to stand on."""
-    blocked = np.asarray(obstacles)
-    if blocked.ndim != 2 or blocked.dtype != bool:
-        checks.fail(where, "obstacles", "bool of shape [H, W]", f"{blocked.dtype} {list(blocked.shape)}")
-    if blocked.all():
-        checks.fail(where, "obstacles", "a map with a free cell", "none")
-    return blocked

@@ -54,7 +54,7 @@ def skirmish(
 
     Args:
         scenario: a name of `SCENARIOS`, or a `Scenario` of one's own.
-        enemy: `scripted`: the agents are the allies, against `skirmish_enemy`; `agents`: all units are agents.
+        enemy: `scripted`: the agents are the allies, against those of `skirmish.enemy`; `agents`: all units are agents.
         attack: whom scripted enemies shoot: `nearest` or `random` opponent in range.
         enemy_shoots: whether scripted enemies ever shoot.
         max_steps: steps of an episode T; 101 is what JaxMARL's 100 amounts to, as it asks before it counts the step.

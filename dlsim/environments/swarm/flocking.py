@@ -11,7 +11,7 @@ from dlsim.environments import grid
 from dlsim.environments.environment import Environment
 from dlsim.environments.swarm import world
 from dlsim.environments.swarm.assignment import assignment_bounds, assignment_cost
-from dlsim.environments.swarm.ring import MOST_CELLS, bracket, ring
+from dlsim.environments.swarm.ring_distance import MOST_CELLS, bracket, ring
 from dlsim.environments.swarm.world import SwarmState, Task
 
 FAR = 2**20

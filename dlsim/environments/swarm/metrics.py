@@ -11,7 +11,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, Info
 from dlsim.environments import grid
-from dlsim.environments.swarm import lines
+from dlsim.environments.swarm import sparse_physics
 
 
 def group_metrics(before: Any, after: Any, actions: Array) -> Info:
@@ -79,8 +79,8 @@ def _pushes(before: Any, after: Any, actions: Array, who: Callable[[Array], Arra
 def _finder(state: Any) -> Callable[[Array], Array]:
     """A function from positions `[A, 2]` to who stands there, -1 for nobody."""
     shape = (state.terrain.shape[0], state.terrain.shape[1])
-    if lines.is_wide(shape, state.positions.shape[0]):
-        return lines.finder(state.positions, shape, state.inside)
+    if sparse_physics.is_wide(shape, state.positions.shape[0]):
+        return sparse_physics.finder(state.positions, shape, state.inside)
     plane = jnp.append(grid.index_plane(state.positions, shape, state.inside).reshape(-1), -1)
     return lambda places: plane[grid.flat(places, shape)]
 

@@ -14,7 +14,8 @@ import pytest
 
 from dlsim.environments.pathfinding.maps import room_map
 from dlsim.environments.pathfinding.world import pathfinding
-from dlsim.environments.rendering.grid import COLORS, animate, figure_of, render_text
+from dlsim.environments.rendering.animation import animate, figure_of
+from dlsim.environments.rendering.grid import COLORS, render_text
 from dlsim.environments.swarm import world as swarm
 from dlsim.environments.swarm.pursuit import pursuit
 from dlsim.environments.swarm.synchronization import synchronization

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 from dlsim.environments.skirmish import battle as skirmish_battle, rules as skirmish_rules
 from dlsim.environments.skirmish.enemy import pick, scripted_actions
 from dlsim.environments.skirmish.rules import SCENARIOS, Rules, Scenario, units

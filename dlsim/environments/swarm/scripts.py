@@ -17,7 +17,6 @@ from dlsim.core import Array
 from dlsim.environments import grid
 from dlsim.environments.policies import Policy
 from dlsim.environments.swarm import world
-from dlsim.environments.swarm.plug import script_transport
 from dlsim.environments.swarm.sight import (
     SOURCE,
     UNSEEN,
@@ -29,6 +28,7 @@ from dlsim.environments.swarm.sight import (
     walk,
     wander,
 )
+from dlsim.environments.swarm.transport_script import script_transport
 from dlsim.networks.network import Inbox
 
 __all__ = ["script_flocking", "script_foraging", "script_pursuit", "script_synchronization", "script_transport"]

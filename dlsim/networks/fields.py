@@ -1,0 +1,152 @@
+"""What a Network holds, below the modules that work on it: its fields, and the few changes that need no more than them.
+
+`mixing` and `messages` are written for `NetworkFields`; `Network`, in `network`, is these fields with the verbs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from dlsim import checks
+from dlsim.core import Array, Channel, Packet, PyTree, Route
+from dlsim.networks.graph import Graph
+from dlsim.networks.links import Links
+from dlsim.running import counters
+
+
+class Traffic(NamedTuple):
+    """Sent so far, counted once, at the sender."""
+
+    messages: counters.Counter  # [N]
+    bits: counters.Counter  # [N]
+    server_messages: counters.Counter  # []
+    server_bits: counters.Counter  # []
+    clock: counters.Clock  # []
+
+
+class NetworkState(NamedTuple):
+    """What of a network changes from round to round and belongs to the run."""
+
+    traffic: Traffic
+    channels: dict[str, PyTree]  # the channel's state, one a stream of messages
+
+
+class Inbox(NamedTuple):
+    """What each node heard from its neighbours."""
+
+    values: PyTree  # [N, K, ...]
+    weights: Array  # [N, K] mixing weights, zero where nothing was heard
+    mask: Array  # bool [N, K]
+    senders: Array  # int32 [N, K] positions of the senders
+
+
+class Arrival(NamedTuple):
+    """What arrived of one message a node: at the server, from it, or from a partner."""
+
+    values: PyTree  # [n, ...]
+    mask: Array  # bool [n]
+
+
+def _identity_send(key: Array, state: PyTree, packet: Packet, route: Route) -> tuple[PyTree, Packet]:
+    del key, route
+    return state, packet
+
+
+def _identity_init(message: PyTree, num_senders: int) -> tuple[()]:
+    del message, num_senders
+    return ()
+
+
+PERFECT = Channel(init=_identity_init, send=_identity_send)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFields:
+    """The fields of a Network, which is the one class of them that is a pytree; see there for what they mean together."""
+
+    node_ids: Array  # int32 [N]; draws belong to ids, so a relabelled network gives relabelled results
+    senders: Array  # int32 [E] positions
+    receivers: Array  # int32 [E] positions
+    edge_weights: Array  # float [E]
+    self_weights: Array  # float [N]
+    out_degrees: Array  # uint32 [N]
+    in_degrees: Array  # uint32 [N]
+    neighbors: Array | None  # int32 [N, K] positions of the senders, padded with the receiver itself
+    neighbor_edges: Array | None  # int32 [N, K] edge ids, padded with E
+    neighbor_weights: Array | None  # float [N, K], zero in the padding
+    matrix: Array | None  # float [N, N] off-diagonal weights, for the dense lowering
+    positions: Array | None  # float32 [N, 2]
+    links: Links | None
+    state: NetworkState
+    is_present: Array | None = None  # bool [N]: takes part in this round
+    is_linked: Array | None = None  # bool [E]: up in this round
+    is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
+    cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
+    lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
+    grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    properties: frozenset[str] = dataclasses.field(default=frozenset(), metadata={"static": True})
+    channel: Channel = dataclasses.field(default=PERFECT, metadata={"static": True})
+    probe: Any = dataclasses.field(default=None, metadata={"static": True})  # notes the streams while tracing
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.node_ids.shape[0]
+
+    @property
+    def num_edges(self) -> int:
+        """Directed edges, the padding of their list among them; 0 where a large complete graph keeps no list."""
+        return self.senders.shape[0]
+
+    @property
+    def is_implicit(self) -> bool:
+        """Whether this is a complete graph too large to list its edges."""
+        return self.lowering == "average" and self.num_edges == 0 and self.num_nodes > 1
+
+    def replace(self, **changes: Any) -> Self:
+        """The network with other fields."""
+        return dataclasses.replace(self, **changes)
+
+    def with_channel(self, channel: Channel) -> Self:
+        """Every message goes through `channel` (see `dlsim.networks.chain` for several)."""
+        if not isinstance(channel, Channel):
+            checks.fail("with_channel", "channel", "a Channel", type(channel).__name__, "A Scenario goes to `learn`.")
+        return self.replace(channel=channel)
+
+    def with_links(self, links: Links) -> Self:
+        """Messages and gradients take simulated time (see `dlsim.networks.links`)."""
+        checks.shape("with_links", "links.upload", links.upload, (self.num_nodes,))
+        return self.replace(links=links)
+
+    def with_state(self, state: NetworkState) -> Self:
+        """The network with the traffic, the clock and the channel states of `state`."""
+        return self.replace(state=state)
+
+
+def no_traffic(num_nodes: int) -> Traffic:
+    """Nothing sent and no time passed."""
+    return Traffic(
+        messages=counters.counter((num_nodes,)),
+        bits=counters.counter((num_nodes,)),
+        server_messages=counters.counter(),
+        server_bits=counters.counter(),
+        clock=counters.clock(),
+    )
+
+
+def host_graph(network: NetworkFields) -> Graph:
+    """The graph under a network, back on the host."""
+    edges = slice(None) if network.is_edge is None else np.asarray(network.is_edge)
+    return Graph(
+        num_nodes=network.num_nodes,
+        senders=np.asarray(network.senders)[edges],
+        receivers=np.asarray(network.receivers)[edges],
+        is_directed="undirected" not in network.properties,
+        grid=network.grid,
+        offsets=network.offsets,
+        positions=None if network.positions is None else np.asarray(network.positions),
+    )
