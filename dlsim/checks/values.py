@@ -154,9 +154,7 @@ def count(where: str, argument: str, value: Any, most: int) -> int:
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
     rule = "one or more distinct integers"
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
-        values = list(itertools.islice(values, MOST_SEEDS + 1))  # never all of a range of millions
-    items = sequence(where, "seed", values, rule)
+    items = sequence(where, "seed", values, rule, most=MOST_SEEDS + 1)  # never all of a range of millions
     if len(items) > MOST_SEEDS:
         fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", "Run them in several calls.")
     checked = [seed(where, value) for value in items]
@@ -304,11 +302,13 @@ def optimizer(where: str, argument: str, value: Any) -> Any:
     return value
 
 
-def sequence(where: str, argument: str, value: Any, rule: str = "a sequence", fix: str = "") -> list[Any]:
-    """The entries of what can be gone through, which strings, mappings and tracers are not meant to be."""
+def sequence(
+    where: str, argument: str, value: Any, rule: str = "a sequence", fix: str = "", most: int | None = None
+) -> list[Any]:
+    """The entries, up to `most`, of what can be gone through, which strings, mappings and tracers are not meant to be."""
     try:
         if not isinstance(value, str | bytes | Mapping | jax.core.Tracer):
-            return list(value)
+            return list(itertools.islice(value, most))
     except Exception:  # no iterable, or one that fails on the way
         pass
     fail(where, argument, rule, describe(value), fix)
