@@ -190,6 +190,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "dsgd": optimized(),
         "exact_diffusion": optimized(),
         "extra": rated(),
+        **{name: clients(server_learning_rate=0.1) for name in ("fedadam", "fedyogi", "fedadagrad")},
         "fedasync": clients(pace=PACE),
         "fedavg": clients(),
         "fedbuff": clients(pace=PACE, buffer_size=2),
@@ -490,6 +491,14 @@ MORE: dict[str, frozenset[str]] = {
     **{f"marl.{name}.eval_steps": frozenset({"none"}) for name in ("ippo", "iql", "mappo", "qmix", "vdn")},
     **{f"marl.{name}.has_ids": frozenset({"none"}) for name in ("iql", "qmix", "vdn")},
     "marl.from_flax.make": frozenset({"object"}),
+    # Rates may be functions of the round, and a schedule one of the network; a pace comes from a network's links.
+    **{
+        f"algorithms.{case}": frozenset({"function", "object"})
+        for case in ("afa_cd.client_rate", "afa_cs.client_rate", "scaffold.local_learning_rate")
+        + ("scaffold.server_learning_rate", "federated_arrivals.schedule")
+    },
+    **{f"algorithms.{name}.pace": frozenset({"none"}) for name in ("afa_cd", "afa_cs")},
+    "algorithms.fedcompass.first_steps": frozenset({"none"}),
     # A name alone for a list of one.
     "analysis.to_table.metrics": frozenset({"text"}),
 }

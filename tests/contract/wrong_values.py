@@ -57,6 +57,7 @@ KINDS: dict[str, frozenset[str]] = {
     "PyTree": frozenset({"sequence", "array", "mapping", "noun", "tracer"}) | NUMBERS,
     "Fn": frozenset({"function", "object"}),
     "Callable": frozenset({"function", "object"}),
+    "Damping": frozenset({"function", "object"}),
     "Path": frozenset({"text"}),
     "PathLike": frozenset({"text"}),
     "Weights": frozenset({"text"}),
