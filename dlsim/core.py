@@ -130,14 +130,19 @@ class Problem(NamedTuple):
     source: str = ""
 
 
+# What a network may be, and what a method may require of it.
+PROPERTIES = ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric")
+REQUIREMENTS = (*PROPERTIES, "fixed_topology", "server")
+
+
 class Algorithm(NamedTuple):
     """What the nodes do: a learning method over any Network.
 
     `init(key, params [N, ...], network) -> state`; `step(key, state, network) -> (state, network, info)`.  A step
     reads like the paper's pseudocode: who talks to whom, what is lost, compressed or late, and what it cost, is the
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
-    `requires` names the properties of the network without which the method is not defined (and `fixed_topology` where
-    its state belongs to edges); `learn` checks them.
+    `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
+    state belongs to edges, `server` where nodes talk to one (`REQUIREMENTS` has them all); `learn` checks them.
     """
 
     init: Any
@@ -244,7 +249,7 @@ class Scenario(NamedTuple):
     init: Any
     step: Any
     source: str = ""
-    properties: frozenset[str] | None = None  # None: those of the network it is given
+    properties: frozenset[str] | None = None  # among PROPERTIES; None: those of the network it is given
 
 
 class Aggregator(NamedTuple):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.clocks.windows import Timing
 from dlsim.core import (
+    PROPERTIES,
+    REQUIREMENTS,
     Algorithm,
     Array,
     ArrivalAlgorithm,
@@ -82,13 +84,15 @@ def learn(
         checks.fail(
             "learn", "scenario", "a Scenario", type(scenario).__name__, "A Channel goes to network.with_channel."
         )
+    _check_names("algorithm.requires", algorithm.requires, REQUIREMENTS)
     properties = network.properties
     if scenario is not None and scenario.properties is not None:
+        _check_names("scenario.properties", scenario.properties, PROPERTIES)
         properties = scenario.properties
     if "fixed_topology" in algorithm.requires and scenario is not None and scenario.properties is not None:
         fix = "Its state belongs to the edges it started with."
         checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "one that replaces it", fix)
-    for name in ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric"):
+    for name in PROPERTIES:
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
@@ -147,6 +151,13 @@ def learn(
         on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
         drawn=Drawn(network, has_server="server" in algorithm.requires),
     )
+
+
+def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:
+    if not isinstance(names, set | frozenset):
+        checks.fail("learn", argument, "a set of names", checks.describe(names), 'Pass e.g. frozenset({"connected"}).')
+    for name in names:
+        checks.one_of("learn", argument, name, legal)
 
 
 def _status(algorithm: Algorithm, network: Network, info: Info) -> Array:

@@ -15,12 +15,13 @@ from dlsim.networks.channels import (
     top_k,
 )
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
-from dlsim.networks.converters import from_edge_list, from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
 from dlsim.networks.links import Links, links
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
 from dlsim.networks.random_graphs import (
@@ -64,6 +65,7 @@ from dlsim.networks.weights import mixing_weights
 __all__ = [
     "Arrival",
     "Graph",
+    "GraphFile",
     "Inbox",
     "Links",
     "Network",
@@ -116,6 +118,7 @@ __all__ = [
     "random_presence",
     "random_regular",
     "random_sparsification",
+    "read_graph_file",
     "reverse_edges",
     "ring",
     "second_eigenvalue",

@@ -76,6 +76,7 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
     fraction = _check_fraction("top_k", fraction)
+    checks.flag("top_k", "error_feedback", error_feedback)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         del key, route
@@ -108,6 +109,7 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
     fraction = _check_fraction("random_k", fraction)
+    checks.flag("random_k", "is_unbiased", is_unbiased)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         flat, unravel = trees.ravel(packet.values)
@@ -136,6 +138,7 @@ def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Chan
     Source: Wangni, Wang, Liu and Zhang, Gradient sparsification, NeurIPS 2018 (with equal probabilities).
     """
     checks.number("random_sparsification", "probability", probability, 0.0, 1.0, open_minimum=True)
+    checks.flag("random_sparsification", "is_unbiased", is_unbiased)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         flat, unravel = trees.ravel(packet.values)
@@ -229,7 +232,7 @@ def error_feedback(compressor: Channel) -> Channel:
     Source: Seide et al., 1-bit SGD, Interspeech 2014; Karimireddy et al., ICML 2019.
     """
     if not isinstance(compressor, Channel):
-        checks.fail("error_feedback", "compressor", "a Channel", type(compressor).__name__)
+        checks.fail("error_feedback", "compressor", "a Channel", checks.describe(compressor))
 
     def init(message: PyTree, num_senders: int) -> tuple[PyTree, PyTree]:
         residual = jax.tree.map(lambda leaf: jnp.zeros((num_senders, *leaf.shape[1:]), leaf.dtype), message)

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.network import host_graph
+from dlsim.networks.graph import Graph, check_graph
+from dlsim.networks.network import Network, host_graph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from dlsim.networks.graph import Graph
-    from dlsim.networks.network import Network
 
 LARGEST_CIRCLE = 40  # nodes; above, a circle of chords says nothing
 LARGEST_SPRING = 500
 LARGEST_DRAWING = 1_000_000  # edges
 
 
-def draw(network: Network, values: Any = None, ax: Axes | None = None, *, label: str = "") -> Axes:
+def draw(network: Network | Graph, values: Any = None, ax: Axes | None = None, *, label: str = "") -> Axes:
     """Draw a topology, each node coloured by a metric of its own.
 
     Layout: the network's positions; a plane for a two-dimensional torus, with its links around the edge as stubs; a
@@ -35,16 +33,26 @@ def draw(network: Network, values: Any = None, ax: Axes | None = None, *, label:
     Returns: the Axes.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
     from matplotlib.collections import LineCollection
 
-    if network.is_implicit or network.num_edges > LARGEST_DRAWING:
+    checks.instance("draw", "network", network, (Network, Graph))
+    check_graph("draw", network)
+    if getattr(network, "is_implicit", False) or network.num_edges > LARGEST_DRAWING:
         checks.fail("draw", "network", f"one with at most {LARGEST_DRAWING} edges", f"{network.num_nodes} nodes")
     if values is not None:
+        checks.known("draw", "values", values, "known values")
         checks.shape("draw", "values", values, (network.num_nodes,))
-        values = np.asarray(values, np.float64)
-    if ax is None:
+        values = np.asarray(values)
+        if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or np.iscomplexobj(values):
+            checks.fail("draw", "values", "real numbers, one a node", f"dtype {values.dtype}")
+        values = values.astype(np.float64)
+    checks.text("draw", "label", label)
+    if ax is not None:
+        checks.instance("draw", "ax", ax, Axes)
+    else:
         ax = plt.subplots(figsize=(5.5, 5), layout="constrained")[1]
-    graph = host_graph(network)
+    graph = network if isinstance(network, Graph) else host_graph(network)
     places, segments = layout(graph)
     alpha = float(np.clip(3 / (len(segments) / graph.num_nodes + 1), 0.08, 0.7))
     lines = LineCollection(list(segments), colors="0.55", linewidths=0.8, alpha=alpha)

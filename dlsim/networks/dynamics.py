@@ -42,8 +42,11 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
         `base_graph(N, k)`.
     """
     where = "time_varying"
+    networks = checks.sequence(where, "networks", networks, "one or more Networks")
     if not networks or not all(isinstance(network, Network) for network in networks):
-        checks.fail(where, "networks", "one or more Networks", [type(network).__name__ for network in networks])
+        got = ", ".join(type(network).__name__ for network in networks) or "none"
+        checks.fail(where, "networks", "one or more Networks", got)
+    checks.known(where, "networks", networks, "known values", "Sweep which of them as structure.")
     sizes = sorted({network.num_nodes for network in networks})
     if len(sizes) > 1:
         checks.fail(where, "networks", "of one size", f"sizes {sizes}")

@@ -16,6 +16,9 @@ def reverse_edges(network: Network) -> Array:
 
     Edges are sorted by (receiver, sender); sorting them by (sender, receiver) puts the k-th edge's reverse at place k.
     """
+    checks.instance("reverse_edges", "network", network, Network)
+    if "undirected" not in network.properties:
+        checks.fail("reverse_edges", "network", "undirected, so that every edge has a reverse", "a directed one")
     if checks.is_concrete((network.senders, network.receivers)):
         # On the host: left in a program, the sort of constants is done by the compiler, seconds for 10,000 nodes.
         known = np.lexsort((np.asarray(network.receivers), np.asarray(network.senders)))
@@ -32,6 +35,7 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     Every edge is a stream of its own to the channel (error feedback keeps a residual an edge, also over rounds in which
     the edge is down).  Traffic is counted at the senders, once an edge that is up.
     """
+    checks.instance("send_edges", "network", network, Network)
     if network.is_implicit:
         checks.fail("send_edges", "network", "one that lists its edges", "a large complete graph")
     messages.check_leading("send_edges", tree, network.num_edges)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
-from dlsim.networks.graph import Graph
+from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.links import Links
 from dlsim.running import counters
 
@@ -119,6 +119,7 @@ class NetworkFields:
 
     def with_links(self, links: Links) -> Self:
         """Messages and gradients take simulated time (see `dlsim.networks.links`)."""
+        checks.instance("with_links", "links", links, Links, "Pass dlsim.networks.links(num_nodes, ...).")
         checks.shape("with_links", "links.upload", links.upload, (self.num_nodes,))
         return self.replace(links=links)
 
@@ -140,6 +141,7 @@ def no_traffic(num_nodes: int) -> Traffic:
 
 def host_graph(network: NetworkFields) -> Graph:
     """The graph under a network, back on the host."""
+    check_graph("host_graph", network, weighted=True)
     edges = slice(None) if network.is_edge is None else np.asarray(network.is_edge)
     return Graph(
         num_nodes=network.num_nodes,

@@ -15,6 +15,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import Network, connect
+from dlsim.networks.sizes import check_size
 from dlsim.networks.topologies import shift_graph
 
 WeightedGraph = tuple[Graph, tuple[np.ndarray, np.ndarray]]  # edge_weights [E], self_weights [N]
@@ -31,7 +32,9 @@ class _Pairs(NamedTuple):
 def one_peer_exponential_graphs(num_nodes: int) -> list[WeightedGraph]:
     """One period of ceil(log2 N) rounds: in round t node i sends to i + 2^t alone, and keeps half of its own."""
     checks.integer("one_peer_exponential", "num_nodes", num_nodes, 2)
-    rounds = [shift_graph((num_nodes,), [(2**t,)]) for t in range((num_nodes - 1).bit_length())]
+    period = (num_nodes - 1).bit_length()
+    check_size("one_peer_exponential", num_nodes, period * num_nodes)
+    rounds = [shift_graph((num_nodes,), [(2**t,)]) for t in range(period)]
     # The round of offset N/2 alone is symmetric; a period is directed or undirected as a whole.
     is_directed = any(one.is_directed for one in rounds)
     half = np.full(num_nodes, 0.5)
@@ -56,6 +59,7 @@ def base_graphs(num_nodes: int, degree: int = 1) -> list[WeightedGraph]:
     """
     checks.integer("base_graph", "num_nodes", num_nodes, 2)
     checks.integer("base_graph", "degree", degree, 1, num_nodes - 1)
+    check_size("base_graph", num_nodes, num_nodes)
     rounds = _simple_base(np.arange(num_nodes)[None], degree + 1)
     smooth = _smooth_part(num_nodes, degree + 1)
     if 1 < smooth < num_nodes:

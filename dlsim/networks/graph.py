@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from dlsim import checks
+from dlsim.networks.sizes import check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,13 @@ def weight_dtype() -> np.dtype:
 
 def graph(
     num_nodes: int,
-    senders: np.ndarray,
-    receivers: np.ndarray,
+    senders: Any,
+    receivers: Any,
     *,
     is_directed: bool = False,
-    grid: tuple[int, ...] | None = None,
-    offsets: tuple[tuple[int, ...], ...] | None = None,
-    positions: np.ndarray | None = None,
+    grid: Sequence[int] | None = None,
+    offsets: Sequence[Sequence[int]] | None = None,
+    positions: Any = None,
 ) -> Graph:
     """A Graph from any edge list: loops and duplicates dropped, sorted; `is_directed=False` adds the other direction.
 
@@ -66,15 +70,23 @@ def graph(
       grid, offsets: that the graph is a set of shifts, as in `Graph`; not checked against the edges.
       positions: where nodes are drawn, float32 `[N, 2]`.
     """
-    num_nodes = checks.integer("graph", "num_nodes", num_nodes, 1)
-    senders, receivers = np.asarray(senders, np.int64).ravel(), np.asarray(receivers, np.int64).ravel()
+    where = "graph"
+    num_nodes = check_size(where, checks.integer(where, "num_nodes", num_nodes, 1))
+    senders, receivers = (
+        _ends(name, ends, num_nodes) for name, ends in (("senders", senders), ("receivers", receivers))
+    )
     if senders.shape != receivers.shape:
-        checks.fail("graph", "receivers", f"as long as senders ({len(senders)})", len(receivers))
-    if len(senders) and (min(senders.min(), receivers.min()) < 0 or max(senders.max(), receivers.max()) >= num_nodes):
-        bad = max(int(senders.max()), int(receivers.max()))
-        if bad < num_nodes:
-            bad = min(int(senders.min()), int(receivers.min()))
-        checks.fail("graph", "edges", f"between nodes 0 and {num_nodes - 1}", f"node {bad}")
+        checks.fail(where, "receivers", f"as long as senders ({len(senders)})", len(receivers))
+    checks.flag(where, "is_directed", is_directed)
+    if grid is not None:
+        grid = checks.integers(where, "grid", grid, minimum=1)
+        if math.prod(grid) != num_nodes:
+            checks.fail(where, "grid", f"of {num_nodes} nodes in all", f"{grid} with {math.prod(grid)}")
+    if offsets is not None:
+        rows = checks.sequence(where, "offsets", offsets, "a sequence of offsets")
+        offsets = tuple(checks.integers(where, "offsets", row, length=len(grid or ())) for row in rows)
+    if positions is not None:
+        positions = checks.array(where, "positions", positions, (num_nodes, 2)).astype(np.float32)
     if not is_directed:
         senders, receivers = np.concatenate([senders, receivers]), np.concatenate([receivers, senders])
     code = np.unique((receivers * num_nodes + senders)[senders != receivers])
@@ -85,5 +97,32 @@ def graph(
         is_directed=is_directed,
         grid=grid,
         offsets=offsets,
-        positions=None if positions is None else np.asarray(positions, np.float32),
+        positions=positions,
     )
+
+
+def _ends(name: str, given: Any, num_nodes: int) -> np.ndarray:
+    """One end of each edge, int64 `[E]`, all of them nodes."""
+    ends = checks.array("graph", name, given, (None,))
+    checks.known("graph", name, ends, "known values", "A graph is built outside jit and vmap.")
+    if len(ends) and not np.issubdtype(ends.dtype, np.integer):
+        checks.fail("graph", name, "integers", f"dtype {ends.dtype}")
+    if len(ends) and (ends.min() < 0 or ends.max() >= num_nodes):
+        bad = int(ends.max()) if ends.max() >= num_nodes else int(ends.min())
+        checks.fail("graph", "edges", f"between nodes 0 and {num_nodes - 1}", f"node {bad}")
+    return ends.astype(np.int64)
+
+
+def check_graph(where: str, value: Any, *, weighted: bool = False, argument: str = "network") -> Any:
+    """What has the fields of a Graph or, where it must be `weighted`, of a Network, known on the host; given back as it is.
+
+    Network and Graph are not the only ones: whatever has these fields will do.
+    """
+    fields = ("num_nodes", "senders", "receivers", *(("edge_weights", "self_weights") if weighted else ()))
+    if isinstance(value, type) or not all(hasattr(value, field) for field in fields):
+        kind = "a Network" if weighted else "a Network or a Graph"
+        fix = "Use connect(graph)." if isinstance(value, Graph) else "Use a topology, say dlsim.networks.ring(10)."
+        checks.fail(where, argument, kind, checks.describe(value), fix)
+    arrays = [getattr(value, field) for field in fields[1:]]
+    checks.known(where, argument, arrays, "one whose arrays are known", "Call it outside jit and vmap.")
+    return value

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlsim import checks
+from dlsim.networks.sizes import check_size
 
 Array = jax.Array
 
@@ -45,29 +45,25 @@ def links(
       server_upload, server_download: of the server, scalars.
       compute: seconds a gradient evaluation (one example), a scalar or `[N]`.
     """
-    checks.integer("links", "num_nodes", num_nodes, 1)
+    check_size("links", checks.integer("links", "num_nodes", num_nodes, 1))
 
-    def per_node(name: str, value: Any, minimum: float, open_minimum: bool) -> Array:
-        if jnp.ndim(value) == 0:
-            checks.number("links", name, value, minimum, open_minimum=open_minimum)
+    def per_node(name: str, value: Any, open_minimum: bool) -> Array:
+        if isinstance(value, list | tuple) or getattr(value, "ndim", 0) != 0:
+            value = value if checks.is_concrete(value) else jnp.asarray(value)
+            value = checks.array("links", name, value, (num_nodes,), 0.0, open_minimum=open_minimum)
         else:
-            checks.shape("links", name, value, (num_nodes,))
-            if checks.is_concrete(value):
-                known = np.asarray(value, float)  # NumPy: while something is traced, JAX would trace these too
-                if not (known > minimum if open_minimum else known >= minimum).all():
-                    rule = f"{'above' if open_minimum else 'at least'} {minimum:g}"
-                    checks.fail("links", name, rule, f"{known.min():g}")
+            checks.number("links", name, value, 0.0, open_minimum=open_minimum)
         return jnp.broadcast_to(jnp.asarray(value, jnp.float32), (num_nodes,))
 
     for name, value in (("server_upload", server_upload), ("server_download", server_download)):
         checks.number("links", name, value, 0.0, open_minimum=True)
     return Links(
         latency=jnp.asarray(checks.number("links", "latency", latency, 0.0), jnp.float32),
-        upload=per_node("upload", upload, 0.0, True),
-        download=per_node("download", download, 0.0, True),
+        upload=per_node("upload", upload, True),
+        download=per_node("download", download, True),
         server_upload=jnp.asarray(server_upload, jnp.float32),
         server_download=jnp.asarray(server_download, jnp.float32),
-        compute=per_node("compute", compute, 0.0, False),
+        compute=per_node("compute", compute, False),
     )
 
 

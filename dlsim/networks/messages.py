@@ -180,9 +180,14 @@ def elapse(network: Fields, seconds: Array) -> Fields:
 
 def check_leading(where: str, tree: PyTree, num: int) -> None:
     """Every leaf has a leading axis of `num` rows, or ValueError."""
-    for leaf in jax.tree.leaves(tree):
-        if leaf.ndim == 0 or leaf.shape[0] != num:
-            checks.fail(where, "tree", f"stacked over {num} nodes in every leaf", f"a leaf of shape {list(leaf.shape)}")
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        checks.fail(where, "tree", f"stacked over {num} nodes in every leaf", "one without leaves")
+    for leaf in leaves:
+        shape = getattr(leaf, "shape", None)
+        if not shape or shape[0] != num:
+            got = checks.describe(leaf) if shape is None else f"a leaf of shape {list(shape)}"
+            checks.fail(where, "tree", f"stacked over {num} nodes in every leaf", got)
 
 
 def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet, Fields]:

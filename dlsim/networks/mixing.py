@@ -22,6 +22,7 @@ import numpy as np
 from dlsim import checks, trees
 from dlsim.networks.fields import NetworkFields, host_graph
 from dlsim.networks.graph import Graph
+from dlsim.networks.sizes import check_table
 from dlsim.running.meshes import gathered, spread
 
 Array = jax.Array
@@ -108,6 +109,11 @@ def lower(network: Fields, lowering: str, graph: Graph | None = None) -> Fields:
         checks.fail("with_lowering", "lowering", "one that fits the weights", "'average' on an incomplete graph")
     if lowering == "shifts" and graph.offsets is None:
         checks.fail("with_lowering", "lowering", "one that fits the graph", "'shifts' on a graph that is not a grid")
+    if lowering == "dense":
+        check_table("with_lowering", "the matrix of lowering 'dense'", num_nodes, num_nodes, "weights")
+    if lowering == "neighbors":
+        what = "neighbours, three numbers each"
+        check_table("with_lowering", "the table of lowering 'neighbors'", num_nodes, widest, what, itemsize=12)
     changes: dict[str, Any] = {"lowering": lowering, "matrix": None}
     if network.neighbor_edges is None and (lowering in ("neighbors", "shifts") or table_fits):
         changes |= _table(graph, edge_weights)

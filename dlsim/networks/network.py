@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
-from dlsim.core import Array, Packet, PyTree
+from dlsim.core import PROPERTIES, Array, Packet, PyTree
 from dlsim.networks import messages, mixing
 from dlsim.networks.fields import (
     PERFECT,
@@ -29,6 +29,7 @@ from dlsim.networks.fields import (
 from dlsim.networks.graph import Graph, weight_dtype
 from dlsim.networks.links import Links
 from dlsim.networks.mixing import lower
+from dlsim.networks.sizes import check_size
 from dlsim.networks.spectral import is_connected
 from dlsim.networks.stochastic import check_stochastic
 from dlsim.networks.weights import mixing_weights
@@ -77,10 +78,11 @@ class Network(NetworkFields):
 
         For a network at the start of a run: traffic and channel states begin anew.
         """
-        order = np.asarray(order)
-        checks.shape("relabel", "order", order, (self.num_nodes,))
-        if not np.array_equal(np.sort(order), np.arange(self.num_nodes)):
-            checks.fail("relabel", "order", f"a permutation of 0..{self.num_nodes - 1}", order.tolist())
+        checks.known("relabel", "order", order, "known while tracing")
+        order = checks.array("relabel", "order", order, (self.num_nodes,))
+        is_whole = np.issubdtype(order.dtype, np.integer)
+        if not is_whole or not np.array_equal(np.sort(order), np.arange(self.num_nodes)):
+            checks.fail("relabel", "order", f"a permutation of 0..{self.num_nodes - 1}", checks.describe(order))
         place = np.argsort(order)
         links = self.links
         if links is not None:
@@ -154,6 +156,8 @@ def connect(
         They are checked: rows or columns must sum to one.
       lowering: how `mix` runs; `"auto"` follows `mixing.choose`.
     """
+    fix = "Make one of lists of ends: graph(num_nodes, senders, receivers)."
+    checks.instance("connect", "graph", graph, Graph, fix)
     checks.one_of("connect", "lowering", lowering, ("auto", *mixing.LOWERINGS))
     if isinstance(weights, str):
         edge_weights, self_weights = mixing_weights(graph, weights)
@@ -162,11 +166,11 @@ def connect(
             fix = "For a whole matrix use from_matrix(W)."
             rule = "a name or (edge_weights [E], self_weights [N])"
             checks.fail("connect", "weights", rule, type(weights).__name__, fix)
-        edge_weights, self_weights = (np.asarray(w, weight_dtype()) for w in weights)
-        checks.shape("connect", "edge_weights", edge_weights, (graph.num_edges,))
-        checks.shape("connect", "self_weights", self_weights, (graph.num_nodes,))
-        checks.finite("connect", "edge_weights", edge_weights)
-        checks.finite("connect", "self_weights", self_weights)
+        named = (("edge_weights", weights[0], graph.num_edges), ("self_weights", weights[1], graph.num_nodes))
+        checks.known("connect", "weights", list(weights), "known while tracing", "Weights made in a step go to mix().")
+        edge_weights, self_weights = (
+            checks.array("connect", name, w, (size,)).astype(weight_dtype()) for name, w, size in named
+        )
     stochastic = check_stochastic(graph, edge_weights, self_weights)
     properties = {name.removeprefix("is_") for name, holds in stochastic.items() if holds}
     if not properties & {"row_stochastic", "column_stochastic"}:
@@ -192,11 +196,11 @@ def connect(
 
 
 def complete_network(num_nodes: int) -> Network:
-    """The complete graph with equal weights and no edge list, for any number of nodes."""
+    """The complete graph with equal weights and no edge list."""
+    check_size("complete", checks.integer("complete", "num_nodes", num_nodes, 1))
     empty = Graph(num_nodes, np.zeros(0, np.int32), np.zeros(0, np.int32))
-    names = ("row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric", "undirected", "connected")
     with jax.ensure_compile_time_eval():
-        network = _assemble(empty, np.zeros(0, np.float32), np.full(num_nodes, 1 / num_nodes), frozenset(names))
+        network = _assemble(empty, np.zeros(0, np.float32), np.full(num_nodes, 1 / num_nodes), frozenset(PROPERTIES))
         everyone = jnp.full(num_nodes, num_nodes - 1, jnp.uint32)
     return network.replace(lowering="average", out_degrees=everyone, in_degrees=everyone)
 

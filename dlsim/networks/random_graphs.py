@@ -15,11 +15,13 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import Network, connect
+from dlsim.networks.sizes import check_size
 from dlsim.networks.spectral import is_connected
 from dlsim.networks.topologies import Weights
 
 MAX_TRIES = 50
 _MAX_REPAIRS = 200
+_STRUCTURE = "It shapes the graph: sweep it as structure."
 _REDRAWN_DEGREE = 3  # a pairing is simple with probability exp(-(d^2 - 1) / 4): 0.14 for 3, 0.02 for 4
 
 
@@ -31,7 +33,9 @@ def random_regular_graph(num_nodes: int, degree: int, *, seed: int = 0, connecte
     """
     where = "random_regular"
     checks.integer(where, "num_nodes", num_nodes, 1)
+    checks.flag(where, "connected", connected)
     checks.integer(where, "degree", degree, 0, num_nodes - 1)
+    check_size(where, num_nodes, num_nodes * degree)
     if num_nodes * degree % 2:
         fix = f"Use degree={degree - 1} or degree={degree + 1}, or an even num_nodes."
         checks.fail(where, "degree", f"even for an odd num_nodes ({num_nodes})", degree, fix)
@@ -55,8 +59,9 @@ def random_regular_graph(num_nodes: int, degree: int, *, seed: int = 0, connecte
 def erdos_renyi_graph(num_nodes: int, probability: float, *, seed: int = 0, connected: bool = True) -> Graph:
     """G(n, p): each of the N (N - 1) / 2 pairs is an edge with `probability`, independently."""
     checks.integer("erdos_renyi", "num_nodes", num_nodes, 1)
-    checks.probability("erdos_renyi", "probability", probability)
+    probability = _known("erdos_renyi", "probability", probability)
     num_pairs = num_nodes * (num_nodes - 1) // 2
+    check_size("erdos_renyi", num_nodes, round(2 * num_pairs * probability))
     threshold = math.log(num_nodes) / num_nodes
     return _sample(
         "erdos_renyi",
@@ -74,9 +79,10 @@ def watts_strogatz_graph(
     where = "watts_strogatz"
     checks.integer(where, "num_nodes", num_nodes, 1)
     checks.integer(where, "degree", degree, 0, num_nodes - 1)
-    checks.probability(where, "probability", probability)
+    probability = _known(where, "probability", probability)
     if degree % 2:
         checks.fail(where, "degree", "even", degree, f"Use degree={degree + 1} or degree={degree - 1}.")
+    check_size(where, num_nodes, num_nodes * degree)
 
     def draw(rng: np.random.Generator) -> Graph:
         near = np.tile(np.arange(num_nodes), degree // 2)
@@ -104,7 +110,8 @@ def barabasi_albert_graph(num_nodes: int, num_links: int, *, seed: int = 0) -> G
     """
     checks.integer("barabasi_albert", "num_nodes", num_nodes, 2)
     m = checks.integer("barabasi_albert", "num_links", num_links, 1, num_nodes - 1)
-    rng = np.random.default_rng(seed)
+    check_size("barabasi_albert", num_nodes, 2 * m * (num_nodes - m))
+    rng = _generator("barabasi_albert", seed)
     ends = [end for leaf in range(1, m + 1) for end in (0, leaf)]  # every node as often as its degree
     spare: list[float] = []
     for node in range(m + 1, num_nodes):
@@ -127,16 +134,22 @@ def random_geometric_graph(
     """Nodes uniform in the unit square, linked within `radius` (default sqrt(2 log N / (pi N)), mean degree 2 log N)."""
     checks.integer("random_geometric", "num_nodes", num_nodes, 1)
     default = math.sqrt(2 * math.log(max(num_nodes, 2)) / (math.pi * num_nodes))
-    reach = default if radius is None else checks.number("random_geometric", "radius", radius, 0.0, open_minimum=True)
+    reach = default
+    if radius is not None:
+        reach = float(checks.number("random_geometric", "radius", radius, 0.0, open_minimum=True))
+        checks.known("random_geometric", "radius", radius, fix=_STRUCTURE)
+    # A quarter of the disc lies in the square wherever its centre is, if it is no wider than the square.
+    least = min(math.pi * min(reach, 0.5) ** 2 / 4, 1.0)
+    check_size("random_geometric", num_nodes, round(num_nodes * (num_nodes - 1) * least))
 
     def draw(rng: np.random.Generator) -> Graph:
         from scipy.spatial import cKDTree
 
         positions = rng.random((num_nodes, 2))
-        pairs = cKDTree(positions).query_pairs(float(reach), output_type="ndarray")
+        pairs = cKDTree(positions).query_pairs(reach, output_type="ndarray")
         return graph(num_nodes, pairs[:, 0], pairs[:, 1], positions=positions)
 
-    fix = f"Use radius={1.3 * max(default, float(reach)):.2g} or more, or connected=False."
+    fix = f"Use radius={1.3 * max(default, reach):.2g} or more, or connected=False."
     return _sample("random_geometric", draw, seed, connected, fix)
 
 
@@ -155,15 +168,18 @@ def stochastic_block_graph(
     """
     where = "stochastic_block"
     checks.integer(where, "num_nodes", num_nodes, 1)
-    for name, value in (("within", within), ("between", between)):
-        checks.probability(where, name, value)
+    within, between = _known(where, "within", within), _known(where, "between", between)
     if isinstance(num_blocks, int | np.integer):
         count = checks.integer(where, "num_blocks", num_blocks, 1, num_nodes)
         sizes = np.full(count, num_nodes // count) + (np.arange(count) < num_nodes % count)
     else:
-        sizes = np.array([checks.integer(where, "num_blocks", size, 1) for size in num_blocks])
+        rule = "a number of blocks, or a sequence of their sizes"
+        blocks = checks.sequence(where, "num_blocks", num_blocks, rule)
+        sizes = np.array(checks.integers(where, "num_blocks", blocks, minimum=1), np.int64)
         if sizes.sum() != num_nodes:
             checks.fail(where, "num_blocks", f"sizes that sum to {num_nodes}", f"{sizes.tolist()} (sum {sizes.sum()})")
+    inside = int((sizes * (sizes - 1)).sum())
+    check_size(where, num_nodes, round(inside * within + (num_nodes * (num_nodes - 1) - inside) * between))
     block_of = np.repeat(np.arange(len(sizes)), sizes)
     starts = np.cumsum(sizes) - sizes
 
@@ -282,8 +298,20 @@ def stochastic_block(
     return connect(one, weights, lowering)
 
 
+def _known(where: str, argument: str, probability: float) -> float:
+    """A probability that shapes the graph, so that it cannot be a tracer."""
+    checks.probability(where, argument, probability)
+    checks.known(where, argument, probability, fix=_STRUCTURE)
+    return float(probability)
+
+
+def _generator(where: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng(checks.integer(where, "seed", seed, 0, limit=2**64 - 1))
+
+
 def _sample(where: str, draw: Callable[[np.random.Generator], Graph], seed: int, connected: bool, fix: str) -> Graph:
-    rng = np.random.default_rng(checks.integer(where, "seed", seed, 0))
+    rng = _generator(where, seed)
+    checks.flag(where, "connected", connected)
     for _ in range(MAX_TRIES):
         one = draw(rng)
         if not connected or is_connected(one):

@@ -91,6 +91,8 @@ def link_failure(probability: Any, *, is_symmetric: bool | None = None) -> Scena
     the graph is undirected.
     """
     checks.probability("link_failure", "probability", probability)
+    if is_symmetric is not None:
+        checks.flag("link_failure", "is_symmetric", is_symmetric)
 
     def step(key: Array, state: tuple[()], network: Network) -> tuple[tuple[()], Network]:
         if network.is_implicit:

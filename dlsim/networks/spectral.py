@@ -13,6 +13,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks import sparse_ends
+from dlsim.networks.graph import check_graph
 from dlsim.networks.stochastic import TOLERANCE, check_stochastic
 
 DENSE_NODES = 1500
@@ -24,6 +25,7 @@ def mixing_matrix(network: Any) -> Any:
     """W as a scipy CSR array, float64 `[N, N]`: W[i, j] the weight receiver i gives sender j."""
     from scipy.sparse import coo_array, csr_array
 
+    check_graph("mixing_matrix", network, weighted=True)
     num_nodes = network.num_nodes
     if _is_implicit(network):
         if num_nodes > LARGEST_SPECTRUM:
@@ -45,6 +47,7 @@ def spectrum(network: Any) -> np.ndarray:
     Shifts with one weight each (ring, torus, hypercube, exponential) are diagonalised by the Fourier transform, at any
     size; the rest costs N^3.
     """
+    check_graph("spectrum", network, weighted=True)
     if _is_implicit(network):
         return np.concatenate([[1.0], np.zeros(network.num_nodes - 1)])
     values = _fourier_spectrum(network)
@@ -66,6 +69,7 @@ def spectral_gap(network: Any) -> float:
     W must be row or column stochastic, so that one eigenvalue is 1.  Above `DENSE_NODES` nodes an iterative method is
     used: its error is some 1e-8 or less, relative where the gap is narrow and W symmetric.
     """
+    check_graph("spectral_gap", network, weighted=True)
     if network.num_nodes == 1 or _is_implicit(network):
         return 1.0
     stochastic = check_stochastic(network, network.edge_weights, network.self_weights)
@@ -90,7 +94,7 @@ def spectral_gap(network: Any) -> float:
 
 def second_eigenvalue(network: Any) -> float:
     """rho, the second largest modulus among the eigenvalues of W; 1 - `spectral_gap`."""
-    return 1 - spectral_gap(network)
+    return 1 - spectral_gap(check_graph("second_eigenvalue", network, weighted=True))
 
 
 def mixing_rate(network: Any) -> float:
@@ -99,6 +103,7 @@ def mixing_rate(network: Any) -> float:
     For symmetric W that is 1 - rho^2.  For others it may be less, and negative where one product can spread the nodes
     further from their mean than they were.  W must be row stochastic.
     """
+    check_graph("mixing_rate", network, weighted=True)
     if network.num_nodes == 1 or _is_implicit(network):
         return 1.0
     stochastic = check_stochastic(network, network.edge_weights, network.self_weights)
@@ -125,7 +130,7 @@ def laplacian(network_or_graph: Any, edge_rates: Any = None) -> Any:
     """
     from scipy.sparse import coo_array, diags_array
 
-    one = network_or_graph
+    one = check_graph("laplacian", network_or_graph)
     if _is_implicit(one):
         return _implicit_laplacian(one.num_nodes, edge_rates)
     rates = _rates("laplacian", one, edge_rates)
@@ -136,7 +141,7 @@ def laplacian(network_or_graph: Any, edge_rates: Any = None) -> Any:
 
 def laplacian_ends(network_or_graph: Any, edge_rates: Any = None) -> tuple[float, float]:
     """The smallest positive and the largest eigenvalue of L; the graph must be connected."""
-    one = network_or_graph
+    one = check_graph("laplacian_ends", network_or_graph)
     if one.num_nodes < 2 or not is_connected(one):
         checks.fail("laplacian_ends", "network", "connected, with at least 2 nodes", _what(one))
     if _is_implicit(one) and edge_rates is None:
@@ -154,7 +159,7 @@ def effective_resistances(network_or_graph: Any, edge_rates: Any = None) -> np.n
     Dense up to `DENSE_NODES` nodes; beyond, one sparse factorisation and a solve a node, so N solves in all: seconds
     for 10,000 nodes of a planar-like graph, not meant for 100,000.  They obey Foster: the sum of r_e R_e is N - 1.
     """
-    one = network_or_graph
+    one = check_graph("effective_resistances", network_or_graph)
     if _is_implicit(one) or one.num_nodes < 2 or not is_connected(one):
         checks.fail("effective_resistances", "network", "connected, with a list of at least one edge", _what(one))
     matrix = laplacian(one, edge_rates)
@@ -183,7 +188,7 @@ def chi_1(network_or_graph: Any, edge_rates: Any = None) -> float:
 
     Source: Nabli, Oyallon, DADAO: decoupled accelerated decentralized asynchronous optimization, ICML 2023.
     """
-    return 1 / laplacian_ends(network_or_graph, edge_rates)[0]
+    return 1 / laplacian_ends(check_graph("chi_1", network_or_graph), edge_rates)[0]
 
 
 def chi_2(network_or_graph: Any, edge_rates: Any = None) -> float:
@@ -192,6 +197,7 @@ def chi_2(network_or_graph: Any, edge_rates: Any = None) -> float:
     Source: Nabli, Oyallon, DADAO: decoupled accelerated decentralized asynchronous optimization, ICML 2023.  Differs:
       the paper's chi_2 is half of this; halve it where its formulas are used.
     """
+    check_graph("chi_2", network_or_graph)
     if _is_implicit(network_or_graph) and edge_rates is None:
         return 2 / network_or_graph.num_nodes
     return float(effective_resistances(network_or_graph, edge_rates).max())
@@ -201,6 +207,7 @@ def is_connected(network_or_graph: Any) -> bool:
     """Whether every node reaches every other along the edges (strongly connected, if they are directed)."""
     from scipy.sparse.csgraph import connected_components
 
+    check_graph("is_connected", network_or_graph)
     if _is_implicit(network_or_graph):
         return True
     links = _adjacency(network_or_graph)
@@ -215,7 +222,7 @@ def diameter(network_or_graph: Any) -> int:
 
     Source: Takes, Kosters, Determining the diameter of small world networks, CIKM 2011.
     """
-    one = network_or_graph
+    one = check_graph("diameter", network_or_graph)
     if not is_connected(one):
         checks.fail("diameter", "network", "connected", _what(one))
     if one.num_nodes == 1 or _is_implicit(one):
@@ -289,8 +296,8 @@ def _rates(where: str, one: Any, edge_rates: Any) -> np.ndarray:
         checks.fail(where, "network", "undirected", "a directed one")
     if edge_rates is None:
         return np.ones(len(one.senders))
-    checks.shape(where, "edge_rates", edge_rates, (len(one.senders),))
-    rates = np.asarray(checks.finite(where, "edge_rates", edge_rates), np.float64)
+    checks.known(where, "edge_rates", edge_rates, "known values")
+    rates = checks.array(where, "edge_rates", edge_rates, (len(one.senders),)).astype(np.float64)
     if len(rates) and rates.min() <= 0:
         checks.fail(where, "edge_rates", "positive", f"{rates.min():g}", "Leave out an edge that is never used.")
     if not _mirrored(one, rates):

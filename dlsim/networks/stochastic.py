@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dlsim import checks
+from dlsim.networks.graph import check_graph
+
 TOLERANCE = 1e-5  # on sums and differences: a hundred float32 roundings of a number near 1
 
 
@@ -16,7 +19,9 @@ def check_stochastic(graph: Any, edge_weights: Any, self_weights: Any) -> dict[s
     sender).  Sums in float64; a sum may miss 1 by `TOLERANCE` times the sum of absolute values, an entry its mirror image
     by `TOLERANCE`.  Negative weights are allowed (optimal weights may be), so "stochastic" says that sums are 1.
     """
-    edges, own = np.asarray(edge_weights, np.float64), np.asarray(self_weights, np.float64)
+    check_graph("check_stochastic", graph, argument="graph")
+    edges = checks.array("check_stochastic", "edge_weights", edge_weights, (len(graph.senders),)).astype(np.float64)
+    own = checks.array("check_stochastic", "self_weights", self_weights, (graph.num_nodes,)).astype(np.float64)
     senders, receivers = np.asarray(graph.senders), np.asarray(graph.receivers)
     sums_to_one = []
     for ends in (receivers, senders):

@@ -15,23 +15,25 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import LARGEST_IMPLICIT_EDGES, Network, complete_network, connect
+from dlsim.networks.sizes import check_size
 
 Weights = str | tuple[np.ndarray, np.ndarray]
 
-LARGEST_EDGE_LIST = 2**29  # directed edges; beyond it a list and its sorting pass some 16 GB
 _EQUAL_ON_COMPLETE = ("metropolis_hastings", "max_degree", "uniform", "uniform_neighbor", "laplacian", "row_stochastic")
 
 
-def shift_graph(grid: Sequence[int], offsets: Iterable[Sequence[int]]) -> Graph:
+def shift_graph(grid: Sequence[int], offsets: Iterable[Sequence[int]], where: str = "shift_graph") -> Graph:
     """Node ids run over `grid` in C order; each node hears those at `id - offset`, wrapping around every axis.
 
     Offsets that coincide once wrapped (as +1 and -1 on a side of 2) count once, and a zero offset not at all.  The
-    graph is directed unless minus every offset is an offset too.
+    graph is directed unless minus every offset is an offset too.  `where`: whom an error names.
     """
-    sides = tuple(checks.integer("shift_graph", "grid", side, 1) for side in grid)
-    wrapped = dict.fromkeys(tuple(int(o) % side for o, side in zip(row, sides, strict=True)) for row in offsets)
+    sides = checks.integers(where, "grid", grid, minimum=1)
+    rows = [checks.integers(where, "offsets", row, length=len(sides)) for row in _rows(where, offsets)]
+    wrapped = dict.fromkeys(tuple(o % side for o, side in zip(row, sides, strict=True)) for row in rows)
     wrapped.pop((0,) * len(sides), None)
     num_nodes = math.prod(sides)
+    check_size(where, num_nodes, num_nodes * len(wrapped), "num_nodes" if where != "shift_graph" else "grid")
     if not wrapped:
         return graph(num_nodes, np.zeros(0), np.zeros(0))
     ids = np.arange(num_nodes).reshape(sides)
@@ -51,25 +53,25 @@ def shift_graph(grid: Sequence[int], offsets: Iterable[Sequence[int]]) -> Graph:
 
 def ring_graph(num_nodes: int) -> Graph:
     """The cycle."""
-    return shift_graph((checks.integer("ring", "num_nodes", num_nodes, 1),), [(1,), (-1,)])
+    return shift_graph((checks.integer("ring", "num_nodes", num_nodes, 1),), [(1,), (-1,)], "ring")
 
 
 def chain_graph(num_nodes: int) -> Graph:
     """The path 0 - 1 - ... - (N-1)."""
-    ids = np.arange(checks.integer("path", "num_nodes", num_nodes, 1))
+    ids = np.arange(_listed("path", num_nodes, 2))
     return graph(num_nodes, ids[:-1], ids[1:])
 
 
 def star_graph(num_nodes: int) -> Graph:
     """Node 0 and its N - 1 leaves."""
-    leaves = np.arange(1, checks.integer("star", "num_nodes", num_nodes, 1))
+    leaves = np.arange(1, _listed("star", num_nodes, 2))
     return graph(num_nodes, np.zeros_like(leaves), leaves)
 
 
 def complete_graph(num_nodes: int) -> Graph:
     """Everyone hears everyone, as a list of N (N - 1) edges."""
     checks.integer("complete", "num_nodes", num_nodes, 1)
-    _fits("complete", num_nodes, num_nodes * (num_nodes - 1))
+    check_size("complete", num_nodes, num_nodes * (num_nodes - 1))
     ids = np.arange(num_nodes * (num_nodes - 1))
     receivers = ids // max(num_nodes - 1, 1)
     senders = ids % max(num_nodes - 1, 1)
@@ -81,6 +83,7 @@ def complete_graph(num_nodes: int) -> Graph:
 def grid_graph(num_nodes: int, shape: Sequence[int] | None = None) -> Graph:
     """The mesh that does not wrap around; two axes give positions one apart."""
     sides = _sides("grid", num_nodes, shape, "path")
+    check_size("grid", num_nodes, sum(2 * num_nodes // side * (side - 1) for side in sides))
     ids = np.arange(num_nodes).reshape(sides)
     axes = range(len(sides))
     low = [np.take(ids, range(sides[axis] - 1), axis).ravel() for axis in axes]
@@ -93,7 +96,7 @@ def torus_graph(num_nodes: int, shape: Sequence[int] | None = None) -> Graph:
     """The mesh that wraps around within each row and each column: a product of cycles."""
     sides = _sides("torus", num_nodes, shape, "ring")
     unit = np.eye(len(sides), dtype=int)
-    return shift_graph(sides, [*unit, *-unit])
+    return shift_graph(sides, [*unit, *-unit], "torus")
 
 
 def hypercube_graph(num_nodes: int) -> Graph:
@@ -102,19 +105,20 @@ def hypercube_graph(num_nodes: int) -> Graph:
     if num_nodes != 2**dimension:
         near = f"Use {2**dimension} or {2 ** (dimension + 1)}."
         checks.fail("hypercube", "num_nodes", "a power of two", num_nodes, near)
-    return shift_graph((2,) * dimension, np.eye(dimension, dtype=int))
+    return shift_graph((2,) * dimension, np.eye(dimension, dtype=int), "hypercube")
 
 
 def binary_tree_graph(num_nodes: int) -> Graph:
     """The complete binary tree in heap order: node i hangs from (i - 1) // 2; the last level may be part full."""
-    children = np.arange(1, checks.integer("binary_tree", "num_nodes", num_nodes, 1))
+    children = np.arange(1, _listed("binary_tree", num_nodes, 2))
     return graph(num_nodes, (children - 1) // 2, children)
 
 
 def exponential_graph(num_nodes: int) -> Graph:
     """Directed: node i sends to i + 2^k, k = 0 .. ceil(log2 N) - 1, wrapping around."""
     checks.integer("exponential", "num_nodes", num_nodes, 1)
-    return shift_graph((num_nodes,), [(2**k,) for k in range((num_nodes - 1).bit_length())])
+    offsets = [(2**k,) for k in range((num_nodes - 1).bit_length())]
+    return shift_graph((num_nodes,), offsets, "exponential")
 
 
 def caveman_graph(num_nodes: int, clique_size: int) -> Graph:
@@ -133,7 +137,7 @@ def caveman_graph(num_nodes: int, clique_size: int) -> Graph:
     num_cliques = num_nodes // clique_size
     if num_cliques > 1 and clique_size < 3:
         checks.fail("caveman", "clique_size", "at least 3 for several cliques", clique_size, "Use ring for pairs.")
-    _fits("caveman", num_nodes, num_nodes * (clique_size - 1))
+    check_size("caveman", num_nodes, num_nodes * (clique_size - 1))
     first = np.arange(num_cliques) * clique_size
     a, b = np.triu_indices(clique_size, 1)
     if num_cliques == 1:
@@ -147,7 +151,7 @@ def bipartite_graph(num_nodes: int, num_left: int | None = None) -> Graph:
     """The complete bipartite graph between the first `num_left` nodes (default: half, rounded down) and the rest."""
     checks.integer("bipartite", "num_nodes", num_nodes, 2)
     left = checks.integer("bipartite", "num_left", num_nodes // 2 if num_left is None else num_left, 1, num_nodes - 1)
-    _fits("bipartite", num_nodes, 2 * left * (num_nodes - left))
+    check_size("bipartite", num_nodes, 2 * left * (num_nodes - left))
     return graph(num_nodes, np.repeat(np.arange(left), num_nodes - left), np.tile(np.arange(left, num_nodes), left))
 
 
@@ -170,7 +174,8 @@ def complete(num_nodes: int, *, weights: Weights = "metropolis_hastings", loweri
     """Everyone hears everyone; W = 1 1^T / N.  Beyond four million edges no edge list is kept, for equal weights."""
     checks.integer("complete", "num_nodes", num_nodes, 1)
     is_large = num_nodes * (num_nodes - 1) > LARGEST_IMPLICIT_EDGES
-    if is_large and lowering in ("auto", "average") and isinstance(weights, str) and weights in _EQUAL_ON_COMPLETE:
+    is_named = isinstance(weights, str) and isinstance(lowering, str)
+    if is_large and is_named and lowering in ("auto", "average") and weights in _EQUAL_ON_COMPLETE:
         return complete_network(num_nodes)
     return connect(complete_graph(num_nodes), weights, lowering)
 
@@ -246,8 +251,8 @@ def _sides(where: str, num_nodes: int, shape: Sequence[int] | None, line: str) -
     """The sides asked for, or the two that are nearest to a square."""
     checks.integer(where, "num_nodes", num_nodes, 1)
     if shape is not None:
-        sides = tuple(checks.integer(where, "shape", side, 1) for side in shape)
-        if math.prod(sides) != num_nodes:
+        sides = checks.integers(where, "shape", shape, minimum=1)
+        if math.prod(sides) != num_nodes or not sides:
             checks.fail(where, "shape", f"of {num_nodes} nodes in all", f"{sides} with {math.prod(sides)}")
         return sides
     short = next(side for side in range(math.isqrt(num_nodes), 0, -1) if num_nodes % side == 0)
@@ -257,6 +262,11 @@ def _sides(where: str, num_nodes: int, shape: Sequence[int] | None, line: str) -
     return short, num_nodes // short
 
 
-def _fits(where: str, num_nodes: int, num_edges: int) -> None:
-    if num_edges > LARGEST_EDGE_LIST:
-        checks.fail(where, "num_nodes", f"small enough for a list of {LARGEST_EDGE_LIST} edges", f"{num_nodes} nodes")
+def _rows(where: str, offsets: Iterable[Sequence[int]]) -> list[Sequence[int]]:
+    return checks.sequence(where, "offsets", offsets, "a sequence of offsets, one integer an axis each")
+
+
+def _listed(where: str, num_nodes: int, edges_each: int) -> int:
+    """`num_nodes`, if so many directed edges a node can be listed."""
+    checks.integer(where, "num_nodes", num_nodes, 1)
+    return check_size(where, num_nodes, edges_each * (num_nodes - 1))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, weight_dtype
+from dlsim.networks.graph import Graph, check_graph, weight_dtype
 from dlsim.networks.spectral import laplacian_ends
 from dlsim.networks.stochastic import edge_places
 
@@ -56,6 +56,7 @@ def mixing_weights(graph: Graph, name: str, **options: Any) -> tuple[np.ndarray,
       laplacian, metropolis_hastings); Boyd, Diaconis, Xiao, Fastest mixing Markov chain on a graph, SIAM Review 46, 2004.
     """
     where = "mixing_weights"
+    checks.instance(where, "graph", graph, Graph, "Of a Network: host_graph(network).")
     checks.one_of(where, "weights", name, (*NAMES, *(LAZY + known for known in NAMES)))
     base = name.removeprefix(LAZY)
     known = {"laplacian": ("step",), "fastest_mixing": ("solver", "nonnegative")}.get(base, ())
@@ -80,6 +81,7 @@ def matrix_weights(graph: Graph, matrix: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     import scipy.sparse
 
+    check_graph("matrix_weights", graph, argument="graph")
     checks.shape("matrix_weights", "matrix", matrix, (graph.num_nodes, graph.num_nodes))
     entries = scipy.sparse.coo_array(matrix)
     off = (entries.row != entries.col) & (entries.data != 0)
@@ -117,6 +119,7 @@ def _laplacian(graph: Graph, step: float | str | None = None) -> np.ndarray:
         checks.one_of("mixing_weights", "step", step, ("optimal",))
     else:
         checks.number("mixing_weights", "step", step, 0.0, open_minimum=True)
+        checks.known("mixing_weights", "step", step, fix="Weights are made on the host: sweep it as structure.")
     smallest, largest = laplacian_ends(graph)
     if isinstance(step, str):
         step = 2 / (smallest + largest)
@@ -147,6 +150,7 @@ def _column_stochastic(graph: Graph) -> np.ndarray:
 
 def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool = True) -> np.ndarray:
     """min ||I - B diag(w) B^T - 1 1^T / N||_2 ; if `nonnegative`, over w >= 0 that leave no diagonal of W below 0."""
+    checks.flag("mixing_weights", "nonnegative", nonnegative)
     num_nodes = graph.num_nodes
     if num_nodes > LARGEST_FASTEST_MIXING:
         rule = f"at most {LARGEST_FASTEST_MIXING} for fastest_mixing (a semidefinite program)"
@@ -164,6 +168,8 @@ def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool =
         raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
     import scipy.sparse
 
+    if solver is not None:
+        checks.one_of("mixing_weights", "solver", solver, cvxpy.installed_solvers())
     pairs = np.arange(num_pairs)
     # vec(L) = sum_e w_e vec((e_i - e_j)(e_i - e_j)^T), four entries an edge
     rows = np.concatenate([first * num_nodes + first, second * num_nodes + second,

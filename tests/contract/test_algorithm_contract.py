@@ -21,7 +21,7 @@ from patience import PATIENCE
 from toys import environment
 
 from dlsim import algorithms, keys, networks
-from dlsim.core import Algorithm, Process, Record
+from dlsim.core import REQUIREMENTS, Algorithm, Process, Record
 from dlsim.learning.learn import learn
 from dlsim.networks.padding import lengthen
 from dlsim.running import counters, status
@@ -99,17 +99,7 @@ def test_the_names_of_the_package_are_sorted_and_there() -> None:
 @every_case
 def test_it_says_what_it_is(case: Case) -> None:
     algorithm = case.make(world.problem(), world.RATE)
-    known = {
-        "connected",
-        "undirected",
-        "symmetric",
-        "row_stochastic",
-        "column_stochastic",
-        "doubly_stochastic",
-        "server",
-        "fixed_topology",
-    }
-    assert algorithm.requires <= known
+    assert algorithm.requires <= set(REQUIREMENTS)
     factory = getattr(algorithms, case.name)
     if not case.is_reference:
         assert algorithm.source in process_of(case).sources

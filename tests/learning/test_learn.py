@@ -13,7 +13,7 @@ from contract import world
 
 from dlsim import networks
 from dlsim.algorithms import choco_sgd, decentralized_admm, dsgd
-from dlsim.core import Process, Record
+from dlsim.core import PROPERTIES, REQUIREMENTS, Process, Record
 from dlsim.learning.learn import learn
 from dlsim.networks.graph import graph
 from dlsim.networks.network import connect
@@ -155,3 +155,38 @@ def test_a_method_whose_state_belongs_to_edges_refuses_new_ones() -> None:
     for algorithm in (choco_sgd(problem, optax.sgd(0.1)), decentralized_admm(problem)):
         with pytest.raises(ValueError, match="learn: scenario must be one that keeps the topology for this algorithm"):
             learn(problem, algorithm, networks.ring(8), networks.time_varying(period))
+
+
+@pytest.mark.parametrize(
+    ("requires", "line"),
+    [
+        (
+            frozenset({"doubly-stochastic"}),
+            r"learn: algorithm\.requires must be one of doubly_stochastic, .*connected.*server, got 'doubly-stochastic'\. "
+            r"Did you mean 'doubly_stochastic'\?",
+        ),
+        (frozenset({"connected", "gossip"}), r"algorithm\.requires must be one of .*, got 'gossip'\."),
+        ("connected", r"algorithm\.requires must be a set of names, got 'connected'\. Pass e\.g\. frozenset"),
+        (None, r"algorithm\.requires must be a set of names, got None"),
+    ],
+)
+def test_names_that_no_network_can_have_are_refused(requires: Any, line: str) -> None:
+    problem = quadratic(6, 3)
+    algorithm = dsgd(problem, optax.sgd(0.1))._replace(requires=requires)
+    with pytest.raises(ValueError, match=line) as caught:
+        learn(problem, algorithm, networks.complete(6))
+    for name in REQUIREMENTS if isinstance(requires, frozenset) else ():
+        assert name in str(caught.value)
+
+
+def test_names_of_a_scenarios_networks_are_known_ones() -> None:
+    problem = quadratic(6, 3)
+    algorithm = dsgd(problem, optax.sgd(0.1))
+    moving = networks.epidemic(2)._replace(properties=frozenset({"connected", "row-stochastic"}))
+    with pytest.raises(
+        ValueError, match=r"scenario\.properties must be one of row_stochastic, .*Did you mean 'row_stoch"
+    ):
+        learn(problem, algorithm, networks.complete(6), moving)
+    for network in (networks.ring(6), networks.complete(5000), networks.exponential(6)):
+        assert network.properties <= set(PROPERTIES)
+    assert networks.epidemic(2).properties <= set(PROPERTIES)

@@ -5,6 +5,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import scipy.sparse
+from same_networks import column_stochastic, same
 
 from dlsim.networks import converters, random_graphs, spectral, topologies
 from dlsim.networks.network import complete_network, connect
@@ -17,15 +18,6 @@ NETWORKS = {
     "geometric": random_graphs.random_geometric(25, seed=1),
     "one": topologies.ring(1),
 }
-
-
-def same(a, b):
-    for field in ("senders", "receivers", "edge_weights", "self_weights"):
-        np.testing.assert_allclose(getattr(a, field), getattr(b, field), atol=1e-7)
-    assert a.properties == b.properties
-    assert (a.positions is None) == (b.positions is None)
-    if a.positions is not None:
-        np.testing.assert_allclose(a.positions, b.positions, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -87,67 +79,6 @@ def test_from_networkx_keeps_order_direction_and_positions():
     assert karate.positions is None
 
 
-def write(tmp_path, text):
-    path = tmp_path / "edges.txt"
-    path.write_text(text)
-    return path
-
-
-def test_edge_list(tmp_path):
-    path = write(tmp_path, "# a comment\n0 1\n1\t2  # another\n\n2,3\n3 0\n0 1\n2 2\n")
-    same(converters.from_edge_list(path), topologies.ring(4).replace(grid=None, offsets=None))
-    directed = converters.from_edge_list(path, directed=True, weights="column_stochastic")
-    assert directed.num_edges == 4 and "column_stochastic" in directed.properties
-    assert converters.from_edge_list(path, num_nodes=6).num_nodes == 6
-
-
-def test_edge_list_with_other_ids(tmp_path):
-    path = write(tmp_path, "100 7\n7 -3\n")
-    network = converters.from_edge_list(path, renumber=True)
-    same(network, topologies.chain(3))
-    with pytest.raises(ValueError, match="between nodes 0 and 100, got node -3"):
-        converters.from_edge_list(path)
-
-
-def test_edge_list_with_weights(tmp_path):
-    path = write(tmp_path, "0 1 0.5\n1 2 0.25\n")
-    network = converters.from_edge_list(path)
-    expected = [[0.5, 0.5, 0], [0.5, 0.25, 0.25], [0, 0.25, 0.75]]
-    np.testing.assert_allclose(spectral.mixing_matrix(network).toarray(), expected)
-    one_way = converters.from_edge_list(path, directed=True)
-    np.testing.assert_allclose(spectral.mixing_matrix(one_way).toarray(), [[1, 0, 0], [0.5, 0.5, 0], [0, 0.25, 0.75]])
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "line"),
-    [
-        (
-            "0 1\n1 x\n",
-            {},
-            r"from_edge_list: line 2 of .*edges\.txt must be .*two integers and a finite number, got '1 x'",
-        ),
-        ("0 1\n# fine\n1 2 3 4\n", {}, r"line 3 of .* must be"),
-        ("0 1\n1\n", {}, r"line 2 of .* must be"),
-        ("0 1 0.2\n1 2 nan\n", {}, r"line 2 of .* must be"),
-        ("0 1 0.2\n1 2\n", {}, r"line 2 of .* must be of 3 columns as those before, got '1 2'"),
-        ("# nothing\n", {}, r"path must be a file with at least one edge"),
-        ("0 1 0.7\n1 2 0.7\n", {}, r"a sum of at most 1 over each node's senders, got 1\.4 at node 1"),
-        ("0 1 0.2\n1 0 0.3\n", {}, r"the weight of edge \(1, 0\) must be given once"),
-        ("0 1 0.2\n", {"weights": "max_degree"}, r"weights must be None for a file with a third column"),
-        ("0 9\n", {"num_nodes": 5}, r"num_nodes must be an integer >= 10, got 5"),
-    ],
-)
-def test_bad_edge_lists_are_named_in_one_line(tmp_path, text, options, line):
-    with pytest.raises(ValueError, match=line) as caught:
-        converters.from_edge_list(write(tmp_path, text), **options)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="from_edge_list: path must be a readable text file"):
-        converters.from_edge_list(tmp_path / "nowhere.txt")
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_matrix_round_trip(name):
     network = NETWORKS[name].replace(positions=None)
@@ -191,3 +122,150 @@ def test_lowering_is_passed_on():
     assert converters.from_matrix(np.full((5, 5), 0.2), lowering="dense").lowering == "dense"
     assert converters.from_networkx(nx.cycle_graph(5), lowering="edges").lowering == "edges"
     assert connect(topologies.ring_graph(5), lowering="edges").lowering == "edges"
+
+
+KINDS = {
+    "columns": column_stochastic(),
+    "rows": column_stochastic().T,
+    "both": np.roll(np.eye(5), 1, axis=0) / 2 + np.eye(5) / 2,
+    "nothing of one's own": np.roll(np.eye(4), 1, axis=1),
+    "negative": np.array([[1.25, -0.25, 0], [-0.25, 1, 0.25], [0, 0.25, 0.75]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_weights_goes_there_and_back(kind):
+    """W is what it was, entry by entry, through a matrix, networkx (nodes, then loops) and jraph."""
+    network = converters.from_matrix(KINDS[kind])
+    assert ("column_stochastic" in network.properties, "row_stochastic" in network.properties) == (
+        kind != "rows",
+        kind != "columns",
+    )
+    theirs = converters.to_networkx(network, loops=True)
+    bare = theirs.copy()
+    for _, data in bare.nodes(data=True):
+        data.clear()
+    jraphs = converters.to_jraph(network)
+    ways = [
+        converters.from_matrix(spectral.mixing_matrix(network)),
+        converters.from_networkx(converters.to_networkx(network), edge_key="weight"),
+        converters.from_networkx(theirs, edge_key="weight"),
+        converters.from_networkx(bare, edge_key="weight"),
+        converters.from_jraph(jraphs),
+    ]
+    for back in ways:
+        np.testing.assert_allclose(spectral.mixing_matrix(back).toarray(), KINDS[kind], atol=1e-7)
+        assert back.properties == network.properties
+
+
+def test_loops_of_a_digraph_are_the_diagonal():
+    matrix = column_stochastic()  # W[v, u] of the arc (u, v)
+    theirs = nx.DiGraph()
+    theirs.add_weighted_edges_from((u, v, matrix[v, u]) for v, u in np.argwhere(matrix))
+    order = list(theirs.nodes)
+    network = converters.from_networkx(theirs, edge_key="weight")
+    np.testing.assert_allclose(spectral.mixing_matrix(network).toarray(), matrix[np.ix_(order, order)])
+    assert "column_stochastic" in network.properties and "row_stochastic" not in network.properties
+
+
+def test_loops_of_a_graphs_tuple_are_the_diagonal():
+    matrix = column_stochastic()
+    receivers, senders = np.nonzero(matrix)
+    tuple_ = jraph.GraphsTuple(
+        nodes=None,
+        edges={"weights": matrix[receivers, senders]},
+        senders=senders,
+        receivers=receivers,
+        globals=None,
+        n_node=np.array([4]),
+        n_edge=np.array([len(senders)]),
+    )
+    np.testing.assert_allclose(spectral.mixing_matrix(converters.from_jraph(tuple_)).toarray(), matrix)
+    doubled = tuple_._replace(nodes={"self_weights": np.diag(matrix) + [0, 0.1, 0, 0]})
+    with pytest.raises(
+        ValueError, match="that node 1 gives itself must be given once, got 0.6 of the node and 0.5 of its"
+    ):
+        converters.from_jraph(doubled)
+    # Weights without a diagonal are weights all the same: rows are completed.
+    off = receivers != senders
+    rows = matrix.T.copy()
+    given = rows[receivers[off], senders[off]] * 0.5
+    open_ = tuple_._replace(edges={"weights": given}, senders=senders[off], receivers=receivers[off])
+    expected = np.zeros((4, 4))
+    expected[receivers[off], senders[off]] = given
+    np.testing.assert_allclose(
+        spectral.mixing_matrix(converters.from_jraph(open_)).toarray(), expected + np.diag(1 - expected.sum(axis=1))
+    )
+
+
+def ring_with(**attributes):
+    theirs = nx.cycle_graph(4)
+    nx.set_edge_attributes(theirs, 0.25, "weight")
+    for name, values in attributes.items():
+        nx.set_node_attributes(theirs, dict(enumerate(values)), name)
+    return theirs
+
+
+def test_positions_are_those_of_the_plane():
+    placed = converters.from_networkx(ring_with(pos=[(0, 0), [0, 1], np.array([1, 1]), (1.0, 0)]))
+    np.testing.assert_array_equal(placed.positions, [[0, 0], [0, 1], [1, 1], [1, 0]])
+    assert converters.from_networkx(ring_with(pos=[(0, 0, 1)] * 4)).positions is None
+    assert converters.from_networkx(ring_with(pos=[(0, 0)] * 3)).positions is None  # node 3 has none
+
+
+@pytest.mark.parametrize(
+    "bad", ["ab", 3.0, (1, 2, 3, 4), (np.nan, 0), ("a", "b"), {"x": 1, "y": 2}, [[1, 2]], object()]
+)
+def test_a_position_of_a_wrong_form_is_one_line(bad):
+    with pytest.raises(
+        ValueError, match="from_networkx: pos of node 2 must be a pair of finite numbers, got "
+    ) as caught:
+        converters.from_networkx(ring_with(pos=[(0, 0), (0, 1), bad, (1, 0)]))
+    assert "\n" not in str(caught.value) and "Drop it" in str(caught.value)
+
+
+def weighted(value):
+    theirs = ring_with()
+    theirs[0][1]["weight"] = value
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        *(
+            (
+                lambda bad=bad: converters.from_networkx(weighted(bad), edge_key="weight"),
+                "weight of edge number 0 must be a f",
+            )
+            for bad in (np.nan, np.inf, "heavy", None, [1, 2], {})
+        ),
+        (
+            lambda: converters.from_networkx(ring_with(self_weight=[0.5, np.nan, 0.5, 0.5]), edge_key="weight"),
+            "self_weight number 1 must be a finite number, got nan",
+        ),
+        (
+            lambda: converters.from_networkx(ring_with(self_weight=[0.5, 0.25, 0.5, 0.5]), edge_key="weight"),
+            r"got row 1 with sum 0\.75, 0\.25 of it its own",
+        ),
+        (lambda: converters.from_networkx(topologies.ring(4)), "network must be a Graph, got Network. For edges use"),
+        (
+            lambda: converters.from_networkx(ring_with(), edge_key=3),
+            "edge_key must be the name of an edge attribute, got 3",
+        ),
+        (lambda: converters.from_jraph(topologies.ring(4)), "graphs_tuple must be a jraph.GraphsTuple, got Network"),
+        (
+            lambda: converters.to_jraph(topologies.ring_graph(4)),
+            "network must be a Network, got Graph. Of a Graph: connect",
+        ),
+        (lambda: converters.to_networkx("ring"), "network must be a Network, got 'ring'"),
+        (lambda: converters.to_networkx(topologies.ring(4), loops=1), "loops must be True or False, got 1"),
+        (lambda: converters.from_matrix(np.eye(3) * 1j), "matrix must be real numbers, got dtype complex128"),
+        (lambda: converters.from_matrix([[1, 0], [1]]), "from_matrix: matrix must be numeric, got ragged rows"),
+        (lambda: converters.from_matrix("W"), "from_matrix: matrix must be numeric"),
+    ],
+)
+def test_wrong_arguments_are_one_line(call, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        call()
+    assert "\n" not in str(caught.value)

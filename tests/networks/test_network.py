@@ -180,7 +180,7 @@ BAD_WEIGHTS = (np.full(14, 0.5), np.zeros(7))
         ),
         (
             lambda: networks.connect(networks.graph(7, *LINKS.T), (np.full(14, np.nan), np.ones(7))),
-            "connect: edge_weights must be finite, got nan at index",
+            r"connect: edge_weights\[0\] must be a finite number, got nan",
         ),
         (lambda: networks.connect(networks.graph(7, *LINKS.T), lowering="dens"), "Did you mean 'dense'"),
         (lambda: uneven().relabel([0, 1]), r"relabel: order must be of shape \[7\], got \[2\]"),

@@ -311,7 +311,7 @@ def test_bad_csv(tmp_path):
     for text, reason in (
         ("a,b,y\n1,2,0\n1,0\n", "2 in row 3"),
         ("a,b,y\n1,2,0\n1,,1\n", "'' in row 3, column 'b'"),
-        ("a,b,y\n1,2,0\n1,nan,1\n3,4,0\n", "nan at index (1, 1)"),
+        ("a,b,y\n1,2,0\n1,nan,1\n3,4,0\n", "'nan' in row 3, column 'b'"),
         ("a,b,y\n", "two rows"),
     ):
         path.write_text(text)

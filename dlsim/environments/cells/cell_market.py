@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Process
 from dlsim.environments.cells.radio import Radio, check_radio, links, scatter, side
+from dlsim.environments.environment import check_size
 from dlsim.environments.markets import fisher
 
 SOURCE = "Mukherjee and Huberman, 2020 (the mechanism is proportional response: Wu and Zhang, STOC 2007)"
@@ -65,6 +66,7 @@ def cell_market(
     num_users = checks.integer(where, "num_users", num_users, 1)
     num_stations = checks.integer(where, "num_stations", num_stations, 2)
     cluster = checks.integer(where, "cluster", cluster, 1, num_stations - 1)
+    check_size(where, num_users=num_users, cluster=cluster)
     checks.number(where, "bandwidth", bandwidth, 0.0)
     checks.number(where, "uncertainty", uncertainty, 0.0)
     optimum_rounds = checks.integer(where, "optimum_rounds", optimum_rounds, 1)

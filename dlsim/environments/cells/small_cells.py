@@ -11,7 +11,7 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Info
 from dlsim.environments.cells.radio import Links, Radio, check_radio, links, scatter, side
-from dlsim.environments.environment import Environment, box
+from dlsim.environments.environment import Environment, box, check_size
 from dlsim.environments.markets import fisher
 from dlsim.environments.policies import Policy
 
@@ -101,7 +101,9 @@ def small_cells(
     cluster = checks.integer(where, "cluster", cluster, 1, num_stations - 1)
     max_steps = checks.integer(where, "max_steps", max_steps, 1)
     negotiation = checks.integer(where, "negotiation", negotiation, 0)
-    checks.number(where, "handover", handover, ROUND)
+    check_size(where, num_users=num_users, cluster=cluster)
+    checks.known(where, "handover", handover)
+    checks.number(where, "handover", handover, ROUND, ROUND * checks.LARGEST_INTEGER)
     for name, value in (("primary_bandwidth", primary_bandwidth), ("lease", lease), ("most_tokens", most_tokens)):
         checks.number(where, name, value, 0.0, open_minimum=True)
     positive = {"bandwidth": bandwidth, "speed": speed, "blockages": blockages, "drop_db": drop_db}
@@ -258,6 +260,7 @@ def script_bidding(cluster: int = 3, *, is_capped: bool = True) -> Policy:
       is_capped: spend no more than the wanted rate needs (`fisher.spend`).
     """
     cluster = checks.integer("script_bidding", "cluster", cluster, 1)
+    checks.flag("script_bidding", "is_capped", is_capped)
 
     def init(num_agents: int) -> BidderMemory:
         return BidderMemory(jnp.full((num_agents, cluster), 1.0 / cluster), jnp.ones(num_agents))

@@ -47,8 +47,9 @@ def matrix_game(payoffs: Any = "prisoners_dilemma", num_rounds: int = 100) -> En
     where = "matrix_game"
     if isinstance(payoffs, str):
         payoffs = GAMES[checks.one_of(where, "payoffs", payoffs, GAMES)]
-    checks.finite(where, "payoffs", payoffs)
-    table = jnp.asarray(payoffs, jnp.float32)
+    table = jnp.asarray(
+        checks.array(where, "payoffs", payoffs) if checks.is_concrete(payoffs) else payoffs, jnp.float32
+    )
     num_agents = table.shape[0] if table.ndim else 0
     if num_agents < 1 or table.ndim != num_agents + 1 or 0 in table.shape:
         fix = "Give each agent a table with one axis for each agent's actions."

@@ -208,8 +208,14 @@ def world_comm(
         num_good, num_adversaries, num_obstacles, num_food, num_forests: how many; the leader is the first adversary.
         max_steps, continuous: as in `particle.world.make`.
     """
-    check_counts("world_comm", num_good=num_good, num_adversaries=num_adversaries, num_obstacles=num_obstacles)
-    check_counts("world_comm", num_food=num_food, num_forests=num_forests)
+    check_counts(
+        "world_comm",
+        num_good=num_good,
+        num_adversaries=num_adversaries,
+        num_obstacles=num_obstacles,
+        num_food=num_food,
+        num_forests=num_forests,
+    )
     n, num_agents = num_adversaries, num_adversaries + num_good
     world = world_of(
         [(n, 0.075, 3.0, 1.0), (num_good, 0.045, 4.0, 1.3)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,9 +22,12 @@ def rows(*parts: Array) -> Array:
 
 
 def check_counts(where: str, **counts: int) -> None:
-    """How many agents or landmarks of a kind there are: at least one each."""
+    """How many agents or landmarks of a kind there are: at least one each, and pairs that can be numbered."""
     for argument, value in counts.items():
         checks.integer(where, argument, value, 1)
+    total, most = sum(counts.values()), math.isqrt(checks.LARGEST_INTEGER)
+    if total > most:
+        checks.fail(where, " + ".join(counts), f"at most {most}, of which all see all", total, "Use fewer.")
 
 
 def simple(num_agents: int = 1, num_landmarks: int = 1, max_steps: int = 26, continuous: bool = False) -> Environment:

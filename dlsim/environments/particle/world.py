@@ -169,6 +169,7 @@ def make(task: Task, max_steps: int, continuous: bool) -> Environment:
         continuous: whether actions are floats `[A, 5 + C]` (see `decode`) in place of integers `[A]`.
     """
     checks.integer(task.name, "max_steps", max_steps, 1)
+    checks.flag(task.name, "continuous", continuous)
     world = task.world
     num_agents, num_actions = world.num_agents, int(world.num_actions.max())
     width = NUM_MOVES * bool(world.can_move.any()) + world.num_symbols

@@ -36,7 +36,7 @@ class Places(NamedTuple):
 
 def map_tables(where: str, obstacles: Any, starts: Any = None, goals: Any = None) -> tuple[Maps, Places]:
     """The tables of one map `[H, W]` or several `[K, H, W]`, and the places that were given in place of cells."""
-    stack = as_maps(where, obstacles)
+    stack = maps.as_maps(where, obstacles)
     start_cells, start_places = _cells_or_places(where, "starts", starts, stack)
     goal_cells, goal_places = _cells_or_places(where, "goals", goals, stack)
     places = Places(start_places, goal_places)
@@ -73,30 +73,6 @@ def count_agents(where: str, num_agents: Any, tables: Maps, places: Places) -> i
     return num_agents
 
 
-def as_maps(where: str, obstacles: Any, several: bool = True) -> np.ndarray:
-    """One map `[H, W]`, or several `[K, H, W]`, as bool `[K, H, W]`."""
-    checks.known(where, "obstacles", obstacles, "a known array", "Pass several maps [K, H, W] instead.")
-    rule = "bool [H, W] or [K, H, W]" if several else "bool of shape [H, W]"
-    array = _array(where, "obstacles", obstacles, rule)
-    if array.ndim not in ((2, 3) if several else (2,)) or array.dtype != bool:
-        checks.fail(where, "obstacles", rule, _kind(obstacles, array))
-    if array.size == 0 or (not several and array.all()):
-        checks.fail(where, "obstacles", "a map with a free cell", "none" if array.size else str(list(array.shape)))
-    return array[None] if array.ndim == 2 else array
-
-
-def _array(where: str, name: str, value: Any, rule: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except Exception:  # ragged rows, or an object that fails when it is taken for an array
-        checks.fail(where, name, rule, "ragged rows" if isinstance(value, list | tuple) else checks.describe(value))
-
-
-def _kind(value: Any, array: np.ndarray) -> str:
-    """What an array is, briefly; of what is none, what was given."""
-    return checks.describe(value) if array.dtype == object else f"{array.dtype} {list(array.shape)}"
-
-
 def _cells_or_places(
     where: str, name: str, value: Any, stack: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -106,7 +82,7 @@ def _cells_or_places(
     checks.known(where, name, value, "a known array")
     shape = list(stack.shape if stack.shape[0] > 1 else stack.shape[1:])
     rule = f"bool of the shape of obstacles, {shape}"
-    array = _array(where, name, value, f"{rule}, or integers [A, 2] or [E, A, 2]")
+    array = maps.read_array(where, name, value, f"{rule}, or integers [A, 2] or [E, A, 2]")
     if array.dtype == bool:
         mask = array[None] if array.ndim == 2 else array
         if mask.shape != stack.shape:
@@ -114,7 +90,7 @@ def _cells_or_places(
         return mask, None
     is_list = array.ndim in (2, 3) and array.shape[-1] == 2 and array.size > 0
     if not is_list or not np.issubdtype(array.dtype, np.integer):
-        checks.fail(where, name, f"{rule}, or integers [A, 2] or [E, A, 2]", _kind(value, array))
+        checks.fail(where, name, f"{rule}, or integers [A, 2] or [E, A, 2]", maps.kind_of(value, array))
     outside = (array < 0) | (array >= stack.shape[1:])
     if outside.any():
         place = tuple(array[tuple(np.argwhere(outside)[0][:-1])].tolist())

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys
 from dlsim.core import Array, Info
 from dlsim.environments import grid
-from dlsim.environments.environment import Environment, box, check_actions, discrete
+from dlsim.environments.environment import Environment, box, check_actions, check_size, discrete
 from dlsim.environments.pathfinding.tables import Maps, count_agents, map_tables
 
 SOURCE = "Skrynnik et al., POGEMA, ICLR 2025"
@@ -64,13 +64,12 @@ def pathfinding(
         Environment with observations int8 `[A, 3, view, view]`, 0 or 1; `metrics` holds the `throughput`, goals a step.
     """
     where = "pathfinding"
-    checks.integer(where, "view", view, 1)
-    if view % 2 == 0:
-        checks.fail(where, "view", "odd, so that the agent is in the middle", view, f"Use {view + 1}.")
+    grid.check_view(where, view)
     checks.integer(where, "max_steps", max_steps, 1)
     checks.one_of(where, "rule", rule, grid.RULES)
     tables, places = map_tables(where, obstacles, starts, goals)
     num_agents = count_agents(where, num_agents, tables, places)
+    check_size(where, num_agents=num_agents, window=3 * view * view)
     on_device = jax.tree.map(jnp.asarray, tables)
     ids = jnp.arange(num_agents, dtype=jnp.int32)
     num_maps = tables.obstacles.shape[0]

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.environments.environment import Environment
+from dlsim.environments.environment import Environment, check_state
 from dlsim.environments.rendering import film
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MOST_INCHES = 100.0  # of a picture: 10,000 dots a side in a film
 
 
 def figure_of(environment: Environment, state: Any, size: float = 4.0) -> Figure:
@@ -21,6 +24,8 @@ def figure_of(environment: Environment, state: Any, size: float = 4.0) -> Figure
     from matplotlib.figure import Figure
 
     _check_render("figure_of", environment)
+    check_state("figure_of", "state", environment, state)
+    checks.number("figure_of", "size", size, 0, MOST_INCHES, open_minimum=True)
     figure = Figure(figsize=(size, size))
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.9))
     environment.render(state, axes)
@@ -52,12 +57,19 @@ def animate(
     from matplotlib.figure import Figure
 
     _check_render("animate", environment)
+    check_state("animate", "states", environment, states, stacked=True)
+    checks.number("animate", "size", size, 0, MOST_INCHES, open_minimum=True)
     path = film.check_path("animate", path)
     checks.number("animate", "frames_per_second", frames_per_second, 0, open_minimum=True)
     host = jax.device_get(states)
     num_frames = len(jax.tree.leaves(host)[0])
-    if titles is not None and len(titles) != num_frames:
-        checks.fail("animate", "titles", f"one a frame, {num_frames}", len(titles))
+    if num_frames == 0:
+        checks.fail("animate", "states", "one or more", "none")
+    if titles is not None:
+        titles = checks.sequence("animate", "titles", titles, "one line a frame")
+        if len(titles) != num_frames:
+            checks.fail("animate", "titles", f"one a frame, {num_frames}", len(titles))
+        titles = [checks.text("animate", f"titles[{number}]", title) for number, title in enumerate(titles)]
     figure = Figure(figsize=(size, size), dpi=100)
     canvas = FigureCanvasAgg(figure)
     frames = []
@@ -73,5 +85,6 @@ def animate(
 
 
 def _check_render(where: str, environment: Environment) -> None:
+    checks.instance(where, "environment", environment, Environment, "Call its factory first.")
     if environment.render is None:
         checks.fail(where, "environment", "one that can draw its states", f"{environment.name!r} without `render`")

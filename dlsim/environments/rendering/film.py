@@ -54,7 +54,7 @@ run(true);
 
 def check_path(where: str, path: str | pathlib.Path) -> pathlib.Path:
     """A path whose ending says what to write, and for .mp4 that there is an ffmpeg to write it."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(checks.path(where, "path", path, "a file to write"))
     if path.suffix.lower() not in ENDINGS:
         checks.fail(where, "path", f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}", repr(str(path)))
     if path.suffix.lower() == ".mp4" and _ffmpeg() is None:

@@ -57,7 +57,8 @@ def flocking(
     checks.one_of("flocking", "distance", distance, ("assignment", "plan", "nearest"))
     checks.integer("flocking", "num_agents", num_agents, 4)
     side = num_agents // 4 + 1
-    world.check_room("flocking", num_agents, height, width, side + 2, (height - 2) * (width - 2))
+    world.check_sizes("flocking", height, width, side + 2)
+    world.check_room("flocking", num_agents, (height - 2) * (width - 2))
 
     if distance == "plan":
         _check_plan(num_agents, height, width)
