@@ -84,6 +84,7 @@ def _anarchic(
 
     client_rate_at = rate_by_round(where, "client_rate", client_rate)
     checks.number(where, "server_rate", server_rate, 0.0, open_minimum=True)
+    checks.flag(where, "literal", literal)
     run = local_jobs(problem, optax.sgd(client_rate), where=where, argument="client_rate")
 
     def rate(version: Array) -> Any:

@@ -19,6 +19,7 @@ class DecentralizedADMMState(NamedTuple):
     neighbor_sum: PyTree  # [N, ...] sum over neighbours of x_i + x_j at the latest exchange
 
 
+@checks.typed
 def decentralized_admm(
     problem: Problem,
     penalty: Any = 1.0,

@@ -22,6 +22,7 @@ class ExactDiffusionState(NamedTuple):
     optimizer_state: PyTree  # [N, ...]
 
 
+@checks.typed
 def exact_diffusion(
     problem: Problem,
     optimizer: optax.GradientTransformation,
@@ -54,6 +55,7 @@ def exact_diffusion(
     return _corrected(problem, optimizer, use_full_gradient, is_lazy=True)
 
 
+@checks.typed
 def d2(
     problem: Problem,
     optimizer: optax.GradientTransformation,

@@ -48,6 +48,7 @@ def extra(problem: Problem, learning_rate: Any, *, use_full_gradient: bool = Fal
     """
     checks.instance("extra", "problem", problem, Problem, "See dlsim.problems.")
     checks.number("extra", "learning_rate", learning_rate, 0.0, open_minimum=True)
+    checks.flag("extra", "use_full_gradient", use_full_gradient)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
 
     def init(key: Array, params: PyTree, network: Network) -> ExtraState:

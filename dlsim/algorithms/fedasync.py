@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMS = ("interpolate", "movement")
 
 
+@checks.typed
 def fedasync(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,

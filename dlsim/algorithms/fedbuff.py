@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dlsim.arrivals.coefficients import Damping
 
 
+@checks.typed
 def fedbuff(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,

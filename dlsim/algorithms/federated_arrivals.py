@@ -24,6 +24,7 @@ class FederatedServer(NamedTuple):
     collected: PyTree  # [...] sum of coefficients times movements since the last aggregation
 
 
+@checks.typed
 def federated_arrivals(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -56,6 +57,8 @@ def federated_arrivals(
 
     from dlsim.arrivals import Schedule
 
+    if not isinstance(schedule, Schedule):
+        checks.function(where, "schedule", schedule, "a Schedule, or a function of the network")
     server = at_server(where, optax.sgd(1.0) if server_optimizer is None else server_optimizer)
     run = local_jobs(problem, client_optimizer, where=where)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dlsim.arrivals import Pace, Schedule
 
 
+@checks.typed
 def fedfix(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -54,6 +55,7 @@ def fedfix(
     return federated_arrivals(problem, client_optimizer, made, server_optimizer=server_optimizer, where="fedfix")
 
 
+@checks.typed
 def synchronous_fedavg(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,

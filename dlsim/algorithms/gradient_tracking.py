@@ -23,6 +23,7 @@ class GradientTrackingState(NamedTuple):
     optimizer_state: PyTree  # [N, ...]
 
 
+@checks.typed
 def gradient_tracking(
     problem: Problem,
     optimizer: optax.GradientTransformation,

@@ -20,6 +20,7 @@ class NIDSState(NamedTuple):
     shrinkage: PyTree  # [N, ...] z^k - x^k, what the proximal map took away; () without one
 
 
+@checks.typed
 def nids(
     problem: Problem,
     learning_rate: Any,
@@ -63,7 +64,7 @@ def nids(
       Differs: stochastic gradients unless `use_full_gradient`.
     """
     checks.instance("nids", "problem", problem, Problem, "See dlsim.problems.")
-    if np.ndim(learning_rate) == 0:
+    if getattr(learning_rate, "ndim", 0) == 0 and not isinstance(learning_rate, list | tuple):
         checks.number("nids", "learning_rate", learning_rate, 0.0, open_minimum=True)
     else:
         checks.shape("nids", "learning_rate", learning_rate, (problem.num_nodes,))

@@ -18,6 +18,7 @@ class ProxSkipState(NamedTuple):
     control_variate: PyTree  # [N, ...] h_i
 
 
+@checks.typed
 def proxskip(
     problem: Problem,
     learning_rate: Any,

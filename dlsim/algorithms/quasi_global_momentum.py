@@ -17,6 +17,7 @@ class QuasiGlobalMomentumState(NamedTuple):
     momentum: PyTree  # [N, ...] m^_i
 
 
+@checks.typed
 def quasi_global_momentum(
     problem: Problem,
     learning_rate: Any,

@@ -137,6 +137,8 @@ def _ppo(
     eval_steps: int | None = None,
 ) -> Learner:
     checks.instance(where, "environment", environment, Environment, "Call its factory first.")
+    if optimizer is not None:
+        checks.optimizer(where, "optimizer", optimizer)
     model = models.feedforward() if model is None else models.checked(where, model)
     critic_model = model if critic_model is None else models.checked(where, critic_model)
     sharing = share_parameters() if sharing is None else checks.instance(where, "sharing", sharing, Sharing)
@@ -151,10 +153,10 @@ def _ppo(
             checks.number(where, "clip", clip, 0.0, open_minimum=True),
             checks.number(where, "entropy_weight", entropy_weight, 0.0),
             checks.number(where, "value_weight", value_weight, 0.0),
-            normalize,
+            checks.flag(where, "normalize", normalize),
         ),
         is_central,
-        has_ids,
+        checks.flag(where, "has_ids", has_ids),
     )
     if model.is_recurrent != critic_model.is_recurrent:
         checks.fail(where, "critic_model", "recurrent where the model is, and only there", "one of each")

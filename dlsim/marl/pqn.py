@@ -45,6 +45,7 @@ class Settings(NamedTuple):
     has_ids: bool
 
 
+@checks.typed
 def pqn_vdn(
     environment: Environment,
     optimizer: optax.GradientTransformation | None = None,
@@ -90,8 +91,9 @@ def pqn_vdn(
     usual = models.feedforward((128, 128), activation="relu", layer_norm=True)
     model = usual if model is None else models.checked(where, model)
     sharing = share_parameters() if sharing is None else checks.instance(where, "sharing", sharing, Sharing)
-    if len(exploration) != 3:
-        checks.fail(where, "exploration", "(first, last, updates in between)", repr(exploration))
+    expected = "(first, last, updates in between)"
+    if len(checks.sequence(where, "exploration", exploration, expected)) != 3:
+        checks.fail(where, "exploration", expected, checks.describe(exploration))
     settings = Settings(
         checks.integer(where, "num_copies", num_copies, 1),
         checks.integer(where, "num_steps", num_steps, 1),
@@ -104,7 +106,7 @@ def pqn_vdn(
             checks.probability(where, "exploration[1]", exploration[1]),
             checks.number(where, "exploration[2]", exploration[2], 0.0),
         ),
-        sharing.kind == "parameters" if has_ids is None else has_ids,
+        sharing.kind == "parameters" if has_ids is None else checks.flag(where, "has_ids", has_ids),
     )
     if num_copies % num_minibatches:
         checks.fail(where, "num_minibatches", f"a divisor of num_copies = {num_copies}", num_minibatches)

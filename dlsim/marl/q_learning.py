@@ -88,6 +88,7 @@ def vdn(environment: Environment, optimizer: optax.GradientTransformation | None
     return _learner("vdn", environment, optimizer, mixers.total(), "Sunehag et al., AAMAS 2018", **options)
 
 
+@checks.typed
 def qmix(
     environment: Environment,
     optimizer: optax.GradientTransformation | None = None,
@@ -145,8 +146,9 @@ def _learner(
     capacity = checks.integer(where, "capacity", capacity, num_copies)
     if capacity % num_copies:
         checks.fail(where, "capacity", f"a multiple of num_copies = {num_copies}", capacity)
-    if len(exploration) != 3:
-        checks.fail(where, "exploration", "(first, last, updates in between)", repr(exploration))
+    expected = "(first, last, updates in between)"
+    if len(checks.sequence(where, "exploration", exploration, expected)) != 3:
+        checks.fail(where, "exploration", expected, checks.describe(exploration))
     starts = checks.integer(where, "learning_starts", learning_starts, 0)
     settings = Settings(
         num_copies,
@@ -163,7 +165,7 @@ def _learner(
             checks.number(where, "exploration[2]", exploration[2], 0.0),
         ),
         checks.number(where, "reward_scale", reward_scale),
-        sharing.kind == "parameters" if has_ids is None else has_ids,
+        sharing.kind == "parameters" if has_ids is None else checks.flag(where, "has_ids", has_ids),
     )
     eval_steps = environment.max_steps if eval_steps is None else eval_steps
     if eval_steps is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import analysis
+from dlsim import analysis, checks
 from dlsim.plotting.curves import COLORS, LINES, curves, panels, share_legend, style
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ MOST_CURVES = 7
 MOST_PANELS = 6
 
 
+@checks.typed
 def overview(results: xarray.Dataset) -> Figure:
     """The last value of the main metric against the axis of numbers, or its curves over the rounds.
 
@@ -58,13 +59,18 @@ def overview(results: xarray.Dataset) -> Figure:
     return figure
 
 
+@checks.typed
 def main_metric(results: xarray.Dataset) -> tuple[str, str]:
     """The metric to look at first, and whether more of it is better."""
     for name, mode in METRICS:
         if name in results:
             return name, mode
     lead = {*analysis.axes(results), "seed", "step"}
-    first = next(str(name) for name, one in results.data_vars.items() if "step" in one.dims and {*one.dims} <= lead)
+    fits = (str(name) for name, one in results.data_vars.items() if "step" in one.dims and {*one.dims} <= lead)
+    first = next(fits, None)
+    if first is None:
+        got = ", ".join(map(str, results)) or "none"
+        checks.fail("main_metric", "results", "a Dataset with a variable of one number a run and step", got)
     return first, "min"
 
 
