@@ -288,6 +288,16 @@ def test_grey_images_among_coloured_ones_are_one_line():
     assert "Resize or pad them first" in one_line(error)
 
 
+def test_a_stream_is_one_line():
+    class Stream(FakeSplit):
+        def __getitem__(self, key):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError) as error:
+        load(Stream({"x": [1], "label": [0]}))
+    assert "got Stream. Not as a stream" in one_line(error)
+
+
 # Arrays
 
 

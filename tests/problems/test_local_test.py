@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import dlsim
 from dlsim.learning.metrics import population
 from dlsim.problems.bootstrap import bootstrap
 from dlsim.problems.classification import classification
 from dlsim.problems.data import dataset
 from dlsim.problems.index_lists import partition_from_lists
 from dlsim.problems.local_test import local_test
+from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model
 from dlsim.problems.partition import (
     concept_shift,
@@ -122,11 +122,8 @@ def test_noise_is_one_draw_an_example():
 def test_training_never_meets_the_tests():
     labelled = IMAGES._replace(inputs=np.arange(400, dtype=np.int32)[:, None])
     made = partition(labelled, 7, local_test(0.5), seed=2)
-    problem = supervised(
-        Model(lambda key: jnp.zeros((1, 4)), lambda w, x: x @ w),
-        labelled._replace(test_inputs=labelled.inputs[:100]),
-        made,
-    )
+    scalar = Model(lambda key: jnp.zeros((1, 4)), lambda w, x: x @ w)
+    problem = supervised(scalar, labelled._replace(test_inputs=labelled.inputs[:100]), made, batch_size=20)
     held_out = set(made.local_test.indices.tolist())
     for seed in range(20):
         drawn = np.asarray(problem.sample(jax.random.key(seed), IDS).inputs).astype(int).ravel()
@@ -135,9 +132,8 @@ def test_training_never_meets_the_tests():
 
 
 def test_runs_record_them():
-    problem = classification(
-        IMAGES, 7, partition=quantity_skew(1.0, min_size=8), test_per_node=0.25, model="softmax", batch_size=4
-    )
+    skewed = quantity_skew(1.0, min_size=8)
+    problem = classification(IMAGES, 7, partition=skewed, test_per_node=0.25, model="softmax", batch_size=4)
     measured = population(problem, jax.vmap(problem.init)(jax.random.split(jax.random.key(0), 7)), IDS)
     for name in ("loss", "accuracy"):
         assert {f"{name}_local", f"{name}_local_of_mean"} <= set(measured)
@@ -156,8 +152,8 @@ def test_runs_record_them():
         (lambda: partition(IMAGES, 9, local_test(base=bootstrap(60))), "one that gives each example to one node"),
         (lambda: partition(IMAGES, 9, local_test(base=local_test())), "without test examples of the nodes' own"),
         (
-            lambda: dlsim.problems.logistic_regression("breast_cancer", 4, partition=local_test()),
-            "test examples of the nodes' own",
+            lambda: logistic_regression("breast_cancer", 4, partition=local_test()),
+            "one without test examples of the nodes' own",
         ),
         (lambda: classification(IMAGES, 4, test_per_node=1.5), "fraction must be a number in (0, 1), got 1.5"),
     ],

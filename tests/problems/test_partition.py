@@ -167,7 +167,7 @@ def test_pathological_takes_any_labels(first, num_nodes):
 def test_pathological_advises_what_helps():
     letters = dataset(np.arange(130)[:, None], np.arange(130) % 26 + 1)
     with pytest.raises(
-        ValueError, match=r"class 1 must be .*, got 4 for \d+ nodes\. Use fewer nodes or fewer classes_per"
+        ValueError, match=r"class \d+ must be .*, got 4 for \d+ nodes\. Use fewer nodes or fewer classes_per"
     ):
         partition(letters, 104, pathological(2))
     with pytest.raises(ValueError, match=r"pathological: classes_per_node must be an integer in \[1, 26\], got 27"):
