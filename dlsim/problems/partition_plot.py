@@ -38,6 +38,8 @@ def plot_partition(made: Partition, dataset: Dataset, ax: Axes | None = None) ->
     """
     counts = describe(made, dataset)
     num_nodes, num_classes = counts.shape
+    if ax is not None and not hasattr(ax, "set_xlabel"):
+        checks.fail("plot_partition", "ax", "matplotlib axes", type(ax).__name__, "Such as plt.gca().")
     if ax is None:
         import matplotlib.pyplot as plt
 

@@ -314,6 +314,16 @@ def test_dataset_keeps_what_it_can():
     assert dataset(x, ["b", "a"] * 5).labels.sum() == 4  # "b" is class 1; one of five is held out
 
 
+def test_standardised_images_are_not_scaled_twice(tmp_path):
+    write_idx(tmp_path / "mine")
+    for d in (load("digits", standardise=True), load(tmp_path / "mine", standardise=True)):
+        seen = ((d.inputs.astype(np.float32) - d.offset) * d.scale).reshape(len(d.inputs), -1)
+        varies = d.inputs.reshape(len(d.inputs), -1).std(axis=0) > 0
+        np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(seen.std(axis=0)[varies], 1, rtol=1e-4)
+    assert load(tmp_path / "mine", regression=True).num_classes == 0
+
+
 def test_synthetic_says_so_and_is_learnable():
     from sklearn.linear_model import LogisticRegression
 
@@ -432,6 +442,18 @@ def test_bad_arrays():
         (lambda: load("mnits"), "Did you mean 'mnist'"),
         (lambda: load("nowhere.npz"), "nowhere.npz"),
         (lambda: load(x), "ndarray"),
+        (lambda: load("digits", label="x"), "label must be left out: this source has no columns to name"),
+        (lambda: load("digits", columns=["user"]), "columns must be left out"),
+        (lambda: load("digits", standardise="no"), "standardise must be a bool, got 'no'"),
+        (lambda: load("digits", data_dir=3), "data_dir must be a path, got 3"),
+        (lambda: dataset(x, y, regression="no"), "regression must be a bool, got 'no'"),
+        (lambda: dataset(x, y, num_classes="two"), "num_classes must be an integer"),
+        (lambda: dataset(x, y, test_columns={}), "test_columns must be given together with test_inputs"),
+        (lambda: dataset(x, y, name=3), "name must be a str, got 3"),
+        (lambda: dataset(object(), y), "of shape [M, ...]"),
+        (lambda: synthetic_classification(10**13), "num_examples must be small enough for"),
+        (lambda: synthetic_classification(40, 10**13), "num_features must be small enough for"),
+        (lambda: synthetic_classification(seed=None), "seed must be an integer >= 0, got None"),
         (lambda: synthetic_classification(5, 2, 4), "num_examples"),
     ]
     for make, reason in cases:
