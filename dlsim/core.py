@@ -123,6 +123,7 @@ class Problem(NamedTuple):
     batch_size: int = 1  # gradient evaluations behind one call of `gradient`, per node
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
+    smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     source: str = ""
 
