@@ -135,7 +135,7 @@ class Algorithm(NamedTuple):
     reads like the paper's pseudocode: who talks to whom, what is lost, compressed or late, and what it cost, is the
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined (and `fixed_topology` where
-    its state belongs to edges); `learn` checks them.
+    its state belongs to edges, `common_start` where all nodes start from one model); `learn` checks them.
     """
 
     init: Any

@@ -115,7 +115,7 @@ def decentralized_admm(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"fixed_topology", "connected", "undirected", "row_stochastic"}),
+        requires=frozenset({"common_start", "fixed_topology", "connected", "undirected", "row_stochastic"}),
         source="Shi, Ling, Yuan, Wu and Yin, IEEE TSP 2014",
     )
 
