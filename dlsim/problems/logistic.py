@@ -126,9 +126,19 @@ def logistic_regression(
     def seen(ids: Array) -> Array:
         return _as_seen(inputs.at[ids].get(mode="promise_in_bounds"), data, intercept)
 
+    def smoothness() -> Any:
+        """The greatest lambda_max(A_i'A_i) / (4 m_i), and mu: the logistic function bends by 1/4 at most."""
+        greatest = 0.0
+        for i in range(num_nodes):
+            rows = np.asarray(_as_seen(inputs[parts.of_node(i)], data, intercept), np.float64)
+            gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
+            greatest = max(greatest, float(np.linalg.eigvalsh(gram)[-1]) / len(rows))
+        return greatest / 4 + regularization
+
     value = _global_loss(seen, objective, regularization, optimum, best)
     return problem._replace(
         optimum=optimum,
+        smoothness=smoothness,
         evaluate=lambda params, node_ids=None: {**value(params), "accuracy": test(params, node_ids)},
     )
 

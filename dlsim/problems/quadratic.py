@@ -153,6 +153,7 @@ def quadratic(
         batch_size=1,
         optimum=optimum,
         proximal=proximal,
+        smoothness=lambda: 1.0,
     )
 
 

@@ -139,18 +139,18 @@ CASES = (
     ),
     Case(
         "gradient_tracking",
-        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="combine_then_adapt"),
+        variant="combine_then_adapt",
         invariants=(TRACKING,),
     ),
     Case(
         "gradient_tracking",
-        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="adapt_then_combine"),
-        variant="adapt_then_combine",
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
         invariants=(TRACKING,),
         reduces_to=(
             Reduction(
                 "on the complete graph every tracker is the mean gradient: gradient descent",
-                lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="adapt_then_combine"),
+                lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
                 lambda p, rate: algorithms.centralized_sgd(p, optax.sgd(rate)),
                 world.complete,
             ),

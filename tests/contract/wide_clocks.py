@@ -1,4 +1,4 @@
-"""Runs what the clocks and schedules drive, and every aggregator, with 64-bit numbers; started by `test_wide_clocks`."""
+"""Runs what clocks and schedules drive, and what aggregators measure, with 64-bit numbers; for `test_wide_clocks`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,34 @@ from dlsim import algorithms, clocks, networks
 from dlsim.core import Process, Record
 
 NUM_WINDOWS = 4
+EVENTS = {
+    "randomized_gossip": "ring",
+    "ad_psgd": "star",
+    "a2cid2": "complete",
+    "swarm_sgd-geometric": "regular",
+    "gossip_learning": "regular",
+}
+ARRIVALS = ("fedasync", "fedbuff", "fedfix", "synchronous_fedavg cohorts", "fedcompass", "afa_cd", "afa_cs")
+MEASURE = ("krum", "geometric_median", "self_centered_clipping")
+NARROW = ("ad_psgd", "fedbuff", "dsgd by krum")  # compared with 32-bit numbers
 
 
 def processes() -> dict[str, Any]:
-    """What makes each process, by name: all rows of the tables of events and arrivals, over networks of all kinds."""
+    """What makes each process, by name: a row of every method with clocks or a schedule, over networks of all kinds."""
     found: dict[str, Any] = {}
-    for i, case in enumerate(event_table.EVENT_CASES):
-        place = event_table.WORLDS[i % len(event_table.WORLDS)]
-        found[f"{case.id} on {place.name}"] = lambda case=case, place=place: place.process(
+    cases = {case.id: case for case in event_table.EVENT_CASES}
+    places = {place.name: place for place in event_table.WORLDS}
+    for name, where in EVENTS.items():
+        found[name] = lambda case=cases[name], place=places[where]: place.process(
             case.make(world.problem(), world.RATE)
         )
-    for i, (name, method) in enumerate(arrivals_table.METHODS.items()):
-        network = networks.complete(world.NUM_NODES)
+    for i, name in enumerate(ARRIVALS):
+        method, network = arrivals_table.METHODS[name], networks.complete(world.NUM_NODES)
         network = network.with_channel(networks.loss(0.3)) if i % 2 else network
         found[name] = lambda method=method, network=network: dlsim.learn(
             world.problem(), method.make(world.problem(), world.RATE), network, timing=clocks.timing(window=0.5)
         )
-    for case in AGGREGATORS:
+    for case in (case for case in AGGREGATORS if case.name in MEASURE):
         found[f"dsgd by {case.name}"] = lambda case=case: dlsim.learn(
             world.problem(),
             algorithms.dsgd(world.problem(), optax.sgd(world.RATE), aggregator=case.make()),
@@ -54,7 +65,7 @@ def row(process: Process) -> dict[str, Any]:
     held = next(getattr(run.state, name) for name in ("params", "nodes", "algorithm") if hasattr(run.state, name))
     models = jax.tree.leaves(getattr(held, "params", held))
     last = run.results.isel(step=-1)
-    counted = [float(last[name]) for name in ("bits_sent", "messages_sent", "gradient_evaluations") if name in last]
+    counted = [float(last[name]) for name in ("messages_sent", "gradient_evaluations") if name in last]
     return {"dtype": str(models[0].dtype), "models": np.asarray(models[0]).tolist(), "counted": counted}
 
 
