@@ -76,17 +76,18 @@ def writing(where: str, argument: str, path: str | os.PathLike[str], fix: str = 
         if number is None:
             raise
         fix = fix or ("Free some space there." if number in (errno.ENOSPC, errno.EDQUOT) else "")
-        line = f"{where}: {argument} must be on a disk that can be written, got {os.fspath(path)} ({os.strerror(number)})."
+        line = (
+            f"{where}: {argument} must be on a disk that can be written, got {os.fspath(path)} ({os.strerror(number)})."
+        )
         raise Unwritable(number, f"{line} {fix}".rstrip()) from None
 
 
 def write_whole(path: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
     """A file that `write` fills: in place once it is on disk, and not at all otherwise."""
-    with staged(path) as temporary:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+    with staged(path) as temporary, temporary.open("xb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

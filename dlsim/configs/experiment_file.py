@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -56,7 +56,7 @@ def cited(doc: str) -> str:
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     """Import an experiment file; one clear line if it is not there or is no experiment."""
-    file = pathlib.Path(path)
+    file = files.given_path("run", "file", path)
     if not file.is_file():
         near = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f" There: {', '.join(near)}." if near else " `dlsim list` shows experiments."

@@ -7,7 +7,10 @@ a folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
+import os
 import pathlib
 import shutil
 import warnings
@@ -25,14 +28,13 @@ from dlsim.running.history import History
 from dlsim.running.meshes import is_leader, put, to_host, told
 
 KEPT = 2  # the newest and the one before
+LEAST_BYTES = 4 << 20  # what must be left on a disk for a checkpoint that takes so much or more (it is compressed)
 MARK = f"{files.SCRATCH}checkpoints"  # tells a folder of checkpoints from one whose folders have numbers for names
 _PARTS = ("_CHECKPOINT_METADATA", "meta", "state")  # what a checkpoint holds, unless it is damaged
 _FIX = "Resume with the settings of that run, or use another folder."
 
 
-def signature(
-    shapes: PyTree, key: Array, every: int, process: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def signature(shapes: PyTree, key: Array, every: int, process: dict[str, Any] | None = None) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     described = [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
@@ -141,10 +143,17 @@ class Store:
         fix = "Free some space there, then resume."
         try:
             with files.writing("simulate", "checkpoint_dir", self._folder, fix):
+                # Where hardly anything is left it is told before orbax's many threads find out one by one.
+                needed = LEAST_BYTES // 16 + sum(leaf.nbytes for leaf in leaves + rows)
+                if shutil.disk_usage(self._folder).free < min(needed, LEAST_BYTES):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 (self._folder / MARK).touch()
+                _without_tracebacks()
                 self._manager.save(step, args=args)
         except BaseException:
             self._has_failed = True
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()  # other threads write on
             for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)  # what did not fit
             raise
@@ -194,7 +203,9 @@ class Store:
         """Out of the way, but not deleted: what could not be read may be a fault of this machine, not of the file."""
         if self._writes:
             names = (f"damaged-{step}{f'-{count}' if count else ''}" for count in range(10**6))
-            (self._folder / str(step)).rename(next(path for name in names if not (path := self._folder / name).exists()))
+            (self._folder / str(step)).rename(
+                next(path for name in names if not (path := self._folder / name).exists())
+            )
         self._any(False)  # the others read on when it is gone
         self._manager.reload()
 
@@ -254,6 +265,18 @@ class Store:
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
         return leaves
+
+
+def _without_tracebacks() -> None:
+    """From now on orbax's threads do not log, each with its traceback, that a disk is full: that is raised as well."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or files.why_unwritable(error) is None
+
+    if not any(getattr(known, "__name__", "") == "keep" for known in logger.filters):
+        logger.addFilter(keep)
 
 
 def _name(i: int) -> str:

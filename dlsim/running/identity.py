@@ -68,7 +68,9 @@ def difference(held: dict[str, Any], mine: dict[str, Any]) -> str:
         if theirs["exact"] != ours["exact"]:
             pairs = zip(theirs["numbers"], ours["numbers"], strict=False)
             first = next((pair for pair in pairs if pair[0] != pair[1]), None)
-            return f"{A_NUMBER} of {name} other" if first is None else f"{A_NUMBER} of {name} {first[0]}, not {first[1]}"
+            return (
+                f"{A_NUMBER} of {name} other" if first is None else f"{A_NUMBER} of {name} {first[0]}, not {first[1]}"
+            )
     for (part, shape, name, digest), (_, other_shape, _, other_digest) in zip(
         held["arrays"], mine["arrays"], strict=False
     ):

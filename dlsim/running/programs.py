@@ -19,8 +19,7 @@ from jax.sharding import Mesh
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info, MeasureFn, Process, PyTree
-from dlsim.running import identity as identities
-from dlsim.running import status
+from dlsim.running import identity as identities, status
 from dlsim.running.meshes import Placement, laid_over, place
 
 CHUNK_RECORDS = 256  # records a chunk can hold

@@ -10,7 +10,7 @@ from collections import deque
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 
 PASSABLE, BLOCKED = ".GS", "@OTW"
 
@@ -129,8 +129,9 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
     `.`, `G` and `S` can be stood on; `@`, `O`, `T` and `W` cannot.
     """
     where = "read_map"
+    file = files.given_path(where, "path", path)
     try:
-        text = pathlib.Path(path).read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         checks.fail(where, "path", "a readable text file", f"{str(path)!r} ({type(error).__name__})", "Check the path.")
     return parse_map(text, where=f"read_map {str(path)!r}")
