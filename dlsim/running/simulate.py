@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.running import progress_bar, status
 from dlsim.running.loop import Checkpoints, play
@@ -43,7 +44,7 @@ def simulate(
     record: Record | None = None,
     *,
     seed: int | Sequence[int] | None = None,
-    checkpoint_dir: str | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 30.0,
     resume: bool = False,
     progress: str | bool = "auto",
@@ -62,8 +63,10 @@ def simulate(
       record: what to keep and how often; default: what the process measures, about 100 times.
       seed: an int, or several: they run side by side, vectorised, and the results gain a `seed` axis.
       checkpoint_dir: a folder for checkpoints; one is written every `checkpoint_seconds`, at the end, on Ctrl-C and
-        on SIGTERM (as Slurm sends it before a job's time is up; without a folder it ends the process, as ever).
-      resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.
+        on SIGTERM (as Slurm sends it before a job's time is up; without a folder it ends the process, as ever).  One
+        process at a time can use it.
+      resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.  It must be of this process:
+        the same programs, numbers (rates) and arrays (data, partition, graph), the same seeds and records.
       progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
       label: a name for the bar.
       mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
@@ -73,8 +76,9 @@ def simulate(
       Run(state, results, status, timing).
 
     Raises:
-      ValueError: bad arguments, or a checkpoint of another run.
-      Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`. A second Ctrl-C stops at once.
+      ValueError: bad arguments, a checkpoint of another run, or a checkpoint folder that another process uses.
+      OSError: the disk is full, in one line.
+      Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`.  A second Ctrl-C stops at once.
     """
     checks.instance("simulate", "process", process, Process, "Make one with dlsim.learn(problem, algorithm, network).")
     num_steps = checks.count("simulate", "num_steps", num_steps, checks.MOST_STEPS)
@@ -92,7 +96,10 @@ def simulate(
     if resume and checkpoint_dir is None:
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
     seeds, key = _keys(key, seed)
-    checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoint_seconds, resume)
+    checkpoints = None
+    if checkpoint_dir is not None:
+        folder = files.given_path("simulate", "checkpoint_dir", checkpoint_dir)
+        checkpoints = Checkpoints(str(folder), checkpoint_seconds, resume)
     if checkpoint_dir is not None and mesh is None and jax.process_count() > 1:
         fix = "Pass mesh, so that they run it together, or give each process a folder and no start_distributed."
         got = f"given to a run that each of {jax.process_count()} processes does alone"

@@ -98,14 +98,15 @@ def sweep(
     about: dict[str, Any] = {"experiment": source.name, "mode": mode, "config": {}}
     options = make_options(layout, memory, lanes, mesh)
     progress_bar.check("sweep", progress)
-    store.check(about)
-    store.refresh()
-    plan = plan_sweep(source, store, options, common_topologies=common_topologies)
-    if workers is None:
-        check_memory(plan, options)
-    store.open(about)  # last: bad settings are told before anything is written
-    bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
-    return execute(plan, store, options, progress, workers=bound).dataset
+    with store.locked():
+        store.check(about)
+        store.refresh()
+        plan = plan_sweep(source, store, options, common_topologies=common_topologies)
+        if workers is None:
+            check_memory(plan, options)
+        store.open(about)  # last: bad settings are told before anything is written
+        bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
+        return execute(plan, store, options, progress, workers=bound).dataset
 
 
 def bind_workers(workers: Any, source: Source, what: Any, axes: dict[str, Any], mode: str | None, seed: Any) -> Any:
