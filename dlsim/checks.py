@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any, NoReturn
 
 import jax
@@ -61,7 +61,7 @@ def count(where: str, argument: str, value: Any, most: int) -> int:
 
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
-    number = len(values) if hasattr(values, "__len__") else None
+    number = len(values) if isinstance(values, Sized) else None
     values = list(itertools.islice(values, MOST_SEEDS + 1))
     if len(values) > MOST_SEEDS:
         fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", number or "more", "Run them in several calls.")
