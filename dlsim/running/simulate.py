@@ -14,6 +14,7 @@ import numpy as np
 from dlsim import checks, files
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.running import progress_bar, status
+from dlsim.running.early import Stop, Watch, rules
 from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import is_leader, node_mesh
 from dlsim.running.programs import Programs, compile_process
@@ -50,6 +51,7 @@ def simulate(
     progress: str | bool = "auto",
     label: str = "",
     mesh: Any = None,
+    stop: Stop | Sequence[Stop] | None = None,
 ) -> Run:
     """Run `process` for `num_steps` steps.
 
@@ -71,6 +73,11 @@ def simulate(
       label: a name for the bar.
       mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
         devices may be those of several processes (`dlsim.meshes.start_distributed`).
+      stop: end the run early: `dlsim.stop_at("accuracy", at_least=0.9)`, `dlsim.stop_on_plateau("loss", patience=10)`, or
+        several, of which the first to hold counts.  The host looks at every record and at nothing else, so let `record`
+        be as far apart as the answer may be late.  Several runs end when all have a reason to.  `results.attrs["stopped"]`
+        and `status.stopped` say why the run ended; the results hold the records that were made.  A run that is resumed
+        stops at the same step with the same bits, or goes on where a new rule asks for more.
 
     Returns:
       Run(state, results, status, timing).
@@ -104,10 +111,12 @@ def simulate(
         fix = "Pass mesh, so that they run it together, or give each process a folder and no start_distributed."
         got = f"given to a run that each of {jax.process_count()} processes does alone"
         checks.fail("simulate", "checkpoint_dir", "of one run", got, fix)
+    stops = rules("simulate", stop)
     programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
     if mesh is not None and not is_leader():
         progress = False
     updates = _updates(programs)
+    watch = Watch(stops, programs.shapes[1], seeds) if stops else None
     with Interrupts(checkpoint_dir is not None) as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
         began: list[float] = []
 
@@ -126,7 +135,12 @@ def simulate(
             report=report,
             stopped=lambda: interrupts.first,
             feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
+            watch=watch,
         )
+        ended = int(played.history.steps[-1])
+        stopped = "" if watch is None else watch.says(ended)
+        if stopped:
+            bar.say(ended, f"stopped {stopped}")
     done, seconds = played.num_done, played.seconds
     timing = {
         "compile_seconds": programs.compile_seconds,
@@ -134,7 +148,10 @@ def simulate(
         "steps_per_second": done / seconds if done else 0.0,
         "node_updates_per_second": done * updates / seconds if done else 0.0,
     }
-    return Run(played.carry.state, played.history.dataset(seeds), status.Status(played.carry.log, seeds), timing)
+    dataset = played.history.dataset(seeds)
+    if stopped:
+        dataset.attrs["stopped"] = stopped
+    return Run(played.carry.state, dataset, status.Status(played.carry.log, seeds, stopped), timing)
 
 
 def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int] | None, Array]:

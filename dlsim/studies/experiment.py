@@ -36,6 +36,7 @@ from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment,
 from dlsim.plotting.networks import Networks, drawing_of
 from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.studies.catalogue import code_digest
+from dlsim.studies.judging import judge
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan
@@ -44,7 +45,6 @@ from dlsim.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
     from dlsim.sweeps.workers import Workers
 
@@ -176,17 +176,6 @@ def sweep_experiment(
         return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
 
 
-def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tuple[list[Claim], Figure | None]:
-    """The file's claims and figure, which are about the file's axes; of other axes an overview is drawn."""
-    module = experiment.module
-    if is_own:
-        made: list[Claim] = module.claims(dataset) if hasattr(module, "claims") else []
-        return made, module.figure(dataset) if hasattr(module, "figure") else None
-    from dlsim.plotting.overview import overview
-
-    return [], overview(dataset)
-
-
 def _drawings(
     experiment: Experiment, dataset: xarray.Dataset, networks: Networks, is_own: bool
 ) -> dict[str, Any] | None:
@@ -235,7 +224,7 @@ def _finish(
     """Claims, figure and provenance of the runs, saved with them."""
     attributes = {"experiment": experiment.name, "mode": mode, "config": json.dumps(identity["config"])}
     dataset = outcome.dataset.assign_attrs(attributes)
-    made, figure = _judge(experiment, dataset, is_own)
+    made, figure = judge(experiment, mode, config, dataset, is_own)
     drawings = _drawings(experiment, dataset, networks, is_own)
     provenance = {
         "experiment": experiment.name,
