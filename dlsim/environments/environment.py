@@ -143,8 +143,8 @@ def check_state(where: str, argument: str, environment: Environment, state: PyTr
     """A state of this environment or, `stacked`, several of them along a first axis."""
     expected = jax.eval_shape(lambda key: environment.reset(key)[0], jax.random.key(0))
     rule = f"{'states' if stacked else 'a state'} of {environment.name!r}{', stacked over time' if stacked else ''}"
-    wrong = jax.tree.structure(expected) != jax.tree.structure(state)
-    if wrong or any(
+    same = jax.tree.structure(expected) == jax.tree.structure(state)
+    if not same or any(
         np.shape(got)[1 if stacked else 0 :] != want.shape or (stacked and np.ndim(got) == 0)
         for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True)
     ):
