@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import keys
+from dlsim import checks, keys
 from dlsim.core import Array
 from dlsim.environments import grid
 from dlsim.environments.environment import Environment
