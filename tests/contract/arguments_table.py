@@ -58,7 +58,10 @@ def parts() -> problems.Partition:
 
 @functools.cache
 def process() -> core.Process:
-    return dlsim.learn(problem(), dlsim.algorithms.dsgd(problem(), SGD), ring())
+    """One that is compiled at once."""
+    return core.Process(
+        lambda key: jnp.zeros(4), lambda key, state: (state + 1, {}), lambda state, info: {"x": state[0]}
+    )
 
 
 @functools.cache
@@ -298,6 +301,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "sweep": lambda: {
             "what": lambda rate: process(),
             "axes": {"rate": [0.1]},
+            "layout": "map",
+            "lanes": 1,
             "num_steps": 1,
             "seed": 0,
             "progress": False,
@@ -407,6 +412,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "random_presence": just(probability=0.5),
         "random_regular": just(num_nodes=8, degree=3),
         "random_sparsification": just(probability=0.5),
+        "read_graph_file": just(path="edges.txt"),
         "reverse_edges": IN_NETWORK,
         "second_eigenvalue": IN_NETWORK,
         "send_edges": lambda: {"network": ring(), "key": KEY, "tree": jnp.ones((8, 2))},
@@ -471,6 +477,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "map_nodes": lambda: {"fn": lambda x: x},
         "max_pool": lambda: {"inputs": jnp.ones((1, 4, 4, 1))},
         "partition": lambda: {"dataset": data(), "num_nodes": 4, "partitioner": problems.iid()},
+        "partition_from_lists": just(lists=[[0, 1], [2, 3]]),
         "plot_partition": just(made=parts, dataset=data),
         "quadratic": just(num_nodes=4, dimension=3),
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
@@ -491,6 +498,14 @@ MORE: dict[str, frozenset[str]] = {
     **{f"marl.{name}.eval_steps": frozenset({"none"}) for name in ("ippo", "iql", "mappo", "qmix", "vdn")},
     **{f"marl.{name}.has_ids": frozenset({"none"}) for name in ("iql", "qmix", "vdn")},
     "marl.from_flax.make": frozenset({"object"}),
+    # Seeds of NumPy's generators.
+    **{
+        f"networks.{name}.seed": frozenset({"huge"})
+        for name in ("barabasi_albert", "erdos_renyi", "random_geometric", "random_regular", "stochastic_block")
+        + ("watts_strogatz",)
+    },
+    "networks.byzantine.node_ids": frozenset({"integer"}),
+    "networks.mixing_weights.step": frozenset({"none"}),
     # Rates may be functions of the round, and a schedule one of the network; a pace comes from a network's links.
     **{
         f"algorithms.{case}": frozenset({"function", "object"})
