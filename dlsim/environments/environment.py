@@ -143,7 +143,8 @@ def check_state(where: str, argument: str, environment: Environment, state: PyTr
     """A state of this environment or, `stacked`, several of them along a first axis."""
     expected = jax.eval_shape(lambda key: environment.reset(key)[0], jax.random.key(0))
     rule = f"{'states' if stacked else 'a state'} of {environment.name!r}{', stacked over time' if stacked else ''}"
-    same = jax.tree.structure(expected) == jax.tree.structure(state)
+    wanted: Any = jax.tree.structure(expected)
+    same = wanted == jax.tree.structure(state)
     if not same or any(
         np.shape(got)[1 if stacked else 0 :] != want.shape or (stacked and np.ndim(got) == 0)
         for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True)
@@ -163,7 +164,7 @@ def as_array(
     Values on the host are looked at; on the device, and while tracing, shape and type alone are.
     """
     if isinstance(value, jax.Array) or not checks.is_concrete(value):
-        array = jnp.asarray(value)
+        array: Any = jnp.asarray(value)
     else:
         array = np.asarray(checks.finite(where, argument, value))
     dtype = array.dtype
