@@ -31,8 +31,8 @@ def gather(target: pathlib.Path) -> None:
             shutil.copyfile(path, place)
     (target / "reference").mkdir()
     for name, text in reference.pages(PACKAGE).items():
-        (target / "reference" / name).write_text(text)
-    (target / "papers.md").write_text(papers_page.page(HERE.parent / "experiments"))
+        (target / "reference" / name).write_text(text, encoding="utf-8")
+    (target / "papers.md").write_text(papers_page.page(HERE.parent / "experiments"), encoding="utf-8")
 
 
 def build(out: pathlib.Path) -> int:

@@ -19,7 +19,7 @@ GROUPS = {".": "First", "papers": "Papers", "sweeps": "Sweeps", "benchmarks": "B
 
 def about(path: pathlib.Path) -> tuple[str, str] | None:
     """First line and rest of the docstring of an experiment file, read without running it; None if it is none."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     text = ast.get_docstring(tree)
     if not {"get_config", "build"} <= defined or not text:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 WHOLE = (
     "checks",
     "core",
+    "experiment",
     "keys",
     "learning.metrics",
     "running.batching",

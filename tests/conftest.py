@@ -9,8 +9,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
+import pytest  # noqa: E402
+from extras import need  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # The same examples in every run, so that a failure comes back; compiling makes any deadline meaningless.
 settings.register_profile("dlsim", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("dlsim")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("package")`: what the extra `test` does not bring."""
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            need(name)

@@ -15,6 +15,7 @@ from dlsim.algorithms.fedbuff import fedbuff
 from dlsim.algorithms.fedcompass import fedcompass
 from dlsim.algorithms.federated_arrivals import federated_arrivals
 from dlsim.algorithms.fedfix import fedfix, synchronous_fedavg
+from dlsim.algorithms.fedopt import fedadagrad, fedadam, fedyogi
 from dlsim.algorithms.fedprox import fedprox
 from dlsim.algorithms.gossip_learning import gossip_learning
 from dlsim.algorithms.gradient_tracking import gradient_tracking
@@ -45,6 +46,8 @@ __all__ = [
     "dsgd",
     "exact_diffusion",
     "extra",
+    "fedadagrad",
+    "fedadam",
     "fedasync",
     "fedavg",
     "fedbuff",
@@ -52,6 +55,7 @@ __all__ = [
     "federated_arrivals",
     "fedfix",
     "fedprox",
+    "fedyogi",
     "gossip_learning",
     "gradient_tracking",
     "isolated_training",

@@ -32,6 +32,7 @@ class A2CiD2State(NamedTuple):
     optimizer_state: PyTree
 
 
+@checks.typed
 def a2cid2(problem: Problem, optimizer: optax.GradientTransformation, constants: A2CiD2Constants) -> EventAlgorithm:
     """Asynchronous gossip SGD, accelerated by a continuous local momentum.
 
@@ -97,6 +98,7 @@ def a2cid2(problem: Problem, optimizer: optax.GradientTransformation, constants:
     )
 
 
+@checks.typed
 def a2cid2_constants(network: Network, rates: Any = None) -> A2CiD2Constants:
     """The constants that the paper proves its rate for.
 
@@ -123,7 +125,12 @@ def a2cid2_constants(network: Network, rates: Any = None) -> A2CiD2Constants:
             held = ", ".join(sorted(network.properties)) or "none of these properties"
             checks.fail(where, "network", name, held)
     first, second = clocks.clock_edges(network)
-    values = np.asarray(clocks.neighbor_rates(network, 0.5) if rates is None else rates, np.float64)
+    if rates is None:
+        rates = clocks.neighbor_rates(network, 0.5)
+    values = checks.host(where, "rates", rates, f"one or {len(first)} finite numbers above 0")
+    if not checks.is_real_type(values.dtype):
+        checks.fail(where, "rates", f"one or {len(first)} finite numbers above 0", checks.describe(rates))
+    values = values.astype(np.float64)
     if values.shape not in ((), first.shape) or not (np.isfinite(values) & (values > 0)).all():
         got = f"shape {list(values.shape)}" if values.shape not in ((), first.shape) else f"{values.min():g}"
         checks.fail(where, "rates", f"one or {len(first)} finite numbers above 0", got)

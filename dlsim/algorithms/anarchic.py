@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, trees
 from dlsim.algorithms.federated_arrivals import at_pace
 from dlsim.algorithms.local import local_jobs
+from dlsim.algorithms.optimizers import rate_by_round
 from dlsim.core import Array, ArrivalAlgorithm, Info, Job, Problem, PyTree
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def afa_cd(problem: Problem, client_rate: Any, **settings: Any) -> ArrivalAlgori
 
     Args:
       problem: what the clients learn.
-      client_rate: eta_L, above 0; may be traced.
+      client_rate: eta_L, a number above 0 that may be traced, or a schedule of the server's version: clients use that of
+        the version they began with, the server's step that of the version it leaves.
       **settings: buffer_size (m), num_local_steps=5 (Kbar), pace, server_rate=1.0 (eta), literal=False, and
         `steps`, `idle` of `dlsim.arrivals.anarchic`.
 
@@ -80,10 +82,13 @@ def _anarchic(
 
     from dlsim import arrivals
 
-    checks.number(where, "client_rate", client_rate, 0.0, open_minimum=True)
+    client_rate_at = rate_by_round(where, "client_rate", client_rate)
     checks.number(where, "server_rate", server_rate, 0.0, open_minimum=True)
-    run = local_jobs(problem, optax.sgd(client_rate), where=where)
-    rate = server_rate if literal else server_rate * client_rate * num_local_steps
+    checks.flag(where, "literal", literal)
+    run = local_jobs(problem, optax.sgd(client_rate), where=where, argument="client_rate")
+
+    def rate(version: Array) -> Any:
+        return server_rate if literal else server_rate * client_rate_at(version) * num_local_steps
 
     def schedule(own: Pace) -> Schedule:
         return arrivals.anarchic(own, num_local_steps, buffer_size, steps=steps, idle=idle)
@@ -94,15 +99,15 @@ def _anarchic(
         known = jnp.zeros(num_clients, bool)
         return AnarchicServer(trees.zeros_like(params), memory, known, jnp.zeros((), jnp.uint32))
 
-    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, Info]:
-        _, mean_gradient, info = run(keys, params, node_ids, num_steps)
+    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array, versions: Array) -> tuple[PyTree, Info]:
+        _, mean_gradient, info = run(keys, params, node_ids, num_steps, versions)
         return mean_gradient, info
 
     def absorb_devices(
         state: AnarchicServer, params: PyTree, message: PyTree, job: Job
     ) -> tuple[AnarchicServer, PyTree]:
         collected = jax.tree.map(lambda a, g: a + job.coefficient.astype(g.dtype) * g, state.collected, message)
-        moved = _step(params, collected, rate, job.is_last)
+        moved = _step(params, collected, rate(state.num_updates), job.is_last)
         kept = jax.tree.map(lambda leaf: jnp.where(job.is_last, jnp.zeros_like(leaf), leaf), collected)
         return state._replace(collected=kept, num_updates=state.num_updates + job.is_last), moved
 
@@ -120,7 +125,7 @@ def _anarchic(
             lambda: jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), memory),
             lambda: collected,
         )
-        moved = _step(params, collected, rate, job.is_last & jnp.all(known))
+        moved = _step(params, collected, rate(state.num_updates), job.is_last & jnp.all(known))
         return AnarchicServer(collected, memory, known, count), moved
 
     return ArrivalAlgorithm(

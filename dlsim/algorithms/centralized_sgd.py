@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.optimizers import server_optimizer
 from dlsim.algorithms.server_round import WEIGHTINGS, as_one, first
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
@@ -38,13 +39,13 @@ def centralized_sgd(
     Data of absent nodes is not used; with nobody there nothing moves.
     """
     checks.instance("centralized_sgd", "problem", problem, Problem, "See dlsim.problems.")
-    checks.optimizer("centralized_sgd", "optimizer", optimizer)
+    one = server_optimizer("centralized_sgd", optimizer, "optimizer")
     checks.one_of("centralized_sgd", "weighting", weighting, WEIGHTINGS)
 
     def init(key: Array, params: PyTree, network: Network) -> CentralizedSGDState:
         del key, network
         model = first(params)
-        return CentralizedSGDState(model, optimizer.init(model))
+        return CentralizedSGDState(model, one.init(model))
 
     def step(key: Array, state: CentralizedSGDState, network: Network) -> tuple[CentralizedSGDState, Network, Info]:
         import optax
@@ -56,10 +57,16 @@ def centralized_sgd(
             weights = jnp.asarray(problem.num_examples, float)[network.node_ids]
         if network.is_present is not None:
             weights = jnp.where(network.is_present, weights, 0)
-        updates, optimizer_state = optimizer.update(trees.mean(gradients, weights), state.optimizer_state, state.params)
+        gradient, loss = trees.mean(gradients, weights), trees.mean(losses, weights)
+        updates, optimizer_state = one.update(key, gradient, state.optimizer_state, state.params, loss)
         new = CentralizedSGDState(optax.apply_updates(state.params, updates), optimizer_state)
         someone = jnp.any(weights > 0)
         new = jax.tree.map(lambda a, b: jnp.where(someone, a, b), new, state)
         return new, network, {"loss": losses, "num_gradients": gradient_count(problem, network)}
 
-    return Algorithm(init=init, step=step, params=lambda state: as_one(state.params))
+    return Algorithm(
+        init=init,
+        step=step,
+        params=lambda state: as_one(state.params),
+        requires=frozenset({"common_start"}),
+    )

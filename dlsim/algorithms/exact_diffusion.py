@@ -8,6 +8,8 @@ import jax
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.optimizers import node_optimizer
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -21,11 +23,13 @@ class ExactDiffusionState(NamedTuple):
     optimizer_state: PyTree  # [N, ...]
 
 
+@checks.typed
 def exact_diffusion(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     *,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Exact diffusion: adapt-then-combine without its bias.
 
@@ -40,6 +44,8 @@ def exact_diffusion(
       problem: what the nodes learn.
       optimizer: makes the adapt step; `optax.sgd(eta)` gives the paper's method; floats may be traced.
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters, corrections and optimiser states of all nodes.
@@ -50,14 +56,16 @@ def exact_diffusion(
     Source: Yuan, Ying, Zhao and Sayed, Exact diffusion for distributed optimization and learning: part I, IEEE TSP
       2019, Algorithm 1.  Differs: stochastic gradients unless `use_full_gradient`; equal weights on all nodes' losses.
     """
-    return _corrected(problem, optimizer, use_full_gradient, is_lazy=True)
+    return _corrected(problem, optimizer, use_full_gradient, weighting, is_lazy=True)
 
 
+@checks.typed
 def d2(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     *,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """D2, decentralised training over decentralised data: exact diffusion with W itself in place of (I + W) / 2.
 
@@ -68,6 +76,8 @@ def d2(
       problem: what the nodes learn.
       optimizer: makes the step from x^k; `optax.sgd(eta)` gives the paper's method; floats may be traced.
       use_full_gradient: gradients over all of a node's data; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns, cost, absent nodes: as `exact_diffusion`.
     Assumes: connected undirected network, symmetric doubly stochastic weights with their smallest eigenvalue above
@@ -75,25 +85,27 @@ def d2(
       on even rings, for one.
     Source: Tang, Lian, Yan, Zhang and Liu, D2: decentralized training over decentralized data, ICML 2018.
     """
-    return _corrected(problem, optimizer, use_full_gradient, is_lazy=False)
+    return _corrected(problem, optimizer, use_full_gradient, weighting, is_lazy=False)
 
 
 def _corrected(
-    problem: Problem, optimizer: optax.GradientTransformation, use_full_gradient: bool, is_lazy: bool
+    problem: Problem, optimizer: optax.GradientTransformation, use_full_gradient: bool, weighting: str, is_lazy: bool
 ) -> Algorithm:
     where = "exact_diffusion" if is_lazy else "d2"
-    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
-    checks.optimizer(where, "optimizer", optimizer)
+    problem = weighted(where, problem, weighting)
+    steps = node_optimizer(where, optimizer)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
     share = 0.5 if is_lazy else 1.0  # W~ = I + share (W - I)
 
     def init(key: Array, params: PyTree, network: Network) -> ExactDiffusionState:
         del key, network
-        return ExactDiffusionState(params, trees.zeros_like(params), jax.vmap(optimizer.init)(params))
+        return ExactDiffusionState(params, trees.zeros_like(params), steps.init(params))
 
     def step(key: Array, state: ExactDiffusionState, network: Network) -> tuple[ExactDiffusionState, Network, Info]:
         gradient, loss = oracle(keys.stream(key, "batch"), state.params, network.node_ids)
-        updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer_state, state.params)
+        updates, optimizer_state = steps.update(
+            key, network.node_ids, gradient, state.optimizer_state, state.params, loss
+        )
         corrected = jax.tree.map(lambda x, u, c: x + u + c, state.params, updates, state.correction)
         mixed, network = network.mix(key, corrected)
         moved = jax.tree.map(lambda m, phi: share * (m - phi), mixed, corrected)

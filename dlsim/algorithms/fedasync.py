@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMS = ("interpolate", "movement")
 
 
+@checks.typed
 def fedasync(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -38,9 +39,14 @@ def fedasync(
         interpolate:  x <- x + a s(tau) (x_i - x)                    x_i the client's model
         movement:     x <- x + a c_i s(tau) (x_i - x^(v_i))          what the client changed of the version it was sent
 
+    tau counts the versions made while the client worked, 0 for work on the newest.  The paper counts t - tau from the
+    version before its update to the one after it, which is 1 for such work: its s(t - tau) = (t - tau + 1)^-a is
+    (tau + 2)^-a here, `staleness=lambda tau: (tau + 2.0) ** -a`, and its largest step is a 2^-a where ours is a.
+
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every job; floats may be traced.
+      client_optimizer: fresh for every job (momentum starts anew); schedules count the server's versions and stand at the
+        one the job began with; floats may be traced.
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.
       mixing: a in (0, 1] for `interpolate`, above 0 for `movement`; may be traced.
@@ -87,8 +93,8 @@ def fedasync(
         del key, params
         return jnp.asarray(float(num_clients))  # coefficients hold 1/M, which the paper's form has not
 
-    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, Info]:
-        after, _, info = run(keys, params, node_ids, num_steps)
+    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array, versions: Array) -> tuple[PyTree, Info]:
+        after, _, info = run(keys, params, node_ids, num_steps, versions)
         return after, info
 
     def absorb(num_clients: Array, params: PyTree, message: PyTree, job: Job) -> tuple[Array, PyTree]:

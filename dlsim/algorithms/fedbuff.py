@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dlsim.arrivals.coefficients import Damping
 
 
+@checks.typed
 def fedbuff(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -34,7 +35,8 @@ def fedbuff(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every job; floats may be traced.
+      client_optimizer: fresh for every job (momentum starts anew); schedules count the server's versions and stand at the
+        one the job began with; floats may be traced.
       buffer_size: c, from 1 to M; structural.
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.

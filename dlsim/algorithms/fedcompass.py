@@ -28,7 +28,8 @@ def fedcompass(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every job; floats may be traced.
+      client_optimizer: fresh for every job (momentum starts anew); schedules count the server's versions and stand at the
+        one the job began with; floats may be traced.
       pace: of the clients; default: what the network's links say.
       server_rate: a, above 0; may be traced.
       **settings: min_steps=20, max_steps=100, latest_factor=1.2, speed_momentum=0.9, first_steps, staleness, weights; see

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, trees
+from dlsim import checks, keys, trees
 from dlsim.algorithms.local import local_jobs
+from dlsim.algorithms.optimizers import server_optimizer as at_server
 from dlsim.core import Array, ArrivalAlgorithm, Info, Job, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
 class FederatedServer(NamedTuple):
     optimizer_state: PyTree
+    draws: Array  # uint32 [2] the key of the optimiser's draws
+    num_updates: Array  # uint32 [] aggregations so far
     collected: PyTree  # [...] sum of coefficients times movements since the last aggregation
 
 
+@checks.typed
 def federated_arrivals(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -40,7 +44,8 @@ def federated_arrivals(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: the clients' optimiser, fresh for every job; floats may be traced.
+      client_optimizer: the clients' optimiser, fresh for every job: momentum and moments start anew, but a schedule counts
+        the server's versions and stands at v_i for the whole job; floats may be traced.
       schedule: `(network) -> dlsim.arrivals.Schedule`, or a Schedule.
       server_optimizer: receives the sum as a pseudo-gradient; default `optax.sgd(1.0)`.
       where: name of the method, for its error lines.
@@ -52,16 +57,19 @@ def federated_arrivals(
 
     from dlsim.arrivals import Schedule
 
-    server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    checks.optimizer(where, "server_optimizer", server)
+    if not isinstance(schedule, Schedule):
+        checks.function(where, "schedule", schedule, "a Schedule, or a function of the network")
+    server = at_server(where, optax.sgd(1.0) if server_optimizer is None else server_optimizer)
     run = local_jobs(problem, client_optimizer, where=where)
 
     def init(key: Array, params: PyTree, num_clients: int) -> FederatedServer:
-        del key, num_clients
-        return FederatedServer(server.init(params), trees.zeros_like(params))
+        del num_clients
+        # Words of one kind of key, whichever the run uses: what absorbs is given none.
+        draws = jax.random.key_data(keys.stream(key, "server")).astype(jnp.uint32)[:2]
+        return FederatedServer(server.init(params), draws, jnp.zeros((), jnp.uint32), trees.zeros_like(params))
 
-    def work(keys: Array, params: PyTree, node_ids: Array, num_steps: Array) -> tuple[PyTree, Info]:
-        after, _, info = run(keys, params, node_ids, num_steps)
+    def work(draws: Array, params: PyTree, node_ids: Array, num_steps: Array, versions: Array) -> tuple[PyTree, Info]:
+        after, _, info = run(draws, params, node_ids, num_steps, versions)
         return trees.subtract(params, after), info
 
     def absorb(state: FederatedServer, params: PyTree, message: PyTree, job: Job) -> tuple[FederatedServer, PyTree]:
@@ -71,11 +79,15 @@ def federated_arrivals(
         def apply(_: None) -> tuple[FederatedServer, PyTree]:
             total = jax.tree.map(lambda a, b: jnp.where(job.is_direct, b, a), collected, mine)
             kept = jax.tree.map(lambda leaf: jnp.where(job.is_direct, leaf, jnp.zeros_like(leaf)), collected)
-            updates, optimizer_state = server.update(total, state.optimizer_state, params)
-            return FederatedServer(optimizer_state, kept), optax.apply_updates(params, updates)
+            draw = jax.random.wrap_key_data(state.draws, impl=keys.THREEFRY)
+            updates, optimizer_state = server.update(
+                keys.fold_in(draw, state.num_updates), total, state.optimizer_state, params
+            )
+            new = FederatedServer(optimizer_state, state.draws, state.num_updates + 1, kept)
+            return new, optax.apply_updates(params, updates)
 
         def keep(_: None) -> tuple[FederatedServer, PyTree]:
-            return FederatedServer(state.optimizer_state, collected), params
+            return state._replace(collected=collected), params
 
         return jax.lax.cond(job.is_last, apply, keep, None)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dlsim.arrivals import Pace, Schedule
 
 
+@checks.typed
 def fedfix(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -33,7 +34,8 @@ def fedfix(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every job; floats may be traced.
+      client_optimizer: fresh for every job (momentum starts anew); schedules count the server's versions and stand at the
+        one the job began with; floats may be traced.
       window: seconds; `math.inf` waits for all clients, which is FedAvg; structural.
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.
@@ -53,6 +55,7 @@ def fedfix(
     return federated_arrivals(problem, client_optimizer, made, server_optimizer=server_optimizer, where="fedfix")
 
 
+@checks.typed
 def synchronous_fedavg(
     problem: Problem,
     client_optimizer: optax.GradientTransformation,
@@ -72,7 +75,8 @@ def synchronous_fedavg(
 
     Args:
       problem: what the clients learn.
-      client_optimizer: fresh for every round; floats may be traced.
+      client_optimizer: fresh for every round (momentum starts anew); schedules count the server's versions and stand at the
+        one the round began with; floats may be traced.
       pace: of the clients; default: what the network's links say.
       num_local_steps: K, structural.
       server_optimizer: U; default `optax.sgd(1.0)`.

@@ -22,6 +22,7 @@ def isolated_training(
     optimizer: optax.GradientTransformation,
     *,
     num_local_steps: int = 1,
+    num_local_epochs: int | None = None,
 ) -> Algorithm:
     """Every node trains alone, K optimiser steps a round: x_i <- x_i + u(g_i(x_i)).  What the others must beat.
 
@@ -29,8 +30,11 @@ def isolated_training(
       problem: what the nodes learn.
       optimizer: the local optimiser; floats may be traced.
       num_local_steps: K, structural.
+      num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
     """
-    local = local_updates(problem, optimizer, num_local_steps, where="isolated_training")
+    local = local_updates(
+        problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="isolated_training"
+    )
 
     def init(key: Array, params: PyTree, network: Network) -> IsolatedTrainingState:
         del key, network

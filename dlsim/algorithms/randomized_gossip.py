@@ -33,7 +33,11 @@ def randomized_gossip(values: PyTree, *, step_size: Any = 0.5) -> EventAlgorithm
     Source: Boyd, Ghosh, Prabhakar, Shah, Randomized gossip algorithms, IEEE Transactions on Information Theory 2006.
     """
     checks.number("randomized_gossip", "step_size", step_size, 0.0, 1.0, open_minimum=True)
-    for leaf in jax.tree.leaves(values):
+    for leaf in jax.tree.leaves(values) or [values]:
+        if not isinstance(leaf, jax.core.Tracer):
+            made = checks.host("randomized_gossip", "values", leaf, "numbers, leaves [N, ...]")
+            if not made.ndim or made.dtype.kind not in "iufV":
+                checks.fail("randomized_gossip", "values", "numbers, leaves [N, ...]", checks.describe(leaf))
         checks.finite("randomized_gossip", "values", leaf)
 
     def init(key: Array, params: PyTree, network: Network) -> GossipState:

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dlsim import checks, trees
+from dlsim import checks, keys, trees
 from dlsim.algorithms.local import LocalUpdates
-from dlsim.core import Array, Info, Problem, PyTree
+from dlsim.algorithms.optimizers import ServerOptimizer
+from dlsim.core import Aggregator, Array, Info, Problem, PyTree
 from dlsim.networks.messages import asked
-from dlsim.networks.network import PERFECT, Arrival, Network
+from dlsim.networks.network import PERFECT, Arrival, Inbox, Network
 
 WEIGHTINGS = ("examples", "uniform")
 
@@ -19,6 +21,8 @@ WEIGHTINGS = ("examples", "uniform")
 class ServerState(NamedTuple):
     params: PyTree  # [...] the server's model
     server_optimizer_state: PyTree
+    aggregator_state: PyTree  # [1, ...]
+    round: Array  # int32 [] rounds so far, those in which nobody came with them
 
 
 class Report(NamedTuple):
@@ -31,12 +35,12 @@ class Report(NamedTuple):
 
 
 def broadcast_and_train(
-    network: Network, key: Array, message: PyTree, local: LocalUpdates, correct: Any, extra: Any
+    network: Network, key: Array, message: PyTree, local: LocalUpdates, correct: Any, extra: Any, round: Array
 ) -> tuple[Report, Array, Network]:
     """Send `message` (its first entry the model) to the cohort and let it train; also who got it, bool `[C]`.
 
     `extra(received) -> [C, ...]` is what `correct` needs of the message.  Clients keep no optimiser state between
-    rounds.
+    rounds: what it counts or gathers (momentum, Adam's moments) starts anew, but schedules stand at `round`.
     """
     arrival, network = network.downlink(key, message)
     rows, _ = asked(network)
@@ -44,7 +48,7 @@ def broadcast_and_train(
     model = arrival.values[0]
     # Without faults everyone is there, and a mask would only cost copies.
     mask = None if network.is_present is None and network.channel is PERFECT else arrival.mask
-    params, _, info = local.run(key, model, local.init(model), ids, mask, correct, extra(arrival.values))
+    params, _, info = local.run(key, model, local.init(model), ids, mask, correct, extra(arrival.values), round=round)
     return Report(rows=rows, received=arrival.values, params=params, info=info), arrival.mask, network
 
 
@@ -70,13 +74,91 @@ def aggregation_weights(problem: Problem, weighting: str, network: Network, rows
     return jnp.where(mask, jnp.asarray(problem.num_examples, float)[ids], 0.0)
 
 
-def server_update(optimizer: Any, state: ServerState, pseudo_gradient: PyTree, is_empty: Array) -> ServerState:
-    """The server's optimiser on the mean of before minus after; an empty cohort changes nothing."""
+def clipped(updates: PyTree, clip_norm: Any) -> PyTree:
+    """Every client's update `[C, ...]` scaled down to a Euclidean norm of at most `clip_norm`; None: as they are.
+
+    The norm is taken of numbers below one, so that squares neither overflow nor vanish.
+    """
+    if clip_norm is None:
+        return updates
+    largest = [
+        jnp.max(jnp.abs(leaf.reshape(leaf.shape[0], -1)), axis=1, initial=0) for leaf in jax.tree.leaves(updates)
+    ]
+    top = jnp.max(jnp.stack([one.astype(jnp.float32) for one in largest]), axis=0)
+    unit = jnp.where(top > 0, top, 1)
+    norm = jnp.sqrt(
+        trees.squared_norm(jax.tree.map(lambda leaf: leaf / trees.expand(unit, leaf).astype(leaf.dtype), updates))
+    )
+    # min(1, c / (unit norm)) without the product, which may overflow.
+    share = jnp.minimum(1, clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny) / unit)
+    return trees.scale(share, updates)
+
+
+def aggregated(
+    aggregator: Aggregator | None, state: PyTree, key: Array, arrival: Arrival, weights: Array
+) -> tuple[PyTree, PyTree]:
+    """`(state, one value [...])` of what arrived `[C, ...]`: the weighted mean, or what the rule makes of it.
+
+    Rules were made for nodes, which have a value of their own beside what they hear.  A server has none, so one of the
+    clients' stands there, which is as good for a rule that treats all alike (`check_aggregator`): the one whose norm is the
+    median of those that are finite, as rules may leave out what is too far away from it.  Ties go to it.
+    """
+    if aggregator is None:
+        return state, trees.mean(arrival.values, weights)
+    size = jnp.sqrt(trees.squared_norm(arrival.values))
+    counts = arrival.mask & jnp.isfinite(size)
+    order = jnp.argsort(jnp.where(counts, size, jnp.inf), stable=True)
+    # Where nothing is finite, whatever has arrived; where nothing has, the result is not used.
+    middle = jnp.where(jnp.any(counts), order[jnp.maximum(jnp.sum(counts) - 1, 0) // 2], jnp.argmax(arrival.mask))
+    num = arrival.mask.shape[0]
+    own = jax.tree.map(lambda leaf: leaf[middle][None], arrival.values)
+    inbox = Inbox(
+        values=jax.tree.map(lambda leaf: leaf[None], arrival.values),
+        weights=(weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny))[None],
+        mask=(arrival.mask & (jnp.arange(num) != middle))[None],
+        senders=jnp.arange(num, dtype=jnp.int32)[None],
+    )
+    inbox = inbox._replace(weights=jnp.where(inbox.mask, inbox.weights, 0))
+    new, value = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
+    return new, jax.tree.map(lambda leaf: leaf[0], value)
+
+
+def check_aggregator(where: str, aggregator: Any) -> Aggregator | None:
+    """A rule that a server can use: one that makes the same of a value whether it is heard or the node's own."""
+    if aggregator is None:
+        return None
+    fix = "Pass e.g. dlsim.aggregators.median()."
+    checks.instance(where, "aggregator", aggregator, Aggregator, fix)
+    values = np.array([0.3, -1.7, 2.9, 0.8, -0.2, 11.3, 1.1, -4.1, 0.5], np.float32)
+    with jax.ensure_compile_time_eval():
+
+        def of(own: int) -> Any:
+            heard = np.delete(values, own)
+            share = jnp.full((1, len(heard)), 1 / len(values))
+            mask, senders = jnp.ones((1, len(heard)), bool), jnp.arange(len(heard), dtype=jnp.int32)[None]
+            inbox = Inbox(jnp.asarray(heard)[None, :, None], share, mask, senders)
+            start = jnp.asarray(values[own])[None, None]
+            return aggregator.apply(jax.random.key(0), aggregator.init(start), start, inbox)[1]
+
+        first, second = of(0), of(5)
+        if checks.is_concrete((first, second)) and not np.allclose(first, second, rtol=1e-3, atol=1e-3):
+            fix = "A server has no model of its own in a round: use median, trimmed_mean, krum, ..., or clip_norm."
+            checks.fail(
+                where, "aggregator", "one that treats a node's own value as any other", "one centred on it", fix
+            )
+    return aggregator
+
+
+def server_update(
+    optimizer: ServerOptimizer, key: Array, state: ServerState, pseudo_gradient: PyTree, loss: Array
+) -> ServerState:
+    """The server's optimiser on the mean of before minus after, `loss` that of its clients."""
     import optax
 
-    updates, optimizer_state = optimizer.update(pseudo_gradient, state.server_optimizer_state, state.params)
-    new = ServerState(optax.apply_updates(state.params, updates), optimizer_state)
-    return jax.tree.map(lambda a, b: jnp.where(is_empty, b, a), new, state)
+    updates, optimizer_state = optimizer.update(
+        keys.stream(key, "server"), pseudo_gradient, state.server_optimizer_state, state.params, loss
+    )
+    return state._replace(params=optax.apply_updates(state.params, updates), server_optimizer_state=optimizer_state)
 
 
 def check_weighting(where: str, weighting: str) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAKE = "Pass what dlsim.sweep returned."
 
 
+@checks.typed
 def axes(results: xarray.Dataset | xarray.DataArray) -> list[str]:
     """Names of the swept keys, in order: the dimensions with coordinates other than `seed` and `step`."""
     arrays = list(results.data_vars.values()) if hasattr(results, "data_vars") else [results]
@@ -22,6 +23,7 @@ def axes(results: xarray.Dataset | xarray.DataArray) -> list[str]:
     return [dim for dim in dims if dim not in ("seed", "step") and dim in results.coords]
 
 
+@checks.typed
 def reduce_steps(
     results: xarray.Dataset, at: int | float | str = -1, *, by: str | None = None, mode: str = "max"
 ) -> xarray.Dataset:

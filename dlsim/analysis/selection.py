@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checks.typed
 def best(
     results: xarray.Dataset,
     metric: str,
@@ -63,6 +64,7 @@ def best(
     return chosen[[*over, metric, f"{metric}_spread", "num_failed", "num_diverged", "num_seeds"]]
 
 
+@checks.typed
 def best_runs(results: xarray.Dataset, chosen: xarray.Dataset) -> xarray.Dataset:
     """The runs of the settings that `best` chose, as curves over the remaining axes, `seed` and `step`.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STATISTICS = ("mean", "spread", "standard_error", "count")
 
 
+@checks.typed
 def mean_and_spread(results: xarray.Dataset) -> xarray.Dataset:
     """Statistics over seeds of every numeric variable that has them.
 
@@ -59,6 +60,7 @@ def statistics(values: xarray.DataArray, fine: xarray.DataArray) -> xarray.DataA
     return together.transpose("statistic", *mean.dims)
 
 
+@checks.typed
 def scores(
     results: xarray.Dataset,
     metrics: Sequence[str],
@@ -85,6 +87,8 @@ def scores(
 def scored(where: str, results: Any, metrics: Sequence[str], at: Any, by: str | None, mode: str) -> xarray.Dataset:
     """`scores`, for a caller that is named in errors."""
     results = dataset(where, results)
+    if not len(metrics):
+        checks.fail(where, "metrics", "one or more names", "none")
     for name in metrics:
         variable(where, "metric", results, name)
     by = metrics[0] if by is None else by

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.analysis.records import axes, dataset, listed, recorded
 from dlsim.analysis.statistics import scored
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance", "bits_sent", "simulated_seconds")
 
 
+@checks.typed
 def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Path:
     """Write the long format: one line for each run and step, the axes first, then `seed`, `step` and the variables.
 
@@ -35,7 +35,7 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
     Returns:
       The file's absolute path.
     """
-    results, target = dataset("to_csv", results), pathlib.Path(path).absolute()
+    results, target = dataset("to_csv", results), files.given_path("to_csv", "path", path).absolute()
     if target.is_dir():
         checks.fail("to_csv", "path", "a file", f"the folder {target}")
     order = [*axes(results), *(name for name in ("seed", "step") if name in results.dims)]
@@ -49,19 +49,16 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
         frame = frame[there.broadcast_like(flat).transpose(*frame.index.names).values.ravel()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, for only there is a rename atomic.
-        with tempfile.TemporaryDirectory(prefix=".dlsim-", dir=target.parent) as folder:
-            partial = pathlib.Path(folder) / target.name
-            with partial.open("w", newline="") as file:
-                frame.to_csv(file, na_rep="nan")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
+        with files.staged(target) as partial, partial.open("x", newline="", encoding="utf-8") as file:
+            frame.to_csv(file, na_rep="nan")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         checks.fail("to_csv", "path", "a file that can be written", f"{target} ({error.strerror})")
     return target
 
 
+@checks.typed
 def to_table(
     results: xarray.Dataset,
     metrics: Sequence[str] | None = None,
@@ -89,7 +86,8 @@ def to_table(
     from rich.table import Table
 
     results = dataset("to_table", results)
-    names = [metrics] if isinstance(metrics, str) else list(metrics or [name for name in SHOWN if name in results])
+    usual = [name for name in SHOWN if name in results]
+    names = [metrics] if isinstance(metrics, str) else usual if metrics is None else list(metrics) or usual
     if not names:
         checks.fail("to_table", "metrics", "given, for none of the usual ones is there", listed(results))
     found = scored("to_table", results, names if by is None else list(dict.fromkeys([*names, by])), at, by, mode)
@@ -143,6 +141,11 @@ def spread_text(mean: float, spread: float = float("nan")) -> str:
 
     The mean stands alone where the spread is NaN; a mean that is not finite is written `-`.
     """
+    for name, value in (("mean", mean), ("spread", spread)):
+        if checks.real(value) is None:
+            checks.fail("spread_text", name, "a number", checks.describe(value))
+    if spread < 0:
+        checks.fail("spread_text", "spread", "at least 0", checks.describe(spread))
     if not np.isfinite(mean):
         return "-"
     if not np.isfinite(spread):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COSTS = ("step", "bits_sent", "simulated_seconds", "gradient_evaluations")
 
 
+@checks.typed
 def first_reaching(
     results: xarray.Dataset,
     metric: str,
@@ -42,6 +43,7 @@ def first_reaching(
     where = "first_reaching"
     results = dataset(where, results)
     values = variable(where, "metric", results, metric)
+    checks.known(where, "target", target)
     target = checks.number(where, "target", target)
     checks.one_of(where, "mode", mode, ("max", "min"))
     if "step" not in values.dims:
@@ -80,6 +82,7 @@ def _broadcast(*arrays: xarray.DataArray) -> tuple[xarray.DataArray, ...]:
     return xarray.broadcast(*arrays)
 
 
+@checks.typed
 def pareto(
     results: xarray.Dataset,
     metric: str,
@@ -146,6 +149,14 @@ class PowerLaw(NamedTuple):
     num_points: int
 
 
+def numbers(where: str, argument: str, value: Any) -> np.ndarray:
+    """Real numbers in one row, float64; they need not be finite."""
+    array = checks.host(where, argument, value, "real numbers")
+    if array.size and not checks.is_real_type(array.dtype):
+        checks.fail(where, argument, "real numbers", checks.describe(value))
+    return np.ravel(array.astype(np.float64))
+
+
 def power_law(x: Any, y: Any) -> PowerLaw:
     """Least squares of log y on log x; points that are not finite are left out.
 
@@ -153,7 +164,7 @@ def power_law(x: Any, y: Any) -> PowerLaw:
       x: positive, at least two different values.
       y: positive, the shape of `x`.
     """
-    x, y = (np.ravel(np.asarray(value, np.float64)) for value in (x, y))
+    x, y = (numbers("power_law", name, value) for name, value in (("x", x), ("y", y)))
     if x.shape != y.shape:
         checks.fail("power_law", "y", f"as many numbers as x ({x.size})", y.size)
     kept = np.isfinite(x) & np.isfinite(y)

@@ -18,6 +18,7 @@ STEPS = ("fixed", "uniform")
 LONGEST_MEAN = 2.0**20  # seconds of a pause (12 days): even a pause many times as long leaves room in the clock
 
 
+@checks.typed
 def anarchic(
     pace: Pace,
     num_steps: int,

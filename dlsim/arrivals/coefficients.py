@@ -30,10 +30,7 @@ def client_weights(where: str, weights: Any, num_clients: int) -> np.ndarray:
 def known_numbers(where: str, name: str, value: Any) -> np.ndarray:
     """Real numbers of any shape, float64."""
     checks.known(where, name, value, "known numbers", STRUCTURE)
-    try:
-        array = np.asarray(value)
-    except ValueError:  # rows of several lengths
-        checks.fail(where, name, "numbers", type(value).__name__)
+    array = checks.host(where, name, value, "numbers")
     if array.dtype.kind not in "iuf":
         checks.fail(where, name, "numbers", f"{type(value).__name__} of {array.dtype}")
     return array.astype(np.float64)

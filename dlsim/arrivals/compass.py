@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     weights: np.ndarray
 
 
+@checks.typed
 def compass(
     pace: Pace,
     *,

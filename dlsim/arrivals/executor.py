@@ -37,6 +37,7 @@ class JobBlocks:
     client: Array  # int32 [B, C]
     number: Array  # uint32 [B, C] of the job at its client
     num_steps: Array  # int32 [B, C]
+    version: Array  # int32 [B, C] it starts from, counted from the first
     coefficient: Array  # float32 [B, C]
     staleness: Array  # uint32 [B, C] versions made between its start and its use
     source: Array  # int32 [B, C] place of the version it starts from
@@ -258,6 +259,7 @@ def _blocks(
         client=spread(jobs.client, np.int32, num_clients),
         number=spread(jobs.number, np.uint32),
         num_steps=spread(jobs.num_steps, np.int32),
+        version=spread(jobs.start_version, np.int32),
         coefficient=spread(jobs.coefficient, np.float32),
         staleness=spread(jobs.staleness, np.uint32),
         source=spread(source, np.int32),

@@ -74,6 +74,7 @@ def generator(seed: int, client: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([words, client], np.uint64)))
 
 
+@checks.typed
 def pace(num_clients: int, seconds_per_step: Any = 0.0, overhead: Any = 0.0, *, sigma: float = 0.0) -> Pace:
     """How long clients take.
 
@@ -96,6 +97,7 @@ def pace(num_clients: int, seconds_per_step: Any = 0.0, overhead: Any = 0.0, *, 
     return Pace(per_step, beside, float(sigma))
 
 
+@checks.typed
 def linear_speeds(num_clients: int, percent: float) -> Pace:
     """Client i takes 1 - i (percent/100)/(M - 1) seconds a job: the first one second, the last `percent` less.
 
@@ -107,8 +109,9 @@ def linear_speeds(num_clients: int, percent: float) -> Pace:
     num_clients = checks.integer("linear_speeds", "num_clients", num_clients, 1)
     fix = "At 100 the fastest client would take no time."
     checks.known("linear_speeds", "percent", percent, "a known number in [0, 100)", "Build outside jit.")
-    if np.ndim(percent) != 0 or isinstance(percent, bool | str) or not 0 <= percent < 100:
-        got = f"{percent:g}" if isinstance(percent, float | int) else repr(percent)
+    value = checks.real(percent)
+    if value is None or not 0 <= value < 100:
+        got = checks.describe(percent) if value is None else f"{value:g}"
         checks.fail("linear_speeds", "percent", "a number in [0, 100)", got, fix)
     places = np.arange(num_clients) / max(num_clients - 1, 1)
     return pace(num_clients, 0.0, 1 - places * percent / 100)

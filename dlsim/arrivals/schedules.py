@@ -64,6 +64,7 @@ def synchronous(pace: Pace, num_steps: int, *, weights: Any = None, cohort_size:
     return Schedule(where, pace.num_clients, jobs, 1, "McMahan et al., AISTATS 2017")
 
 
+@checks.typed
 def next_arrival(
     pace: Pace, num_steps: int, *, weights: Any = None, staleness: Damping | None = None, debias: bool = False
 ) -> Schedule:
@@ -89,6 +90,7 @@ def next_arrival(
     return _buffered(where, pace, num_steps, 1, "arrival", share, check_damping(where, staleness), "OPT 2020")
 
 
+@checks.typed
 def buffered(
     pace: Pace,
     num_steps: int,
@@ -163,6 +165,7 @@ def _buffered(
     return Schedule(where, pace.num_clients, jobs, None, source)
 
 
+@checks.typed
 def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = None, debias: bool = True) -> Schedule:
     """FedFix: an aggregation every `window` seconds, of whoever is back; a client waits for it and starts anew from there.
 
@@ -183,7 +186,7 @@ def fixed_window(pace: Pace, num_steps: int, window: float, *, weights: Any = No
     share = client_weights(where, weights, pace.num_clients)
     typical = pace.ticks(num_steps)
     checks.known(where, "window", window, "a known number of seconds above 0")
-    if not isinstance(window, str) and np.ndim(window) == 0 and window == math.inf:
+    if isinstance(window, float) and window == math.inf:
         return synchronous(pace, num_steps, weights=weights)._replace(name=where, source=_FRABONI)
     checks.number(where, "window", window, 0.0, LONGEST / TICKS_PER_SECOND, open_minimum=True)
     # Up to a whole tick: a window of T/s rounded down would leave s of them a tick short of T, and the client out.

@@ -72,6 +72,7 @@ def participation(jobs: Jobs, num_clients: int) -> np.ndarray:
     return _counts(where, jobs.part(slice(0, int(ends[-1]) + 1)), num_clients) / len(ends)
 
 
+@checks.typed
 def gantt(jobs: Jobs, until: float | None = None, panel: Axes | None = None) -> Figure | SubFigure:
     """Who works when: a bar a job with its number of local steps, a thin line while its result waits for its use.
 

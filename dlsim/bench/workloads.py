@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import dlsim
-from dlsim import checks
+from dlsim import algorithms, checks, networks, problems
 from dlsim.bench.events import event_rate
+from dlsim.core import Process, Record
+from dlsim.learning.learn import learn
 from dlsim.running.programs import compile_process
 from dlsim.sweeps.estimate import machine_rates
 
@@ -66,21 +67,19 @@ def data() -> Any:
     labels = rng.integers(0, CLASSES, 60_000).astype(np.int32)
     centres = rng.integers(0, 256, (CLASSES, 28, 28, 1))
     images = np.clip(centres[labels] + rng.integers(-64, 64, (60_000, 28, 28, 1)), 0, 255).astype(np.uint8)
-    return dlsim.problems.dataset(
-        images[:59_000], labels[:59_000], test_inputs=images[59_000:], test_labels=labels[59_000:]
-    )
+    return problems.dataset(images[:59_000], labels[:59_000], test_inputs=images[59_000:], test_labels=labels[59_000:])
 
 
-def process(name: str, num_nodes: int) -> dlsim.Process:
+def process(name: str, num_nodes: int) -> Process:
     """A workload at some size; it measures the consensus distance alone."""
     import optax
 
     dataset = data()
-    parts = dlsim.problems.partition(dataset, num_nodes, dlsim.problems.bootstrap(EXAMPLES), seed=0)
-    model: Any = dlsim.problems.mlp(hidden=(128,)) if name == "mlp" else MODELS[name].model
-    problem = dlsim.problems.supervised(model, dataset, parts, batch_size=BATCH, num_test=100)
-    network = dlsim.networks.random_regular(num_nodes, degree=DEGREE, seed=0)
-    made = dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optax.sgd(0.01)), network)
+    parts = problems.partition(dataset, num_nodes, problems.bootstrap(EXAMPLES), seed=0)
+    model: Any = problems.mlp(hidden=(128,)) if name == "mlp" else MODELS[name].model
+    problem = problems.supervised(model, dataset, parts, batch_size=BATCH, num_test=100)
+    network = networks.random_regular(num_nodes, degree=DEGREE, seed=0)
+    made = learn(problem, algorithms.dsgd(problem, optax.sgd(0.01)), network)
 
     def measure(state: Any, info: dict[str, Any]) -> dict[str, Any]:
         return {"train_loss": jnp.mean(info["loss"])}
@@ -166,13 +165,13 @@ def sweep_efficiency(quick: bool) -> dict[str, float]:
     from dlsim.sweeps.source import from_function
     from dlsim.sweeps.store import Store
 
-    problem = dlsim.problems.classification(
-        "digits", num_nodes=100, partition=dlsim.problems.dirichlet(alpha=0.1), model="mlp", batch_size=8
+    problem = problems.classification(
+        "digits", num_nodes=100, partition=problems.dirichlet(alpha=0.1), model="mlp", batch_size=8
     )
-    network = dlsim.networks.random_regular(100, degree=DEGREE, seed=0)
+    network = networks.random_regular(100, degree=DEGREE, seed=0)
 
-    def make(learning_rate: Any) -> dlsim.Process:
-        return dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optax.sgd(learning_rate)), network)
+    def make(learning_rate: Any) -> Process:
+        return learn(problem, algorithms.dsgd(problem, optax.sgd(learning_rate)), network)
 
     rates, seeds, steps, every = (0.01, 0.03, 0.1), range(2 if quick else 8), 200, 50
     one = make(0.03)
@@ -190,7 +189,7 @@ def sweep_efficiency(quick: bool) -> dict[str, float]:
 
     def together() -> tuple[float, float]:
         began = time.perf_counter()
-        source = from_function(make, {"learning_rate": rates}, list(seeds), steps, dlsim.Record(every=every))
+        source = from_function(make, {"learning_rate": rates}, list(seeds), steps, Record(every=every))
         options = make_options()
         plan = plan_sweep(source, Store(), options)
         planned = time.perf_counter()

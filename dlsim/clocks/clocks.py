@@ -22,6 +22,7 @@ LONGEST = 2**57  # ticks, 4.2 years: the sum of a time before it and a gap of NE
 NEVER = 2**61  # ticks, the longest gap
 HIGHEST_RATE = float(2**20)  # events a second: a mean gap of 1024 ticks, so that whole ticks do not show
 LOWEST_RATE = 1e-12
+FARTHEST = float(2**32)  # seconds: in ticks they fit in int64
 DRAWS = 2**20  # at a time: what fits in a cache
 
 
@@ -59,13 +60,21 @@ class ClockEvents(NamedTuple):
 
 
 def to_ticks(seconds: Any) -> np.ndarray:
-    """Whole ticks nearest to a time in seconds, int64."""
-    return np.rint(np.asarray(seconds, np.float64) * TICKS_PER_SECOND).astype(np.int64)
+    """Whole ticks nearest to a time in seconds, int64; times are within 2^32 seconds (136 years)."""
+    checks.known("to_ticks", "seconds", seconds, "known numbers", "Clocks are made outside jit and vmap.")
+    return _ticks(checks.array("to_ticks", "seconds", seconds, None, -FARTHEST, FARTHEST))
 
 
 def to_seconds(ticks: Any) -> np.ndarray:
     """Seconds, float64: exact below 2^53 ticks (97 days)."""
-    return np.asarray(ticks, np.int64) / TICKS_PER_SECOND
+    array = checks.host("to_seconds", "ticks", ticks, "whole numbers")
+    if not np.issubdtype(array.dtype, np.integer):
+        checks.fail("to_seconds", "ticks", "whole numbers", checks.describe(ticks), "Seconds become ticks by to_ticks.")
+    return array.astype(np.int64) / TICKS_PER_SECOND
+
+
+def _ticks(seconds: np.ndarray) -> np.ndarray:
+    return np.rint(np.asarray(seconds, np.float64) * TICKS_PER_SECOND).astype(np.int64)
 
 
 def poisson(rate: Any) -> Clock:
@@ -98,8 +107,8 @@ def deterministic(period: Any, phase: Any = None) -> Clock:
 
     def gaps(words: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         del words
-        before = np.where(numbers > 0, to_ticks(time(rows, numbers - 1)), 0)
-        return np.maximum(to_ticks(time(rows, numbers)) - before, numbers > 0)
+        before = np.where(numbers > 0, _ticks(time(rows, numbers - 1)), 0)
+        return np.maximum(_ticks(time(rows, numbers)) - before, numbers > 0)
 
     return Clock(gaps=gaps, rate=1 / period, size=_size("deterministic", period, phase), is_random=False)
 
@@ -130,16 +139,20 @@ def trace(times: Any) -> Clock:
     Args:
       times: one sequence of seconds a clock, each strictly increasing and at least 0; it may be empty.
     """
-    rows = [np.asarray(row, np.float64) for row in times] if np.iterable(times) else []
-    if not rows or any(row.ndim != 1 for row in rows):
-        checks.fail(
-            "trace", "times", "one sequence of seconds a clock", f"{type(times).__name__}", "E.g. [[0.5, 1.2]]."
-        )
+    wanted = ("one sequence of seconds a clock", "E.g. [[0.5, 1.2]].")
+    rows = []
+    for index, row in enumerate(checks.sequence("trace", "times", times, *wanted)):
+        made = checks.host("trace", f"times[{index}]", row, "a sequence of seconds")
+        if made.ndim != 1 or (made.size and not checks.is_real_type(made.dtype)):
+            checks.fail("trace", f"times[{index}]", "a sequence of seconds", checks.describe(row), wanted[1])
+        rows.append(made.astype(np.float64))
+    if not rows:
+        checks.fail("trace", "times", wanted[0], "none", wanted[1])
     ticks = []
     for index, row in enumerate(rows):
         if not np.isfinite(row).all() or (len(row) and (row[0] < 0 or row[-1] * TICKS_PER_SECOND >= LONGEST)):
             checks.fail("trace", f"times[{index}]", "finite, at least 0 and below 2^27 seconds", _brief(row))
-        ticks.append(to_ticks(row))
+        ticks.append(_ticks(row))
         if (np.diff(ticks[-1]) <= 0).any():
             checks.fail("trace", f"times[{index}]", "strictly increasing (by a tick of 2^-30 s)", _brief(row))
     lengths = np.array([len(row) for row in ticks])
@@ -155,6 +168,7 @@ def trace(times: Any) -> Clock:
     return Clock(gaps=gaps, rate=lengths / np.maximum(ends, 1e-9), size=len(rows), is_random=False)
 
 
+@checks.typed
 def cursor(clock: Clock, ids: Any, key: Array) -> Cursor:
     """The start of a stream.
 
@@ -164,7 +178,7 @@ def cursor(clock: Clock, ids: Any, key: Array) -> Cursor:
       key: of the whole stream.
     """
     checks.known("cursor", "ids and key", (ids, key), "known values", "Draw events outside jit and vmap.")
-    ids = np.asarray(ids)
+    ids = checks.host("cursor", "ids", ids, "integers of shape [n] or [n, 2]")
     if not np.issubdtype(ids.dtype, np.integer) or ids.ndim not in (1, 2) or (ids.ndim == 2 and ids.shape[1] != 2):
         checks.fail("cursor", "ids", "integers of shape [n] or [n, 2]", f"{ids.dtype} {list(ids.shape)}")
     if clock.size not in (None, len(ids)):
@@ -178,16 +192,20 @@ def cursor(clock: Clock, ids: Any, key: Array) -> Cursor:
     return Cursor(words=words, numbers=zeros, last=zeros)
 
 
+@checks.typed
 def advance(clock: Clock, position: Cursor, stop: int) -> tuple[ClockEvents, Cursor]:
     """The events from where the stream stands to tick `stop` (exclusive), and where it stands then."""
     if not 0 <= stop <= LONGEST:
         checks.fail("advance", "stop", "in [0, 2^57] ticks (4.2 years)", stop)
+    if clock.size not in (None, len(position.numbers)):
+        got = f"one for {clock.size}"
+        checks.fail("advance", "clock", f"for the {len(position.numbers)} clocks of the position", got)
     numbers, last = position.numbers.copy(), position.last.copy()
     rate = np.broadcast_to(clock.rate, numbers.shape)
     todo, hunger = np.arange(len(numbers), dtype=np.int32), np.ones(len(numbers))
     pieces: list[ClockEvents] = []
     while len(todo):
-        expected = rate[todo] * to_seconds(stop - last[todo])
+        expected = rate[todo] * ((stop - last[todo]) / TICKS_PER_SECOND)
         wanted = np.minimum(np.ceil(hunger[todo] * (expected + np.sqrt(expected))) + 1, DRAWS).astype(np.int64)
         num_now = max(1, int(np.searchsorted(np.cumsum(wanted), DRAWS, side="right")))
         now, wanted = todo[:num_now], wanted[:num_now]
@@ -201,6 +219,7 @@ def advance(clock: Clock, position: Cursor, stop: int) -> tuple[ClockEvents, Cur
     return events, Cursor(words=position.words, numbers=numbers, last=last)
 
 
+@checks.typed
 def events(clock: Clock, ids: Any, key: Array, start: float, stop: float) -> ClockEvents:
     """The events in [start, stop) seconds, each clock's in order.
 
@@ -211,6 +230,7 @@ def events(clock: Clock, ids: Any, key: Array, start: float, stop: float) -> Clo
       clock, ids, key: see `cursor`.
       start, stop: seconds, 0 <= start <= stop.
     """
+    checks.known("events", "start and stop", (start, stop), "known numbers", "Draw events outside jit and vmap.")
     checks.number("events", "start", start, 0.0)
     checks.number("events", "stop", stop, float(start), LONGEST / TICKS_PER_SECOND)
     position = cursor(clock, ids, key)
@@ -293,9 +313,10 @@ def _at(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _parameter(where: str, argument: str, value: Any, least: float, most: float) -> np.ndarray:
     """Finite numbers in [least, most], `[]` or `[n]`, float64; names the first bad one."""
-    array = np.asarray(value)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array) or array.ndim > 1:
-        checks.fail(where, argument, "a number, or one a clock [n]", f"{array.dtype} {list(array.shape)}")
+    wanted = "a number, or one a clock [n]"
+    array = checks.host(where, argument, value, wanted)
+    if not checks.is_real_type(array.dtype) or array.ndim > 1 or array.size == 0:
+        checks.fail(where, argument, wanted, checks.describe(value))
     array = array.astype(np.float64)
     bad = ~((array >= least) & (array <= most))
     if bad.any():

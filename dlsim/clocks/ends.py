@@ -113,12 +113,14 @@ class NetworkEnds(NamedTuple):
 def clocked_ends(network: Network | Graph, communication: str = "edges") -> NetworkEnds:
     """The nodes and edges of a network or graph, on the host."""
     checks.one_of("make_tape", "communication", communication, COMMUNICATIONS)
+    checks.known("make_tape", "network", network, "known values", "Make tapes outside jit and vmap.")
     if isinstance(network, Network):
         ids = np.asarray(network.node_ids).astype(np.int64)
         return NetworkEnds(host_graph(network), ids, network.is_implicit, communication)
     return NetworkEnds(network, np.arange(network.num_nodes), False, communication)
 
 
+@checks.typed
 def clock_edges(network: Network | Graph, communication: str = "edges") -> tuple[np.ndarray, np.ndarray]:
     """The nodes (a, b) of each communication clock, int32 `[n]` twice: the order in which its rates are given.
 
@@ -132,6 +134,7 @@ def clock_edges(network: Network | Graph, communication: str = "edges") -> tuple
     return ends.a, ends.b
 
 
+@checks.typed
 def neighbor_rates(network: Network | Graph, node_rates: Any = 1.0) -> np.ndarray:
     """Rates of the edges' Poisson clocks when each node wakes at a rate of its own and picks a neighbour uniformly.
 
@@ -145,7 +148,11 @@ def neighbor_rates(network: Network | Graph, node_rates: Any = 1.0) -> np.ndarra
     """
     first, second = clock_edges(network)
     num_nodes = clocked_ends(network).num_nodes
-    rates = np.asarray(node_rates, np.float64)
+    rates = checks.host("neighbor_rates", "node_rates", node_rates, f"one or {num_nodes} finite numbers above 0")
+    if not checks.is_real_type(rates.dtype):
+        got = checks.describe(node_rates)
+        checks.fail("neighbor_rates", "node_rates", f"one or {num_nodes} finite numbers above 0", got)
+    rates = rates.astype(np.float64)
     if rates.shape not in ((), (num_nodes,)) or not (np.isfinite(rates) & (rates > 0)).all():
         bad = rates.ravel()[~(np.isfinite(rates) & (rates > 0)).ravel()]
         got = f"{bad[0]:g}" if len(bad) else f"shape {list(rates.shape)}"

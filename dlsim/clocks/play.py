@@ -35,6 +35,7 @@ class EventFn(Protocol):
     def __call__(self, events: Events, /, *rows: PyTree) -> Any: ...
 
 
+@checks.typed
 def play(
     carry: PyTree,
     blocks: Blocks,
@@ -64,9 +65,7 @@ def play(
     Returns: the carry; with `collect` also what was collected, leaves `[B, C, ...]` (see `in_tape_order`).
     """
     functions = _functions(blocks, event_fns)
-    for leaf in jax.tree.leaves(carry):
-        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != blocks.num_nodes:
-            checks.fail("play", "carry", f"of leaves [{blocks.num_nodes}, ...]", str(list(jnp.shape(leaf))))
+    _check_rows("play", carry, blocks)
     places = jnp.arange(blocks.num_blocks)
     if num is not None:
         checks.integer("play", "num", num, 1, blocks.num_blocks)
@@ -82,6 +81,7 @@ def play(
     return (carry, collected) if collect else carry
 
 
+@checks.typed
 def play_between(
     carry: PyTree, blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn], begin: Array, end: Array, totals: PyTree
 ) -> tuple[PyTree, PyTree]:
@@ -95,10 +95,25 @@ def play_between(
     Returns: the carry and the totals.
     """
     functions = _functions(blocks, event_fns)
+    _check_rows("play_between", carry, blocks)
+    for name, value in (("begin", begin), ("end", end)):
+        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            checks.fail("play_between", name, "an integer, int32 []", checks.describe(value))
+        if isinstance(value, int):
+            checks.integer("play_between", name, value)
+    for leaf in jax.tree.leaves(totals):
+        if isinstance(leaf, int):
+            checks.integer("play_between", "totals", leaf)
+        if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.integer):
+            checks.fail("play_between", "totals", "integers", checks.describe(leaf), "Sums of floats depend on order.")
 
     def one(i: Array, both: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         place = begin + i
         carry, added = _play_block(both[0], blocks, place, functions, place < end, True)
+        form: Any = jax.tree.structure(added)
+        if form != jax.tree.structure(totals):
+            expected = f"of the structure of what the functions add, {form}"
+            checks.fail("play_between", "totals", expected, str(jax.tree.structure(totals)))
         return carry, jax.tree.map(jnp.add, both[1], added)
 
     return jax.lax.fori_loop(0, _longest(end - begin), one, (carry, totals))
@@ -173,6 +188,7 @@ def _block(blocks: Blocks, place: Array) -> Blocks:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), blocks)
 
 
+@checks.typed
 def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Array:
     """One key an event, `[C]`: it depends on (key, kind, ids of a and b, number) alone.
 
@@ -182,10 +198,25 @@ def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Arr
       node_ids: ids of the nodes, `[N]`, where they are not their positions.
     """
     a, b = events.a, events.b
-    if node_ids is not None:  # -1, for no other node, is no position
+    if node_ids is not None:
+        node_ids = node_ids if isinstance(node_ids, jax.Array) else checks.host("event_keys", "node_ids", node_ids)
+        if node_ids.ndim != 1 or not jnp.issubdtype(node_ids.dtype, jnp.integer):
+            checks.fail("event_keys", "node_ids", "integers of shape [N]", f"{node_ids.dtype} {list(node_ids.shape)}")
+        # -1, for no other node, is no position
+        node_ids = jnp.asarray(node_ids)
         a, b = node_ids[a], jnp.where(b < 0, b, node_ids[b])
 
     return keys.fold_in(key, events.kind, a, b, events.number)
+
+
+def _check_rows(where: str, carry: PyTree, blocks: Blocks) -> None:
+    """A row a node in every leaf, and at least one leaf."""
+    leaves = jax.tree.leaves(carry)
+    for leaf in leaves or [carry]:
+        shape = getattr(leaf, "shape", ())
+        if not shape or shape[0] != blocks.num_nodes:
+            got = f"one of shape {list(shape)}" if shape else checks.describe(leaf)
+            checks.fail(where, "carry", f"of leaves [{blocks.num_nodes}, ...]", got)
 
 
 def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> list[EventFn]:
@@ -194,11 +225,11 @@ def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> li
         if len(blocks.kinds) > 1:
             fix = "Give a mapping {kind: function}."
             checks.fail("play", "event_fns", f"one for each of the kinds {list(blocks.kinds)}", "one function", fix)
-        return [event_fns]
+        return [checks.function("play", "event_fns", event_fns)]
     missing = [kind for kind in blocks.kinds if kind not in event_fns]
     if missing:
         checks.fail("play", "event_fns", f"one for each of the kinds {list(blocks.kinds)}", f"none for {missing[0]}")
-    return [event_fns[kind] for kind in blocks.kinds]
+    return [checks.function("play", f"event_fns[{kind}]", event_fns[kind]) for kind in blocks.kinds]
 
 
 def _turn(

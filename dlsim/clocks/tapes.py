@@ -119,11 +119,12 @@ def stream_tape(
     """
     where = "make_tape"
     longest = clocks.LONGEST / clocks.TICKS_PER_SECOND
+    times = {"horizon": horizon, "block": block}
+    checks.known(where, "horizon, block, key and network", (times, key, network), "known values", "Build outside jit.")
     checks.number(where, "horizon", horizon, 0.0, longest, open_minimum=True)
     checks.number(where, "block", block, 0.0, open_minimum=True)
-    if not isinstance(network, Network | Graph):
-        checks.fail(where, "network", "a Network or a Graph", type(network).__name__)
-    checks.known(where, "key and network", (key, network), "known values", "Make tapes outside jit and vmap.")
+    checks.instance(where, "network", network, (Network, Graph))
+    checks.key(where, "key", key)
     for name, clock in (("gradient_clock", gradient_clock), ("communication_clock", communication_clock)):
         if clock is not None:
             checks.instance(where, name, clock, Clock, "Pass e.g. dlsim.clocks.poisson(1.0).")
@@ -138,6 +139,7 @@ def stream_tape(
     return _pieces(sources, ends.num_nodes, int(to_ticks(horizon)), max(1, int(to_ticks(min(block, horizon)))))
 
 
+@checks.typed
 def tape(
     num_nodes: int,
     kind: Any,
@@ -166,31 +168,36 @@ def tape(
     if length == 0:
         checks.fail("tape", "ticks", "of at least one event", "none")
     a, b = _integers("a", a, length), _integers("b", b, length)
-    kind = _integers("kind", np.broadcast_to(kind, length) if np.ndim(kind) == 0 else kind, length)
-    for name, values, least, most in (
+    kind = checks.host("tape", "kind", kind, f"an integer, or integers [{length}]")
+    kind = _integers("kind", np.broadcast_to(kind, length) if kind.ndim == 0 else kind, length)
+    for name, entries, least, most in (
         ("kind", kind, 0, 2**31 - 1),
         ("a", a, 0, num_nodes - 1),
         ("b", b, -1, num_nodes - 1),
         ("ticks", ticks, 0, clocks.LONGEST),
     ):
-        bad = (values < least) | (values > most)
+        bad = (entries < least) | (entries > most)
         if bad.any():
-            checks.fail("tape", f"{name}[{int(np.argmax(bad))}]", f"in [{least}, {most}]", int(values[np.argmax(bad)]))
+            checks.fail("tape", f"{name}[{int(np.argmax(bad))}]", f"in [{least}, {most}]", int(entries[np.argmax(bad)]))
     if (a == b).any():
         checks.fail("tape", f"b[{int(np.argmax(a == b))}]", "another node than a, or -1", int(b[np.argmax(a == b)]))
     order = np.argsort(ticks, kind="stable")
     kind, a, b, ticks = kind[order], a[order], b[order], ticks[order]
     number = _count(kind, a, b) if number is None else _integers("number", number, length)[order]
-    stop = int(ticks[-1]) + 1 if stop is None else checks.integer("tape", "stop", stop, int(ticks[-1]) + 1)
+    stop = (
+        int(ticks[-1]) + 1 if stop is None else checks.integer("tape", "stop", stop, int(ticks[-1]) + 1, clocks.LONGEST)
+    )
     kept = {}
     for name, column in (columns or {}).items():
-        if len(np.asarray(column)) != length:
-            checks.fail("tape", f"columns[{name!r}]", f"as long as ticks ({length})", len(np.asarray(column)))
-        kept[name] = np.asarray(column)[order]
+        values = checks.host("tape", f"columns[{name!r}]", column)
+        if values.shape[:1] != (length,):
+            checks.fail("tape", f"columns[{name!r}]", f"as long as ticks ({length})", f"shape {list(values.shape)}")
+        kept[name] = values[order]
     last = np.zeros(num_nodes, np.int64)
     return _linked(kind, a, b, ticks, number, last, 0, stop, _kinds(kind, b), kept)
 
 
+@checks.typed
 def check_tape(where: str, tape: Tape, network: Network | Graph) -> None:
     """One clear line if the tape was made for another graph: other nodes, or events between nodes that are not linked."""
     checks.instance(where, "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
@@ -335,8 +342,8 @@ def _count(kind: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _integers(name: str, values: Any, length: int | None = None) -> np.ndarray:
-    array = np.asarray(values)
+    expected = "integers [M]" if length is None else f"integers [{length}]"
+    array = checks.host("tape", name, values, expected)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or (length is not None and len(array) != length):
-        expected = "integers [M]" if length is None else f"integers [{length}]"
         checks.fail("tape", name, expected, f"{array.dtype} {list(array.shape)}")
     return array.astype(np.int64)

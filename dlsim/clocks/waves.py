@@ -96,9 +96,11 @@ def make_waves(tape: Tape, stretch: np.ndarray | None = None) -> Waves:
     """
     checks.instance("make_waves", "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
     if stretch is not None:
-        stretch = np.asarray(stretch)
-        if stretch.shape != (len(tape),) or (np.diff(stretch) < 0).any():
-            checks.fail("make_waves", "stretch", f"{len(tape)} ints that do not decrease", f"{list(stretch.shape)}")
+        wanted = f"{len(tape)} integers that do not decrease"
+        given, stretch = stretch, checks.host("make_waves", "stretch", stretch, wanted)
+        is_whole = np.issubdtype(stretch.dtype, np.integer)
+        if stretch.shape != (len(tape),) or not is_whole or (np.diff(stretch) < 0).any():
+            checks.fail("make_waves", "stretch", wanted, checks.describe(given))
     level = _levels(tape.a, tape.b, tape.num_nodes, stretch)
     num_waves = int(level.max(initial=-1)) + 1
     order, starts = _counting_sort(level, num_waves)
@@ -116,6 +118,7 @@ def one_by_one(tape: Tape) -> Waves:
     )
 
 
+@checks.typed
 def pack(
     waves: Waves, tape: Tape, *, width: int | None = None, multiple: int = 1, overhead: int | None = None
 ) -> Blocks:
@@ -185,6 +188,10 @@ def choose_width(sizes: np.ndarray, overhead: int | None = None) -> int:
     if overhead is None:
         overhead = CPU_OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
     checks.integer("choose_width", "overhead", overhead, 0)
+    wanted = "whole numbers, at least 0"
+    given, sizes = sizes, checks.host("choose_width", "sizes", sizes, wanted)
+    if not np.issubdtype(sizes.dtype, np.integer) or sizes.ndim != 1 or (sizes < 0).any():
+        checks.fail("choose_width", "sizes", wanted, checks.describe(given))
     widest = int(sizes.max(initial=1))
     count = np.bincount(sizes.astype(np.int64))
     values = np.flatnonzero(count)
@@ -196,11 +203,16 @@ def choose_width(sizes: np.ndarray, overhead: int | None = None) -> int:
     return min(costs)[1]
 
 
+@checks.typed
 def in_tape_order(outputs: Any, blocks: Blocks) -> Any:
     """What `play` collected, leaves `[B, C, ...]`, in the order of the tape, NumPy `[M, ...]`."""
     position = np.asarray(blocks.position)
     is_event = position != NOTHING
     order = np.argsort(position[is_event])
+    for leaf in jax.tree.leaves(outputs) or [outputs]:
+        if getattr(leaf, "shape", ())[:2] != position.shape:
+            expected = f"leaves [{position.shape[0]}, {position.shape[1]}, ...]"
+            checks.fail("in_tape_order", "outputs", f"what play collected, {expected}", checks.describe(leaf))
     return jax.tree.map(lambda leaf: np.asarray(leaf)[is_event][order], outputs)
 
 

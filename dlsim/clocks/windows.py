@@ -53,9 +53,9 @@ def timing(
     for name, clock in (("gradient", gradient), ("communication", communication)):
         if clock is not None:
             checks.instance("timing", name, clock, Clock, "Pass e.g. dlsim.clocks.poisson(1.0).")
-    checks.number("timing", "window", window, 1e-6, 1e8)
     checks.known("timing", "window", window, fix="It is structure: build outside jit.")
-    checks.instance("timing", "serial", serial, bool)
+    checks.number("timing", "window", window, 1e-6, 1e8)
+    checks.flag("timing", "serial", serial)
     return Timing(gradient, communication, float(window), serial)
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import math
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
+from dlsim.configs.beside import load_module
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -55,19 +54,18 @@ def cited(doc: str) -> str:
 
 
 def load_experiment(path: str | os.PathLike[str]) -> Experiment:
-    """Import an experiment file; one clear line if it is not there or is no experiment."""
-    file = pathlib.Path(path)
+    """Import an experiment file; one clear line if it is not there or is no experiment.
+
+    It imports as under `python file.py`: what lies beside it comes first.  Nobody else sees that; see `configs.beside`.
+    """
+    file = files.given_path("run", "file", path)
     if not file.is_file():
         near = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f" There: {', '.join(near)}." if near else " `dlsim list` shows experiments."
         raise FileNotFoundError(f"run: file must be an experiment file (.py), got {file}.{hint}")
-    name = f"dlsim_experiment_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         checks.fail("run", "file", "a Python file", str(file))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # what pickling and dataclasses look up
-    spec.loader.exec_module(module)
+    module = load_module(f"dlsim_experiment_{file.stem}", file)
     missing = [function for function in NEEDED if not callable(getattr(module, function, None))]
     if missing:
         checks.fail("run", "file", "an experiment with get_config and build", f"{file} without {' and '.join(missing)}")
@@ -91,9 +89,9 @@ def make_config(
             checks.fail(experiment.name, "config", f"one with the key {needed}", ", ".join(config))
     apply_overrides(config, overrides)
     if seeds is not None:
-        config.num_seeds = checks.integer("run", "seeds", seeds, 1)
-    checks.integer("run", "config.num_steps", config.num_steps, 1)
-    checks.integer("run", "config.num_seeds", config.num_seeds, 1)
+        config.num_seeds = checks.count("run", "seeds", seeds, checks.MOST_SEEDS)
+    checks.count("run", "config.num_steps", config.num_steps, checks.MOST_STEPS)
+    checks.count("run", "config.num_seeds", config.num_seeds, checks.MOST_SEEDS)
     return config
 
 

@@ -2,13 +2,13 @@
 
 from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
 from dlsim.environments.cells.cell_market import cell_market
-from dlsim.environments.cells.market import fisher_market
 from dlsim.environments.cells.radio import Radio
 from dlsim.environments.cells.small_cells import script_bidding, script_waiting, small_cells
 from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
 from dlsim.environments.games.coin_game import coin_game
 from dlsim.environments.games.matrix_games import matrix_game
 from dlsim.environments.games.switch_riddle import switch_riddle
+from dlsim.environments.markets.fisher import fisher_market
 from dlsim.environments.particle.contest import (
     adversary as simple_adversary,
     crypto as simple_crypto,
@@ -26,6 +26,7 @@ from dlsim.environments.pathfinding.following import follow, follow_policy, foll
 from dlsim.environments.pathfinding.maps import (
     maze_map,
     parse_map,
+    parse_pogema,
     random_map,
     read_map,
     room_map,
@@ -33,22 +34,22 @@ from dlsim.environments.pathfinding.maps import (
     write_map,
 )
 from dlsim.environments.pathfinding.planning import cost_to_go, static_penalty, waypoints
-from dlsim.environments.pathfinding.world import parse_pogema, pathfinding
+from dlsim.environments.pathfinding.world import pathfinding
 from dlsim.environments.playing import play
 from dlsim.environments.policies import Policy, Situation, host_policy, random_policy
-from dlsim.environments.rendering.grid import animate, figure_of
+from dlsim.environments.rendering.animation import animate, figure_of
 from dlsim.environments.skirmish.world import skirmish
 from dlsim.environments.swarm.flocking import flocking
 from dlsim.environments.swarm.foraging import foraging
 from dlsim.environments.swarm.metrics import group_metrics, message_metrics
-from dlsim.environments.swarm.policies import (
+from dlsim.environments.swarm.pursuit import pursuit
+from dlsim.environments.swarm.scripts import (
     script_flocking,
     script_foraging,
     script_pursuit,
     script_synchronization,
     script_transport,
 )
-from dlsim.environments.swarm.pursuit import pursuit
 from dlsim.environments.swarm.synchronization import synchronization
 from dlsim.environments.swarm.transport import transport
 

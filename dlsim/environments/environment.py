@@ -11,13 +11,17 @@ with a new episode then.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Info, PyTree
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")  # of spaces of numbers
 
 
 class Space(NamedTuple):
@@ -36,14 +40,26 @@ class Space(NamedTuple):
 
 
 def discrete(num: int, shape: tuple[int, ...] = ()) -> Space:
-    """Integers from 0 to num - 1."""
+    """Integers from 0 to num - 1, in an array of this shape."""
+    num = checks.integer("discrete", "num", num, 1)
+    shape = checks.integers("discrete", "shape", shape, minimum=1)
     return Space(shape=shape, num=num, low=0, high=num - 1, dtype="int32")
 
 
 def box(
     shape: tuple[int, ...], low: float = -float("inf"), high: float = float("inf"), dtype: str = "float32"
 ) -> Space:
-    """Numbers between two bounds."""
+    """Numbers between two bounds, which may be infinite, in an array of this shape."""
+    where = "box"
+    shape = checks.integers(where, "shape", shape, minimum=1)
+    for name, value in (("low", low), ("high", high)):
+        if not (isinstance(value, float | np.floating) and np.isinf(value)):
+            checks.number(where, name, value)
+    low, high = float(low), float(high)
+    if low > high:
+        checks.fail(where, "low", f"at most high, {high:g}", f"{low:g}", "Exchange the two.")
+    if not (isinstance(dtype, str) and dtype in FLOATS):
+        checks.fail(where, "dtype", "one of " + ", ".join(FLOATS), checks.describe(dtype))
     return Space(shape=shape, low=low, high=high, dtype=dtype)
 
 
@@ -89,6 +105,7 @@ def auto_reset(environment: Environment) -> Environment:
     That step's rewards, dones and info are those of the episode that ended; its observations are the first of the new one
     (`info["last_observations"]` are the old one's, for values of truncated episodes).
     """
+    checks.instance("auto_reset", "environment", environment, Environment, "Call its factory first.")
 
     def step(key: Array, state: PyTree, actions: Array) -> tuple[PyTree, Array, Array, Array, Info]:
         step_key, reset_key = jax.random.split(key)
@@ -112,3 +129,50 @@ def check_actions(where: str, actions: Array, num_actions: int, num_agents: int)
         bad = actions[((actions < 0) | (actions >= num_actions)).argmax()]
         checks.fail(where, "actions", rule, int(bad))
     return jnp.clip(actions, 0, num_actions - 1)
+
+
+def check_size(where: str, **sizes: int) -> None:
+    """Sizes whose product counts something: it is told before anything is made if that is more than int32 can number."""
+    total = math.prod(sizes.values())
+    if total > checks.LARGEST_INTEGER:
+        product = " * ".join(sizes)
+        checks.fail(where, product, f"at most {checks.LARGEST_INTEGER}, 2^31 - 1", total, "Use smaller sizes.")
+
+
+def check_state(where: str, argument: str, environment: Environment, state: PyTree, stacked: bool = False) -> None:
+    """A state of this environment or, `stacked`, several of them along a first axis."""
+    expected = jax.eval_shape(lambda key: environment.reset(key)[0], jax.random.key(0))
+    rule = f"{'states' if stacked else 'a state'} of {environment.name!r}{', stacked over time' if stacked else ''}"
+    same = jax.tree.structure(expected) == jax.tree.structure(state)
+    if not same or any(
+        np.shape(got)[1 if stacked else 0 :] != want.shape or (stacked and np.ndim(got) == 0)
+        for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True)
+    ):
+        checks.fail(where, argument, rule, checks.describe(state), "Use what its reset and step return first.")
+
+
+def as_array(
+    where: str,
+    argument: str,
+    value: Any,
+    expected: tuple[int | None, ...] | None = None,
+    kind: str = "numbers",
+) -> Array:
+    """An array of this shape (None: of any) of `numbers`, bools among them, `integers` or `bools`.
+
+    Values on the host are looked at; on the device, and while tracing, shape and type alone are.
+    """
+    if isinstance(value, jax.Array) or not checks.is_concrete(value):
+        array = jnp.asarray(value)
+    else:
+        array = np.asarray(checks.finite(where, argument, value))
+    dtype = array.dtype
+    is_integer, is_bool = jnp.issubdtype(dtype, jnp.integer), jnp.issubdtype(dtype, jnp.bool_)
+    is_number = is_integer or is_bool or jnp.issubdtype(dtype, jnp.floating)
+    if not {"numbers": is_number, "integers": is_integer, "bools": is_bool}[kind]:
+        checks.fail(where, argument, kind, f"dtype {dtype}")
+    if expected is not None:
+        checks.shape(where, argument, array, expected)
+    if isinstance(array, np.ndarray) and is_integer and array.size and np.abs(array.astype(float)).max() >= 2.0**31:
+        checks.fail(where, argument, "integers below 2^31", checks.describe(array))
+    return jnp.asarray(array)

@@ -17,6 +17,14 @@ RULES = ("soft", "priority", "block_both")
 FAR = 2**20  # more steps than any way has
 
 
+def check_view(where: str, view: int) -> int:
+    """The cells of a window's side: odd, so that one is in the middle."""
+    view = checks.integer(where, "view", view, 1)
+    if view % 2 == 0:
+        checks.fail(where, "view", "odd, so that the agent is in the middle", view, f"Use {view + 1}.")
+    return view
+
+
 def moves() -> Array:
     """Steps of actions 0 stay, 1 up, 2 down, 3 left, 4 right, int32 `[5, 2]`."""
     return jnp.asarray([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], jnp.int32)

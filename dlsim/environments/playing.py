@@ -58,6 +58,9 @@ def play(
     """
     checks.instance("play", "environment", environment, Environment, "Call its factory first.")
     checks.instance("play", "policy", policy, Policy, "See dlsim.environments.random_policy.")
+    checks.function("play", "policy.act", policy.act)
+    checks.function("play", "policy.init", policy.init)
+    checks.integer("play", "policy.message_size", policy.message_size, 0)
     num_agents = environment.num_agents
     network = _checked(num_agents, policy, network, scenario)
 

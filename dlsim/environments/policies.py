@@ -90,10 +90,10 @@ def host_policy(
         `layout="map"`.
     """
     where = "host_policy"
-    if not callable(fn):
-        checks.fail(where, "fn", "a function of a Situation", type(fn).__name__)
+    checks.function(where, "fn", fn, "a function of a Situation")
     checks.instance(where, "environment", environment, Environment, "Call its factory first.")
     message_size = checks.integer(where, "message_size", message_size, 0)
+    checks.flag(where, "ordered", ordered)
     space, num_agents = environment.action_space, environment.num_agents
     dtype: Any = np.int32 if space.is_discrete else np.float32
     results = (

@@ -189,6 +189,7 @@ def met(copies: Copies) -> Info:
     return {"training_return": side_by_side.finished(copies)}
 
 
+@checks.typed
 def train(learner: Learner, network: Network | None = None, scenario: Scenario | None = None) -> Process:
     """Agents that learn while they act: the Process of a learner, one update a step.
 

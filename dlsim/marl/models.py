@@ -36,6 +36,7 @@ class Model(NamedTuple):
     is_recurrent: bool = False
 
 
+@checks.typed
 def feedforward(
     hidden: Sequence[int] = (64, 64), *, activation: str = "tanh", layer_norm: bool = False, gain: float = math.sqrt(2)
 ) -> Model:
@@ -44,12 +45,13 @@ def feedforward(
     `layer_norm` normalises after each layer, before the activation.
     """
     where = "feedforward"
-    widths = tuple(checks.integer(where, "hidden", width, 1) for width in hidden)
+    widths = checks.integers(where, "hidden", hidden, minimum=1)
     checks.one_of(where, "activation", activation, ACTIVATIONS)
-    checks.instance(where, "layer_norm", layer_norm, bool)
+    checks.flag(where, "layer_norm", layer_norm)
     return Model(lambda outputs, scale: _net(_dense(widths, activation, layer_norm, gain, outputs, scale), 0))
 
 
+@checks.typed
 def recurrent(
     hidden: int = 128, *, embedding: Sequence[int] | None = None, activation: str = "relu", layer_norm: bool = False
 ) -> Model:
@@ -59,9 +61,9 @@ def recurrent(
     """
     where = "recurrent"
     hidden = checks.integer(where, "hidden", hidden, 1)
-    widths = (hidden,) if embedding is None else tuple(checks.integer(where, "embedding", w, 1) for w in embedding)
+    widths = (hidden,) if embedding is None else checks.integers(where, "embedding", embedding, minimum=1)
     checks.one_of(where, "activation", activation, ACTIVATIONS)
-    checks.instance(where, "layer_norm", layer_norm, bool)
+    checks.flag(where, "layer_norm", layer_norm)
     return Model(
         lambda outputs, scale: _net(_gated(widths, hidden, activation, layer_norm, outputs, scale), hidden), True
     )
@@ -69,8 +71,7 @@ def recurrent(
 
 def from_flax(make: Any) -> Model:
     """Any flax module: `make(num_outputs) -> module` with `module(observation [B, ...]) -> [B, num_outputs]`."""
-    if not callable(make):
-        checks.fail("from_flax", "make", "a function of the number of outputs", type(make).__name__)
+    checks.function("from_flax", "make", make, "a function of the number of outputs")
 
     def build(num_outputs: int, scale: float) -> Net:
         del scale

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.algorithms.optimizers import NodeOptimizer, node_optimizer
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.marl import copies as side_by_side, models
@@ -137,6 +138,8 @@ def _ppo(
     eval_steps: int | None = None,
 ) -> Learner:
     checks.instance(where, "environment", environment, Environment, "Call its factory first.")
+    if optimizer is not None:
+        checks.optimizer(where, "optimizer", optimizer)
     model = models.feedforward() if model is None else models.checked(where, model)
     critic_model = model if critic_model is None else models.checked(where, critic_model)
     sharing = share_parameters() if sharing is None else checks.instance(where, "sharing", sharing, Sharing)
@@ -151,10 +154,10 @@ def _ppo(
             checks.number(where, "clip", clip, 0.0, open_minimum=True),
             checks.number(where, "entropy_weight", entropy_weight, 0.0),
             checks.number(where, "value_weight", value_weight, 0.0),
-            normalize,
+            checks.flag(where, "normalize", normalize),
         ),
         is_central,
-        has_ids,
+        checks.flag(where, "has_ids", has_ids),
     )
     if model.is_recurrent != critic_model.is_recurrent:
         checks.fail(where, "critic_model", "recurrent where the model is, and only there", "one of each")
@@ -192,8 +195,8 @@ def _ppo(
         import optax
 
         optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(2.5e-4, eps=1e-5))
-    checks.optimizer(where, "optimizer", optimizer)
-    algorithm = _algorithm(where, environment, optimizer, nets, chances, sharing, settings, make_actor)
+    steps = node_optimizer(where, optimizer)
+    algorithm = _algorithm(where, environment, steps, nets, chances, sharing, settings, make_actor)
 
     def measure(state: PPOState) -> Info:
         return {**met(state.copies), "environment_steps": state.environment_steps}
@@ -217,7 +220,7 @@ def seen_by_critics(environment: Environment, settings: Settings, copies: Copies
 def _algorithm(
     where: str,
     environment: Environment,
-    optimizer: Any,
+    steps: NodeOptimizer,
     nets: tuple[Net, Net],
     chances: Distribution,
     sharing: Sharing,
@@ -234,7 +237,7 @@ def _algorithm(
         memory = tuple(start_memory(net, settings.num_copies, groups, num_agents) for net in nets)
         return PPOState(
             mine,
-            jax.vmap(optimizer.init)(mine),
+            steps.init(mine),
             exchange.init(mine),
             side_by_side.begin(keys.stream(key, "begin"), environment, settings.num_copies),
             memory,
@@ -295,7 +298,7 @@ def _algorithm(
         found = advantages(by_rows(rewards), values, last[:, 0], by_rows(ends), settings.discount, settings.trace)
         params, optimizer_state, losses = update(
             keys.stream(key, "update"),
-            optimizer,
+            steps,
             nets,
             chances,
             settings.clipping,

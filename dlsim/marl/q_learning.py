@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.algorithms.optimizers import node_optimizer, server_optimizer
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.marl import copies as side_by_side, mixers, models
@@ -88,6 +89,7 @@ def vdn(environment: Environment, optimizer: optax.GradientTransformation | None
     return _learner("vdn", environment, optimizer, mixers.total(), "Sunehag et al., AAMAS 2018", **options)
 
 
+@checks.typed
 def qmix(
     environment: Environment,
     optimizer: optax.GradientTransformation | None = None,
@@ -145,8 +147,9 @@ def _learner(
     capacity = checks.integer(where, "capacity", capacity, num_copies)
     if capacity % num_copies:
         checks.fail(where, "capacity", f"a multiple of num_copies = {num_copies}", capacity)
-    if len(exploration) != 3:
-        checks.fail(where, "exploration", "(first, last, updates in between)", repr(exploration))
+    expected = "(first, last, updates in between)"
+    if len(checks.sequence(where, "exploration", exploration, expected)) != 3:
+        checks.fail(where, "exploration", expected, checks.describe(exploration))
     starts = checks.integer(where, "learning_starts", learning_starts, 0)
     settings = Settings(
         num_copies,
@@ -163,7 +166,7 @@ def _learner(
             checks.number(where, "exploration[2]", exploration[2], 0.0),
         ),
         checks.number(where, "reward_scale", reward_scale),
-        sharing.kind == "parameters" if has_ids is None else has_ids,
+        sharing.kind == "parameters" if has_ids is None else checks.flag(where, "has_ids", has_ids),
     )
     eval_steps = environment.max_steps if eval_steps is None else eval_steps
     if eval_steps is None:
@@ -173,7 +176,6 @@ def _learner(
         import optax
 
         optimizer = optax.chain(optax.clip_by_global_norm(25.0), optax.radam(5e-3))
-    checks.optimizer(where, "optimizer", optimizer)
 
     def init(key: Array) -> PyTree:
         def seen(key: Array) -> Array:
@@ -213,6 +215,7 @@ def _algorithm(
 ) -> Algorithm:
     import optax
 
+    steps, team_steps = node_optimizer(where, optimizer), server_optimizer(where, optimizer, "optimizer")
     num_agents, groups = environment.num_agents, sharing.num_groups(environment)
     exchange = exchange_of(where, sharing, environment)
     has_team = mixer.apply is not None
@@ -233,7 +236,7 @@ def _algorithm(
         shape = lambda leaf: (settings.capacity, leaf.shape[0], *leaf.shape[2:])  # noqa: E731
         replay = jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), like)
         team = mixer.init(keys.stream(key, "mixer"), world_of(environment, copies)[0])
-        optimizer_state = (jax.vmap(optimizer.init)(mine), optimizer.init(team))
+        optimizer_state = (steps.init(mine), team_steps.init(team))
         return QState(
             mine,
             team,
@@ -273,9 +276,10 @@ def _algorithm(
             learned, (own_state, team_state) = carry
             rows = jax.random.randint(draw, (settings.batch_size,), 0, filled)
             lived = jax.tree.map(lambda leaf: jnp.swapaxes(leaf[rows], 0, 1), state.replay)
-            (_, losses), gradients = jax.value_and_grad(errors, has_aux=True)(learned, state.targets, lived)
-            updates, own_state = jax.vmap(optimizer.update)(gradients[0], own_state, learned[0])
-            team_updates, team_state = optimizer.update(gradients[1], team_state, learned[1])
+            (loss, losses), gradients = jax.value_and_grad(errors, has_aux=True)(learned, state.targets, lived)
+            all_groups = jnp.broadcast_to(loss, (groups,))
+            updates, own_state = steps.update(draw, jnp.arange(groups), gradients[0], own_state, learned[0], all_groups)
+            team_updates, team_state = team_steps.update(draw, gradients[1], team_state, learned[1], loss)
             learned = (optax.apply_updates(learned[0], updates), optax.apply_updates(learned[1], team_updates))
             return (learned, (own_state, team_state)), losses
 

@@ -40,6 +40,7 @@ def independent() -> Sharing:
     return Sharing("nothing")
 
 
+@checks.typed
 def gossip(
     *,
     period: int = 1,
@@ -66,9 +67,12 @@ def gossip(
     period = checks.integer(where, "period", period, 1)
     if aggregator is not None:
         checks.instance(where, "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")
-    if parts is not None and (isinstance(parts, str) or not parts or not all(isinstance(p, str) for p in parts)):
-        checks.fail(where, "parts", "a tuple of names", repr(parts), 'Pass e.g. ("critic",).')
-    checks.instance(where, "by_contact", by_contact, bool)
+    if parts is not None:
+        wanted = ("a tuple of names", 'Pass e.g. ("critic",).')
+        names = checks.sequence(where, "parts", parts, *wanted)
+        if not names or not all(isinstance(name, str) for name in names):
+            checks.fail(where, "parts", wanted[0], checks.describe(parts), wanted[1])
+    checks.flag(where, "by_contact", by_contact)
     return Sharing("gossip", period, aggregator, None if parts is None else tuple(parts), by_contact)
 
 

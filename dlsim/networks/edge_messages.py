@@ -29,6 +29,7 @@ def reverse_edges(network: Network) -> Array:
     return jnp.zeros_like(order).at[order].set(jnp.arange(network.num_edges), unique_indices=True).astype(jnp.int32)
 
 
+@checks.typed
 def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edges") -> tuple[Arrival, Network]:
     """Node `senders[e]` sends row e of `tree [E, ...]` over edge e; `Arrival([E, ...], [E])` is what `receivers[e]` gets.
 

@@ -136,8 +136,8 @@ def random_geometric_graph(
     default = math.sqrt(2 * math.log(max(num_nodes, 2)) / (math.pi * num_nodes))
     reach = default
     if radius is not None:
-        reach = float(checks.number("random_geometric", "radius", radius, 0.0, open_minimum=True))
         checks.known("random_geometric", "radius", radius, fix=_STRUCTURE)
+        reach = float(checks.number("random_geometric", "radius", radius, 0.0, open_minimum=True))
     # A quarter of the disc lies in the square wherever its centre is, if it is no wider than the square.
     least = min(math.pi * min(reach, 0.5) ** 2 / 4, 1.0)
     check_size("random_geometric", num_nodes, round(num_nodes * (num_nodes - 1) * least))

@@ -151,15 +151,6 @@ def _column_stochastic(graph: Graph) -> np.ndarray:
 def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool = True) -> np.ndarray:
     """min ||I - B diag(w) B^T - 1 1^T / N||_2 ; if `nonnegative`, over w >= 0 that leave no diagonal of W below 0."""
     checks.flag("mixing_weights", "nonnegative", nonnegative)
-    try:
-        import cvxpy
-    except ImportError:
-        fix = "Run: pip install 'dlsim[opt]'"
-        raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
-    import scipy.sparse
-
-    if solver is not None:
-        checks.one_of("mixing_weights", "solver", solver, cvxpy.installed_solvers())
     num_nodes = graph.num_nodes
     if num_nodes > LARGEST_FASTEST_MIXING:
         rule = f"at most {LARGEST_FASTEST_MIXING} for fastest_mixing (a semidefinite program)"
@@ -169,6 +160,16 @@ def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool =
     num_pairs = len(first)
     if not num_pairs:
         return np.zeros(0)
+    # Imported after what needs no solver, so that its absence is told only where it matters.
+    try:
+        import cvxpy
+    except ImportError:
+        fix = "Run: pip install 'dlsim[opt]'"
+        raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
+    import scipy.sparse
+
+    if solver is not None:
+        checks.one_of("mixing_weights", "solver", solver, cvxpy.installed_solvers())
     pairs = np.arange(num_pairs)
     # vec(L) = sum_e w_e vec((e_i - e_j)(e_i - e_j)^T), four entries an edge
     rows = np.concatenate([first * num_nodes + first, second * num_nodes + second,

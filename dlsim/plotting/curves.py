@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, Color universal design, 2008; the yellow is left out, being too pale for lines.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # tell curves apart in print as well
+MOST_PANELS, LARGEST_FIGURE = 100, 1000.0  # a side; inches
 COLUMN, PAGE = 3.4, 7.0  # inches: one column, and the page, of a two-column paper
 
 _STYLE: dict[Any, Any] = {
@@ -58,6 +59,7 @@ def style() -> Iterator[None]:
         yield
 
 
+@checks.typed
 def panels(
     num_rows: int, num_columns: int, *, width: float = PAGE, height: float | None = None, **options: Any
 ) -> tuple[Figure, np.ndarray]:
@@ -67,11 +69,18 @@ def panels(
     """
     from matplotlib.figure import Figure
 
+    num_rows = checks.integer("panels", "num_rows", num_rows, 1, MOST_PANELS)
+    num_columns = checks.integer("panels", "num_columns", num_columns, 1, MOST_PANELS)
+    for name, value in (("width", width), ("height", height)):
+        if value is not None:
+            checks.known("panels", name, value)
+            checks.number("panels", name, value, 0.0, LARGEST_FIGURE, open_minimum=True)
     size = (width, height if height is not None else 0.72 * width * num_rows / num_columns)
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(num_rows, num_columns, squeeze=False, **options)
 
 
+@checks.typed
 def curves(
     ax: Axes,
     data: xarray.DataArray,
@@ -154,13 +163,30 @@ def _band(y: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return middle, middle - spread, middle + spread
 
 
+@checks.typed
 def share_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray, *, title: str | None = None) -> None:
     """One legend for all panels, below them."""
-    handles, labels = np.ravel(np.asarray(axes, dtype=object))[0].get_legend_handles_labels()
+    handles, labels = _axes_of("share_legend", axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=title, handlelength=2.6)
 
 
+def _axes_of(where: str, axes: Any) -> list[Axes]:
+    """The panels one after the other."""
+    from matplotlib.axes import Axes
+
+    panels = (
+        np.ravel(np.asarray(axes, dtype=object)).tolist() if isinstance(axes, list | tuple | np.ndarray) else [axes]
+    )
+    if not panels or not all(isinstance(one, Axes) for one in panels):
+        checks.fail(where, "axes", "one or more matplotlib Axes", checks.describe(axes))
+    return panels
+
+
+@checks.typed
 def letters(axes: Sequence[Axes] | np.ndarray, titles: Sequence[str]) -> None:
     """Titles of the panels, lettered (a), (b), ..."""
-    for index, (ax, title) in enumerate(zip(np.ravel(np.asarray(axes, dtype=object)), titles, strict=True)):
+    panels = _axes_of("letters", axes)
+    if len(panels) != len(titles):
+        checks.fail("letters", "titles", f"one for each of the {len(panels)} panels", checks.describe(titles))
+    for index, (ax, title) in enumerate(zip(panels, titles, strict=True)):
         ax.set_title(f"({chr(ord('a') + index)}) {title}")

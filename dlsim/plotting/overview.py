@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import analysis, plotting
-from dlsim.plotting.curves import COLORS, LINES
+from dlsim import analysis, checks
+from dlsim.plotting.curves import COLORS, LINES, curves, panels, share_legend, style
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +19,7 @@ MOST_CURVES = 7
 MOST_PANELS = 6
 
 
+@checks.typed
 def overview(results: xarray.Dataset) -> Figure:
     """The last value of the main metric against the axis of numbers, or its curves over the rounds.
 
@@ -37,10 +38,10 @@ def overview(results: xarray.Dataset) -> Figure:
     if further:
         results = analysis.best_runs(results, analysis.best(results, metric, over=further, mode=mode))
     values: list[Any] = results[panel].values.tolist() if panel else [None]
-    with plotting.style():
+    with style():
         columns = min(3, len(values))
         rows = -(-len(values) // columns)
-        figure, axes = plotting.panels(rows, columns, height=2.8 * rows, sharey=True)
+        figure, axes = panels(rows, columns, height=2.8 * rows, sharey=True)
         for ax, value in zip(axes.flat, values, strict=False):
             part = results if value is None else results.sel({panel: value})
             if x is not None:
@@ -54,17 +55,22 @@ def overview(results: xarray.Dataset) -> Figure:
         for ax in axes[:, 0]:
             ax.set_ylabel(_words(metric))
         if hue:
-            plotting.share_legend(figure, axes, title=_words(hue))
+            share_legend(figure, axes, title=_words(hue))
     return figure
 
 
+@checks.typed
 def main_metric(results: xarray.Dataset) -> tuple[str, str]:
     """The metric to look at first, and whether more of it is better."""
     for name, mode in METRICS:
         if name in results:
             return name, mode
     lead = {*analysis.axes(results), "seed", "step"}
-    first = next(str(name) for name, one in results.data_vars.items() if "step" in one.dims and {*one.dims} <= lead)
+    fits = (str(name) for name, one in results.data_vars.items() if "step" in one.dims and {*one.dims} <= lead)
+    first = next(fits, None)
+    if first is None:
+        got = ", ".join(map(str, results)) or "none"
+        checks.fail("main_metric", "results", "a Dataset with a variable of one number a run and step", got)
     return first, "min"
 
 
@@ -88,9 +94,9 @@ def _against(ax: Axes, part: xarray.Dataset, metric: str, x: str, hue: str | Non
 
 def _over_rounds(ax: Axes, part: xarray.Dataset, metric: str, hue: str | None) -> None:
     if hue is None:
-        plotting.curves(ax, part[metric].expand_dims(run=[""]), "run")
+        curves(ax, part[metric].expand_dims(run=[""]), "run")
     else:
-        plotting.curves(ax, part[metric], hue)
+        curves(ax, part[metric], hue)
     ax.set_xlabel("round")
 
 

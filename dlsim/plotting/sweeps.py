@@ -10,7 +10,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.analysis.records import axes
 from dlsim.analysis.tables import short_number, spread_text
-from dlsim.analysis.tradeoffs import PowerLaw, pareto, power_law
+from dlsim.analysis.tradeoffs import PowerLaw, numbers, pareto, power_law
 from dlsim.plotting.curves import COLORS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # tell points of a front apart in
 _MISSING = "#e6e6e6"
 
 
+@checks.typed
 def heat_map(
     ax: Axes,
     data: xarray.DataArray,
@@ -61,6 +62,10 @@ def heat_map(
     if len(dims) != 2 or x == y:
         fix = "Select or average the others first."
         checks.fail("heat_map", "data", "an array over x and y alone", f"dims {', '.join(dims)}", fix)
+    try:
+        format(1.0, form)
+    except ValueError:
+        checks.fail("heat_map", "form", "a format of numbers", checks.describe(form), "E.g. '.3g'.")
     if mark is not None:
         checks.one_of("heat_map", "mark", mark, ("max", "min"))
     values = np.asarray(data.transpose(y, x).values, np.float64)
@@ -113,6 +118,7 @@ def _frame_best(ax: Axes, score: np.ndarray) -> None:
         ax.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=COLORS[1], linewidth=1.6))
 
 
+@checks.typed
 def pareto_plot(
     ax: Axes,
     results: xarray.Dataset,
@@ -175,6 +181,7 @@ def pareto_plot(
     return found
 
 
+@checks.typed
 def slope(
     ax: Axes,
     x: Any,
@@ -202,9 +209,14 @@ def slope(
     Returns:
       The fit.
     """
+    from matplotlib.colors import is_color_like
+
     law = power_law(x, y)
+    checks.known("slope", "expected", expected)
     expected = checks.number("slope", "expected", expected)
-    x, y = (np.ravel(np.asarray(value, np.float64)) for value in (x, y))
+    if not is_color_like(color):
+        checks.fail("slope", "color", "a matplotlib colour", checks.describe(color), "E.g. '#0072B2'.")
+    x, y = numbers("slope", "x", x), numbers("slope", "y", y)
     if points is not None and len(points) != len(x):
         checks.fail("slope", "points", f"one name for each of the {len(x)} points", len(points))
     kept = np.isfinite(x) & np.isfinite(y)

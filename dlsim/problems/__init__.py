@@ -5,16 +5,16 @@ from dlsim.problems.bootstrap import bootstrap
 from dlsim.problems.classification import classification
 from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
+from dlsim.problems.index_lists import Partition, partition, partition_from_lists
+from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
 from dlsim.problems.partition import (
-    Partition,
     by_column,
     concept_shift,
     dirichlet,
     feature_shift,
     iid,
-    partition,
     pathological,
     quantity_skew,
     rotation_shift,
@@ -45,11 +45,13 @@ __all__ = [
     "iid",
     "lenet",
     "load",
+    "local_test",
     "logistic_regression",
     "map_nodes",
     "max_pool",
     "mlp",
     "partition",
+    "partition_from_lists",
     "pathological",
     "plot_partition",
     "quadratic",

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 
@@ -129,6 +130,11 @@ def avg_pool(inputs: Array, window: tuple[int, int] = (2, 2)) -> Array:
 
 def _windows(inputs: Array, window: tuple[int, int]) -> Array:
     """`[..., H, W, C]` as `[..., H // h, h, W // w, w, C]`."""
+    if len(np.shape(inputs)) < 3:
+        checks.fail("pooling", "inputs", "of shape [..., H, W, C]", list(np.shape(inputs)) or type(inputs).__name__)
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        checks.fail("pooling", "window", "a pair of integers >= 1", repr(window)[:60])
+    window = (checks.integer("pooling", "window", window[0], 1), checks.integer("pooling", "window", window[1], 1))
     *lead, height, width, channels = inputs.shape
     rows, columns = height // window[0], width // window[1]
     if not rows or not columns:

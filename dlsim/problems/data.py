@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.problems import data_files
+from dlsim.problems import archives, client_folders, data_files, hugging_face, tables, values
 
 # Mean and standard deviation over all training pixels, in the files' own units; a test recomputes the installed ones.
 PIXELS = {"digits": (4.88, 6.02), "fashion_mnist": (72.94, 90.02), "mnist": (33.32, 78.57), "cifar10": (120.71, 64.15)}
 NAMES = ("digits", "breast_cancer", "fashion_mnist", "mnist", "cifar10")
-_HUGGING_FACE_INPUTS = ("image", "img", "pixel_values", "inputs", "features", "x")
-_HUGGING_FACE_LABELS = ("label", "labels", "fine_label", "target", "y")
 
 
 class Dataset(NamedTuple):
@@ -31,6 +29,8 @@ class Dataset(NamedTuple):
     offset: float = 0.0
     scale: float = 1.0
     columns: Mapping[str, np.ndarray] = {}  # [M] each: natural keys of the training examples, for `by_column`
+    test_columns: Mapping[str, np.ndarray] = {}  # the same of the test examples, where they have them
+    clients: str = ""  # the column of those who hold the data, where the source says who they are
 
 
 def load(
@@ -39,6 +39,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     label: str | None = None,
     columns: Sequence[str] = (),
+    header: bool | None = None,
     test_fraction: float = 0.2,
     regression: bool | None = None,
     standardise: bool = False,
@@ -48,15 +49,24 @@ def load(
     Names: `digits` (scikit-learn's 8x8 images, bundled), `breast_cancer` (scikit-learn, 30 standardised features, two
     classes), `fashion_mnist`, `mnist`, `cifar10` (files on this machine, SHA-256 checked where one is published).
     Paths: an `.npz` with `inputs`, `labels` and, if it has them, `test_inputs`, `test_labels`, `num_classes`, `offset`,
-    `scale`, `column_<name>` (`x_train`, `y_train`, `x_test`, `y_test` do as well); a `.csv` or `.csv.gz`; a folder of
-    IDX files named as MNIST's, or of CIFAR-10 binaries.  Objects: a Dataset, as it is; a Hugging Face data set, or a
-    dict of its splits `train` and `test`.
+    `scale` (`x_train`, `y_train`, `x_test`, `y_test` do as well); a table (`.csv`, `.tsv`, `.txt`, gzipped or not) with
+    cells separated by commas, semicolons, tabs or bars; a folder of IDX files named as MNIST's, or of CIFAR-10 binaries,
+    or torchvision's folder above it; a folder with `train` and `test` of LEAF's JSON files or PFLlib's `.npz` files,
+    whose clients are the column `user` (and PFLlib's images, planes first, become planes last).  Objects: a Dataset, as
+    it is; a dict of arrays, as an `.npz`; a Hugging Face data set, or a dict of its splits `train` and `test`.
+
+    What else an `.npz`, a dict or a Hugging Face data set has of one value an example (`user_id`, or `column_user_id`)
+    is a column; what has no place is named in a warning.  A gap (an empty cell, `?`, NA, None, NaN) among labels, inputs
+    or the columns asked for is refused, with its row and column; labels that are numbers keep their value, and text is
+    numbered in sorted order.
 
     Args:
       source: name, path or object.
       data_dir: where to look first; then `$DLSIM_DATA`, `~/.cache/dlsim` and the system's folders.
       label: label column of a CSV (default: the last) or of a Hugging Face data set (default: `label` and the like).
-      columns: natural keys to keep, by name, for `by_column`; they are no inputs.  An `.npz` keeps all it has.
+      columns: natural keys to keep, by name, for `by_column`; they are no inputs.
+      header: whether the first row of a table names its columns; None: told from what stands in it and below it, and
+        asked for where nobody can tell.  A first column without a name is an index, kept as the column `index`.
       test_fraction: share held out where the source has no test set of its own, as in `dataset`.
       regression: whether labels are real numbers; by default they are if one of them is not whole.
       standardise: whether to give every feature mean 0 and variance 1 over the training examples (a float32 copy).
@@ -65,24 +75,62 @@ def load(
     format, NaN (with its place).
     """
     options = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
+    for argument, value in {"header": header, "regression": regression}.items():
+        if value is not None:
+            checks.instance("load", argument, value, bool)
+    checks.instance("load", "standardise", standardise, bool)
+    checks.number("load", "test_fraction", test_fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
+    if label is not None:
+        checks.instance("load", "label", label, str, "Columns without names are '0', '1', ...")
+    if not isinstance(data_dir, str | os.PathLike | None):
+        checks.fail("load", "data_dir", "a path", repr(data_dir)[:60])
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in _listed(columns)):
+        checks.fail("load", "columns", "a list of names", repr(columns)[:80], "Such as columns=['user'].")
+    columns = list(columns)
     if isinstance(source, Dataset):
         return source
-    if _is_hugging_face(source):
-        return _from_hugging_face(source, label, columns, options)
+    if hugging_face.is_one(source):
+        return dataset(**{**hugging_face.read(source, label, columns), **options})
+    if isinstance(source, Mapping):
+        return _from_arrays("custom", "source", source, "a dict of arrays", columns, options)
     if not isinstance(source, str | os.PathLike):
         checks.fail("load", "source", "a name, a path or a data set", type(source).__name__, "Use dataset(x, y).")
-    path = Path(source).expanduser()
+    path = _path(source)
+    is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
+    if str(source) in NAMES or path.is_dir():
+        for argument, value in {"label": label, "columns": columns or None, "header": header}.items():
+            if value is not None:
+                checks.fail("load", argument, "left out: this source has no columns to name", repr(value)[:60])
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
-    if path.suffix == ".npz" or path.name.endswith((".csv", ".csv.gz")):
+    if path.is_dir():
+        if client_folders.kind(path):
+            made = dataset(name=path.name, **client_folders.read(path), **options)
+            return made._replace(clients=client_folders.CLIENT)
+        kind, files = data_files.read_folder(path)
+        return _images(path.name, kind, files, options)
+    if is_table:
         if not path.is_file():
             checks.fail("load", "source", "a file that exists", str(path))
-        return _from_file(path, label, columns, options)
-    if path.is_dir():
-        kind, files = data_files.read_folder(path)
-        return _images(path.name, kind, files)
+        return _from_file(path, label, columns, header, options)
+    if path.is_file():
+        fix = "Read it with its own library, and pass dataset(x, y)."
+        checks.fail("load", "source", "an .npz, a table (.csv, .tsv, .txt) or a folder", str(path), fix)
     checks.one_of("load", "source", str(source), [*NAMES, "a path to an .npz or .csv file or a folder"])
     raise AssertionError  # unreachable: no such name
+
+
+def _path(source: Any) -> Path:
+    try:
+        path = Path(source).expanduser()
+        path.is_dir()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long a name, an unknown ~user
+        checks.fail("load", "source", "a name or a path", f"{str(source)[:60]!r} ({error})")
+    return path
+
+
+def _listed(columns: Any) -> list[Any]:
+    return list(columns) if np.iterable(columns) else [columns]
 
 
 def dataset(
@@ -98,6 +146,7 @@ def dataset(
     offset: float | None = None,
     scale: float | None = None,
     columns: Mapping[str, Any] | None = None,
+    test_columns: Mapping[str, Any] | None = None,
     name: str = "custom",
 ) -> Dataset:
     """A Dataset from arrays: shapes, dtypes and values checked, nothing copied that need not be.
@@ -112,28 +161,34 @@ def dataset(
     `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
     """
     where = "dataset"
-    x, y = _inputs(where, "inputs", inputs), np.asarray(labels)
+    checks.instance(where, "name", name, str)
+    for flag, value in {"regression": regression, "standardise": standardise}.items():
+        if value is not None:
+            checks.instance(where, flag, value, bool)
+    x, y = values.inputs(where, "inputs", inputs), values.array(where, "labels", labels)
     checks.shape(where, "labels", y, (x.shape[0],))
     if (test_inputs is None) != (test_labels is None):
         checks.fail(where, "test_inputs", "given together with test_labels", "one of them")
     split = test_inputs is None
-    test_y = y[:0] if split else np.asarray(test_labels)
-    regression = _is_real(y) if regression is None else regression
-    keys = {key: np.asarray(value) for key, value in (columns or {}).items()}
-    for key, value in keys.items():
-        checks.shape(where, f"columns[{key!r}]", value, (x.shape[0],))
+    if split and test_columns is not None:
+        checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
+    test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
+    test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
+    checks.shape(where, "test_inputs", test_x, (None, *x.shape[1:]))
+    checks.shape(where, "test_labels", test_y, (test_x.shape[0],))
+    y, test_y = values.known_labels(where, {"labels": y, "test_labels": test_y})
+    regression = values.is_real(y) if regression is None else regression
+    keys = _keys(where, "columns", columns, x.shape[0])
+    test_keys = _keys(where, "test_columns", test_columns, test_x.shape[0])
     if regression:
-        y, test_y, num_classes = _targets(where, "labels", y), _targets(where, "test_labels", test_y), 0
+        y, test_y, num_classes = values.targets(where, "labels", y), values.targets(where, "test_labels", test_y), 0
     else:
-        y, test_y, num_classes = _classes(where, y, test_y, num_classes)
+        y, test_y, num_classes = values.classes(where, y, test_y, num_classes)
     if split:
         train, test = _split(x.shape[0], y if num_classes else None, test_fraction)
         x, test_x, y, test_y = x[train], x[test], y[train], y[test]
         keys = {key: value[train] for key, value in keys.items()}
     else:
-        test_x = _inputs(where, "test_inputs", test_inputs)
-        checks.shape(where, "test_inputs", test_x, (None, *x.shape[1:]))
-        checks.shape(where, "test_labels", test_y, (test_x.shape[0],))
         test_x = test_x.astype(np.result_type(x, test_x))
         x = x.astype(test_x.dtype, copy=False)
     if standardise:
@@ -146,7 +201,18 @@ def dataset(
             offset, scale = mean, 1 / std
     offset = 0.0 if offset is None else float(checks.number(where, "offset", offset))
     scale = 1.0 if scale is None else float(checks.number(where, "scale", scale))
-    return Dataset(name, x, y, test_x, test_y, num_classes, offset, scale, keys)
+    return Dataset(str(name), x, y, test_x, test_y, num_classes, offset, scale, keys, test_keys)
+
+
+def _keys(where: str, argument: str, given: Any, num: int) -> dict[str, np.ndarray]:
+    """Natural keys by name, `[num]` each."""
+    if not isinstance(given, Mapping | None):
+        checks.fail(where, argument, "a dict of arrays by name", type(given).__name__)
+    named = {} if given is None else given
+    made = {str(key): values.keys(where, f"{argument}[{key!r}]", value) for key, value in named.items()}
+    for key, value in made.items():
+        checks.shape(where, f"{argument}[{key!r}]", value, (num,))
+    return made
 
 
 def synthetic_classification(
@@ -168,6 +234,9 @@ def synthetic_classification(
     num_classes = checks.integer(where, "num_classes", num_classes, 2)
     num_examples = checks.integer(where, "num_examples", num_examples, 2 * num_classes)
     num_features = checks.integer(where, "num_features", num_features, 1)
+    values.fits(where, "num_features", num_features, num_features * num_classes)
+    values.fits(where, "num_examples", num_examples, num_features * num_examples)
+    seed = checks.integer(where, "seed", seed, 0)
     checks.number(where, "separation", separation, 0.0)
     checks.probability(where, "label_noise", label_noise)
     rng = np.random.default_rng(seed)
@@ -192,12 +261,13 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         mean, std = PIXELS[name]
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)  # whole numbers 0..16
-        return dataset(images, bunch.target, name=name, num_classes=10, offset=mean, scale=1 / std, **options)
+        moments = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
+        return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
-    return _images(name, kind, data_files.read_verified(name, data_dir))
+    return _images(name, kind, data_files.read_verified(name, data_dir), options)
 
 
-def _images(name: str, kind: str, files: list[tuple[Path, bytes]]) -> Dataset:
+def _images(name: str, kind: str, files: list[tuple[Path, bytes]], options: dict[str, Any]) -> Dataset:
     """Images and labels of a training and a test set out of the files of one folder."""
     if kind == "cifar":
         parts = [data_files.parse_cifar(path, contents) for path, contents in files]
@@ -208,8 +278,8 @@ def _images(name: str, kind: str, files: list[tuple[Path, bytes]]) -> Dataset:
     known: dict[str, Any] = {}
     if name in PIXELS:
         mean, std = PIXELS[name]
-        known = {"num_classes": 10, "offset": mean, "scale": 1 / std}
-    return dataset(x, y, test_inputs=test_x, test_labels=test_y, name=name, **known)
+        known = {"num_classes": 10} if options["standardise"] else {"num_classes": 10, "offset": mean, "scale": 1 / std}
+    return dataset(x, y, test_inputs=test_x, test_labels=test_y, name=name, **known, **options)
 
 
 def _moments(pixels: np.ndarray) -> tuple[float, float]:
@@ -220,113 +290,24 @@ def _moments(pixels: np.ndarray) -> tuple[float, float]:
     return mean, max(float(np.sqrt(counts @ (values - mean) ** 2 / pixels.size)), 1.0)
 
 
-def _from_file(path: Path, label: str | None, columns: Sequence[str], options: dict[str, Any]) -> Dataset:
+def _from_file(
+    path: Path, label: str | None, columns: Sequence[str], header: bool | None, options: dict[str, Any]
+) -> Dataset:
     name = path.name.split(".")[0]
-    if path.suffix == ".npz":
-        arrays, keys = data_files.read_npz(path)
-        for column in columns:
-            checks.one_of("load", "columns", column, keys)
-        named: dict[str, Any] = {**arrays, **options}
-        for key in ("num_classes", "offset", "scale"):
-            if key in named:
-                named[key] = named[key].item()
-        return dataset(columns=keys, name=name, **named)
-    inputs, labels, keys = data_files.read_csv(path, label, columns)
+    if path.suffix in (".npz", ".npy"):
+        return _from_arrays(name, str(path), archives.read_npz(path), "an .npz file", columns, options)
+    inputs, labels, keys = tables.read_csv(path, label, columns, header)
     return dataset(inputs, labels, columns=keys, name=name, **options)
 
 
-def _is_hugging_face(source: Any) -> bool:
-    split = source["train"] if isinstance(source, Mapping) and "train" in source else source
-    return hasattr(split, "column_names") and hasattr(split, "with_format")
-
-
-def _from_hugging_face(source: Any, label: str | None, columns: Sequence[str], options: dict[str, Any]) -> Dataset:
-    """Through `with_format("numpy")` alone, so the library itself is not needed here."""
-    splits = source if isinstance(source, Mapping) else {"train": source}
-    train, test = splits["train"], splits.get("test")
-    names = list(train.column_names)
-    label = next((n for n in _HUGGING_FACE_LABELS if n in names), "label") if label is None else label
-    checks.one_of("load", "label", label, names)
-    for key in columns:
-        checks.one_of("load", "columns", key, names)
-    rest = [n for n in names if n != label and n not in columns]
-    field = next((n for n in _HUGGING_FACE_INPUTS if n in rest), rest[0] if len(rest) == 1 else None)
-    if field is None:
-        fix = "Keep one: data.select_columns([...]), or use dataset(x, y)."
-        checks.fail("load", "source", "a data set with one input column", ", ".join(rest) or "none", fix)
-
-    def column(split: Any, key: str) -> np.ndarray:
-        values = split.with_format("numpy")[key]
-        array = np.asarray(values if isinstance(values, np.ndarray) else list(values[:]))
-        if array.dtype == object:
-            checks.fail("load", key, "of one shape in every example", "several shapes", "Resize or pad them first.")
-        return array
-
-    arrays: dict[str, Any] = {"inputs": column(train, field), "labels": column(train, label)}
-    if test is not None:
-        arrays |= {"test_inputs": column(test, field), "test_labels": column(test, label)}
-    name = str(getattr(getattr(train, "info", None), "dataset_name", None) or "hugging_face")
-    return dataset(**arrays, columns={key: column(train, key) for key in columns}, name=name, **options)
-
-
-def _inputs(where: str, argument: str, values: Any) -> np.ndarray:
-    """[M, ...], at least one example, finite; floats as float32, integers of 64 bits as int32 where they fit."""
-    try:
-        x = np.asarray(values)
-    except ValueError:  # NumPy's word for rows of several lengths
-        checks.fail(where, argument, "an array with rows of one shape", "ragged rows", "Pad or cut them first.")
-    if x.ndim < 2 or 0 in x.shape:
-        checks.fail(where, argument, "of shape [M, ...] with M >= 1 examples of one entry or more", list(x.shape))
-    if x.dtype == bool:
-        return x.astype(np.uint8)
-    if x.dtype.kind in "iu":
-        if x.dtype.itemsize < 8:
-            return x
-        if abs(int(x.min())) >= 2**31 or int(x.max()) >= 2**31:
-            checks.fail(where, argument, "within 32 bits", f"{x.dtype} up to {x.max()}")
-        return x.astype(np.int32)
-    if x.dtype.kind != "f":
-        checks.fail(where, argument, "numeric", f"dtype {x.dtype}", "Encode text and categories as numbers first.")
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is reported
-        x = x.astype(np.float32, copy=False)
-    return checks.finite(where, argument, x)
-
-
-def _is_real(labels: np.ndarray) -> bool:
-    if labels.dtype.kind != "f":
-        return False
-    known = labels[np.isfinite(labels)]
-    return bool((known != np.round(known)).any())
-
-
-def _targets(where: str, argument: str, labels: np.ndarray) -> np.ndarray:
-    return checks.finite(where, argument, labels).astype(np.float32)
-
-
-def _classes(
-    where: str, labels: np.ndarray, test_labels: np.ndarray, num_classes: int | None
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Labels as int32 in 0..C-1, and C."""
-    if labels.dtype.kind in "OSU":
-        names = np.unique(np.concatenate([labels, test_labels]).astype(str))
-        labels, test_labels = (np.searchsorted(names, part.astype(str)) for part in (labels, test_labels))
-    out = []
-    for argument, part in (("labels", labels), ("test_labels", test_labels)):
-        part = np.asarray(checks.finite(where, argument, part))
-        whole = part == np.floor(part) if part.dtype.kind == "f" else np.ones(part.shape, bool)
-        top = np.inf if num_classes is None else num_classes
-        bad = np.flatnonzero(~whole | (part < 0) | (part >= top))
-        if len(bad):
-            bound = "" if num_classes is None else f" below num_classes={num_classes}"
-            fix = "Number the classes from 0, or pass regression=True."
-            checks.fail(where, argument, f"whole numbers from 0{bound}", f"{part[bad[0]]} at index {bad[0]}", fix)
-        out.append(part.astype(np.int32))
-    highest = max(int(part.max()) for part in out if len(part))
-    if num_classes is None and highest > 10 * len(labels):
-        fix = "Pass regression=True or num_classes."
-        checks.fail(where, "labels", "class numbers", f"one as high as {highest}", fix)
-    count = max(highest + 1, 2) if num_classes is None else checks.integer(where, "num_classes", num_classes, 2)
-    return out[0], out[1], count
+def _from_arrays(
+    name: str, source: str, stored: Mapping[str, Any], rule: str, columns: Sequence[str], options: dict[str, Any]
+) -> Dataset:
+    parts = archives.parts(source, stored, rule)
+    for column in columns:
+        checks.one_of("load", "columns", column, parts["columns"])
+        values.refuse_gaps("load", column, np.asarray(parts["columns"][column]).tolist())
+    return dataset(name=name, **{**parts, **options})
 
 
 def _split(num_examples: int, labels: np.ndarray | None, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:

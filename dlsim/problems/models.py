@@ -1,15 +1,18 @@
-"""Models of one node: pure functions of its parameters.  Any flax module will do; see `from_flax`."""
+"""Models of one node: pure functions of its parameters.  Any flax module, linen or nnx, will do; see `from_flax`."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
+from dlsim.problems import nnx_models
 from dlsim.problems.convolution import conv_general_dilated, max_pool
 from dlsim.running.batching import one_at_a_time
 
@@ -48,15 +51,32 @@ def resolve(model: str | Model | ModelFn | Any, dataset: Any) -> Model:
         made = makers[checks.one_of("resolve", "model", model, NAMES)]()(input_shape, num_outputs)
     elif isinstance(model, Model):
         made = model
-    elif _is_flax(model):
+    elif _is_flax(model) or nnx_models.is_module(model) or nnx_models.is_factory(model):
         made = from_flax(model, input_shape)
     elif callable(model) and not isinstance(model, type):
-        made = model(input_shape, num_outputs)
+        made = _called(model, input_shape, num_outputs)
     else:
         rule = "one of " + ", ".join(NAMES) + ", a Model, a flax module (an instance) or a function that makes a Model"
-        checks.fail("resolve", "model", rule, repr(model)[:80])
+        fix = (
+            f"Pass {model.__name__}(...), or lambda rngs: {model.__name__}(..., rngs=rngs)." if _is_class(model) else ""
+        )
+        checks.fail("resolve", "model", rule, repr(model)[:80], fix)
     _check_outputs(made, input_shape, dataset.num_classes)
     return made
+
+
+def _called(model: Any, input_shape: tuple[int, ...], num_outputs: int) -> Model:
+    rule, fix = "a function of (input_shape, num_outputs) that makes a Model", "Such as mlp(hidden=(64,))."
+    try:
+        inspect.signature(model).bind(input_shape, num_outputs)
+    except (TypeError, ValueError):
+        checks.fail("resolve", "model", rule, getattr(model, "__name__", type(model).__name__), fix)
+    made = model(input_shape, num_outputs)
+    return checks.instance("resolve", "model(input_shape, num_outputs)", made, Model, fix)
+
+
+def _is_class(model: Any) -> bool:
+    return isinstance(model, type) and hasattr(model, "__call__")  # noqa: B004 -- of its instances
 
 
 def softmax_regression() -> ModelFn:
@@ -70,7 +90,7 @@ def mlp(hidden: Sequence[int] = (64,)) -> ModelFn:
 
     Kernels start normal with variance 1 / fan-in (truncated at two standard deviations), biases at zero.
     """
-    widths = tuple(checks.integer("mlp", "hidden", width, 1) for width in hidden)
+    widths = _sizes("mlp", "hidden", hidden)
     return lambda input_shape, num_outputs: from_flax(_dense_net(widths, num_outputs, zeros=False), input_shape)
 
 
@@ -82,8 +102,8 @@ def lenet(features: Sequence[int] = (16, 32), hidden: Sequence[int] = ()) -> Mod
     Source: LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998.  Differs: max
       pooling and ReLU, as has been usual since; the second convolution is padded too.
     """
-    channels = tuple(checks.integer("lenet", "features", width, 1) for width in features)
-    widths = tuple(checks.integer("lenet", "hidden", width, 1) for width in hidden)
+    channels = _sizes("lenet", "features", features)
+    widths = _sizes("lenet", "hidden", hidden)
 
     def model_fn(input_shape: tuple[int, ...], num_outputs: int) -> Model:
         side = 2 ** len(channels)
@@ -96,7 +116,11 @@ def lenet(features: Sequence[int] = (16, 32), hidden: Sequence[int] = ()) -> Mod
 
 
 def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
-    """A flax.linen module as a Model; `input_shape` is one example's, `options` go to its `__call__` (`train=False`).
+    """A flax module as a Model; `input_shape` is one example's, `options` go to its `__call__` (`train=False`).
+
+    `module` is an instance of a `flax.linen` or `flax.nnx` module, or a function of `rngs` that makes an nnx module, such as
+    `lambda rngs: Net(10, rngs=rngs)`.  Linen modules and such functions start anew with every key; an nnx module that is
+    made already starts with the values it holds, at every node and with every seed, which is said in a warning.
 
     Its `nn.Conv` layers that name no convolution of their own get `dlsim.problems.conv_general_dilated`, which stays
     fast when every node has its own kernels; `nn.max_pool` is best written `dlsim.problems.max_pool`.
@@ -106,10 +130,13 @@ def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
     """
     from flax import errors, linen
 
-    shape = tuple(input_shape)
+    shape = _sizes("from_flax", "input_shape", input_shape)
+    if nnx_models.is_module(module) or nnx_models.is_factory(module):
+        return Model(*nnx_models.functions(module, shape, options))
     if not isinstance(module, linen.Module):
         got = f"the class {module.__name__}" if isinstance(module, type) else repr(module)[:80]
-        checks.fail("from_flax", "module", "a flax.linen module", got, "Pass an instance, such as MyModule().")
+        fix = "Pass an instance, such as MyModule(), or lambda rngs: MyModule(..., rngs=rngs) of nnx."
+        checks.fail("from_flax", "module", "a flax.linen module", got, fix)
 
     def init(key: Array) -> PyTree:
         with linen.intercept_methods(_fast_convolution):
@@ -143,6 +170,13 @@ def _fast_convolution(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any
         # The module bound for this call is flax's own copy; the caller's module stays as it is.
         object.__setattr__(module, "conv_general_dilated", conv_general_dilated)
     return next_fn(*args, **kwargs)
+
+
+def _sizes(where: str, argument: str, sizes: Any) -> tuple[int, ...]:
+    """Whole numbers from 1, any number of them."""
+    if isinstance(sizes, str | bytes | Mapping | set) or not np.iterable(sizes):
+        checks.fail(where, argument, "a tuple of integers >= 1", repr(sizes)[:60])
+    return tuple(checks.integer(where, argument, size, 1) for size in sizes)
 
 
 def _is_flax(model: Any) -> bool:

@@ -6,97 +6,23 @@ All of them are host code, use each training example at most once, and leave the
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from dlsim import checks
+from dlsim.problems import values
 from dlsim.problems.data import Dataset
-
-
-class Partition(NamedTuple):
-    """Index lists of all nodes, end to end, and what is done to the examples a node draws."""
-
-    indices: np.ndarray  # int32 [sum sizes] training example ids, node after node
-    offsets: np.ndarray  # int32 [N] start of each node's run
-    sizes: np.ndarray  # int32 [N]
-    noise: np.ndarray | None = None  # float32 [N] std of Gaussian noise added to the model input: feature shift
-    rotation: np.ndarray | None = None  # int32 [N] quarter turns of the node's images, 0..3: feature shift
-    label_permutation: np.ndarray | None = None  # int32 [N, C]: node i sees class c as this one: concept shift
-
-    def of_node(self, node: int) -> np.ndarray:
-        """Example ids of one node."""
-        return self.indices[self.offsets[node] : self.offsets[node] + self.sizes[node]]
-
-
-class PartitionFn(Protocol):
-    def __call__(self, rng: np.random.Generator, dataset: Dataset, num_nodes: int, /) -> Partition: ...
-
-
-def partition(dataset: Dataset, num_nodes: int, partitioner: PartitionFn, seed: int = 0) -> Partition:
-    """The examples of `dataset` over `num_nodes` nodes by `partitioner`, with `numpy.random.default_rng(seed)`.
-
-    Raises ValueError of one line if a node is left without an example, or if a partitioner breaks its word.
-    """
-    num_nodes = checks.integer("partition", "num_nodes", num_nodes, 1)
-    try:
-        inspect.signature(partitioner).bind(None, None, None)
-    except (TypeError, ValueError):
-        got, fix = getattr(partitioner, "__name__", type(partitioner).__name__), "Pass e.g. iid() or dirichlet(0.1)."
-        checks.fail("partition", "partitioner", "a function of (rng, dataset, num_nodes)", got, fix)
-    made = partitioner(np.random.default_rng(seed), dataset, num_nodes)
-    if not isinstance(made, Partition):
-        checks.fail("partition", "partitioner", "a function that returns a Partition", type(made).__name__)
-    return check_partition(made, dataset, num_nodes)
-
-
-def check_partition(made: Partition, dataset: Dataset, num_nodes: int) -> Partition:
-    """The partition as it is, or one line on what is wrong with it."""
-    where, num_examples = "partition", len(dataset.labels)
-    indices, offsets, sizes = (np.asarray(part) for part in (made.indices, made.offsets, made.sizes))
-    runs = (("indices", indices, len(indices)), ("offsets", offsets, num_nodes), ("sizes", sizes, num_nodes))
-    for name, values, length in runs:
-        checks.shape(where, name, values, (length,))
-        if values.dtype.kind not in "iu":
-            checks.fail(where, name, "integers", f"dtype {values.dtype}")
-    if (sizes < 1).any():
-        node, empty = int(np.argmax(sizes < 1)), int((sizes < 1).sum())
-        fix = f"Use fewer nodes than {num_nodes}, a larger alpha, dirichlet(balanced=True) or a min_size."
-        got = f"none ({empty} of {num_nodes} nodes are empty)"
-        checks.fail(where, f"node {node}", "given at least one example", got, fix)
-    bad = np.flatnonzero((indices < 0) | (indices >= num_examples))
-    if len(bad):
-        got = f"{indices[bad[0]]} at position {bad[0]}"
-        checks.fail(where, "indices", f"training examples 0 to {num_examples - 1}", got)
-    ends = offsets.astype(np.int64) + sizes
-    if (offsets < 0).any() or ends.max() > len(indices):
-        node = int(np.argmax((offsets < 0) | (ends > len(indices))))
-        checks.fail(where, "offsets", f"runs within the {len(indices)} indices", f"one beyond at node {node}")
-    if made.label_permutation is not None and not dataset.num_classes:
-        checks.fail(where, "label_permutation", "None for a regression", list(np.shape(made.label_permutation)))
-    shifts = {"noise": made.noise, "rotation": made.rotation, "label_permutation": made.label_permutation}
-    for name, shift in shifts.items():
-        if shift is not None:
-            wide = (dataset.num_classes,) if name == "label_permutation" else ()
-            checks.shape(where, name, shift, (num_nodes, *wide))
-            checks.finite(where, name, shift)
-    if made.noise is not None and (np.asarray(made.noise) < 0).any():
-        checks.fail(where, "noise", "a standard deviation >= 0", float(np.min(made.noise)))
-    if made.label_permutation is not None:
-        wrong = (np.sort(made.label_permutation, axis=1) != np.arange(dataset.num_classes)).any(axis=1)
-        if wrong.any():
-            got = f"none at node {int(np.argmax(wrong))}"
-            checks.fail(where, "label_permutation", "a permutation of the classes", got)
-    return made
-
-
-def from_lists(lists: list[np.ndarray]) -> Partition:
-    """A Partition from one list of training example ids a node."""
-    sizes = np.array([len(ids) for ids in lists], np.int32)
-    offsets = (np.cumsum(sizes) - sizes).astype(np.int32)
-    return Partition(np.concatenate(lists).astype(np.int32), offsets, sizes)
+from dlsim.problems.index_lists import (
+    LocalTest,
+    Partition as Partition,
+    PartitionFn as PartitionFn,
+    check_partition as check_partition,
+    check_partitioner,
+    from_lists as from_lists,
+    partition as partition,
+)
+from dlsim.problems.notices import notice
 
 
 def _from_owners(rng: np.random.Generator, owners: np.ndarray, num_nodes: int, ids: np.ndarray) -> Partition:
@@ -145,6 +71,7 @@ def dirichlet(alpha: float, *, balanced: bool = True, min_size: int = 1) -> Part
     """
     alpha = float(checks.number("dirichlet", "alpha", alpha, 0.0, open_minimum=True))
     min_size = checks.integer("dirichlet", "min_size", min_size, 0)
+    checks.instance("dirichlet", "balanced", balanced, bool)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
         labels, num_classes = dataset.labels, _num_classes("dirichlet", dataset)
@@ -232,27 +159,32 @@ def shards(shards_per_node: int = 2) -> PartitionFn:
 def pathological(classes_per_node: int = 2) -> PartitionFn:
     """Every node has exactly `classes_per_node` classes; a class is shared equally by the nodes that have it.
 
-    Node i has class i mod C and others at random.  With fewer nodes than classes, classes that nobody has stay out.
+    Node i has class i mod C and others at random, of the C classes that have training examples.  With fewer nodes than
+    classes, classes that nobody has stay out.
     Source: Li et al., Federated learning on non-IID data silos, ICDE 2022 (#C = k).
     """
     classes_per_node = checks.integer("pathological", "classes_per_node", classes_per_node, 1)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
-        labels, num_classes = dataset.labels, _num_classes("pathological", dataset)
-        checks.integer("pathological", "classes_per_node", classes_per_node, 1, num_classes)
+        _num_classes("pathological", dataset)
+        labels, num = dataset.labels, len(dataset.labels)
+        _enough("pathological", num, num_nodes, "one example a node")
+        known = np.unique(labels)  # numbers of classes may have gaps: labels 1 to 26 make 27 classes, the first empty
+        checks.integer("pathological", "classes_per_node", classes_per_node, 1, len(known))
         # Random keys sorted within a node; the class it must have comes first.
-        draws = rng.random((num_nodes, num_classes))
-        draws[np.arange(num_nodes), np.arange(num_nodes) % num_classes] = -1.0
+        draws = rng.random((num_nodes, len(known)))
+        draws[np.arange(num_nodes), np.arange(num_nodes) % len(known)] = -1.0
         chosen = np.argsort(draws, axis=1)[:, :classes_per_node]
-        order = rng.permutation(len(labels))
+        order = rng.permutation(num)
         lists: list[list[np.ndarray]] = [[] for _ in range(num_nodes)]
-        for c in range(num_classes):
+        for c, label in enumerate(known):
             holders = np.flatnonzero((chosen == c).any(axis=1))
-            pool = order[labels[order] == c]
+            pool = order[labels[order] == label]
             if len(pool) < len(holders):
                 got = f"{len(pool)} for {len(holders)} nodes"
-                fix = "Use fewer nodes or fewer classes_per_node."
-                checks.fail("pathological", f"class {c}", "of one example for each of its nodes", got, fix)
+                fewer = " or fewer classes_per_node" if classes_per_node > 1 else ""
+                fix = f"Use fewer nodes{fewer}, or leave rare classes out of the data."
+                checks.fail("pathological", f"class {label}", "of one example for each of its nodes", got, fix)
             for node, part in zip(rng.permutation(holders), np.array_split(pool, max(len(holders), 1)), strict=False):
                 lists[node].append(part)
         return from_lists([rng.permutation(np.concatenate(parts)) for parts in lists])
@@ -283,25 +215,55 @@ def quantity_skew(alpha: float = 0.5, *, min_size: int = 1) -> PartitionFn:
 def by_column(name: str) -> PartitionFn:
     """Natural nodes: all examples with one value of `dataset.columns[name]` (a user, a site) go to one node.
 
-    With as many nodes as values, node i has the i-th value in sorted order.  With fewer, values are dealt in random
-    order, so that every node has the same number of them or one more.
+    With as many nodes as values, node i has the i-th value in sorted order (numbers by value, also where they came as
+    text).  With fewer, values are dealt in random order, so that every node has the same number of them or one more.
+    Where the test examples have this column too and every node has some, they are its `local_test`.
     """
+    checks.instance("by_column", "name", name, str)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
         if name not in dataset.columns:
             known = ", ".join(dataset.columns) or "none"
             fix = f"Keep it when loading: load(path, columns=[{name!r}])."
             checks.fail("by_column", "name", f"a column of the data set ({known})", repr(name), fix)
-        values, group = np.unique(np.asarray(dataset.columns[name]), return_inverse=True)
-        if len(values) < num_nodes:
-            rule = f"at most the {len(values)} values of {name!r}"
-            checks.fail("by_column", "num_nodes", rule, num_nodes, f"Use num_nodes={len(values)}.")
+        column = values.keys("by_column", name, dataset.columns[name])
+        if column.dtype.kind not in "biu":
+            place = "at training example {}".format
+            values.refuse_gaps("by_column", f"column {name!r}", column.tolist(), place)
+        users, group = np.unique(column, return_inverse=True)
+        if len(users) < num_nodes:
+            rule = f"at most the {len(users)} values of {name!r}"
+            checks.fail("by_column", "num_nodes", rule, num_nodes, f"Use num_nodes={len(users)}.")
         owner = np.arange(num_nodes)
-        if len(values) > num_nodes:
-            owner = rng.permutation(np.arange(len(values)) % num_nodes)
-        return _from_owners(rng, owner[group], num_nodes, np.arange(len(group)))
+        if len(users) > num_nodes:
+            owner = rng.permutation(np.arange(len(users)) % num_nodes)
+        made = _from_owners(rng, owner[group], num_nodes, np.arange(len(group)))
+        if name not in dataset.test_columns:
+            return made
+        return made._replace(local_test=_own_tests(name, users, owner, dataset.test_columns[name], num_nodes))
 
     return partition_fn
+
+
+def _own_tests(name: str, users: np.ndarray, owner: np.ndarray, column: np.ndarray, num_nodes: int) -> LocalTest | None:
+    """The test examples of every node's values, in their order; None if a node has none, which is said."""
+    names = users.astype(str)
+    order = np.argsort(names)
+    tests = values.keys("by_column", name, column).astype(str)
+    place = np.minimum(np.searchsorted(names, tests, sorter=order), len(names) - 1)
+    ids = np.flatnonzero(
+        names[order[place]] == tests
+    )  # the others are of nobody here, and in the common test set alone
+    nodes = owner[order[place[ids]]]
+    sizes = np.bincount(nodes, minlength=num_nodes).astype(np.int32)
+    if (sizes < 1).any():
+        some = f"{int((sizes < 1).sum())} of {num_nodes} nodes (node {int(np.argmax(sizes < 1))} is one)"
+        notice(
+            "by_column", f"{some} have no test examples of their own, so nothing is measured on the nodes' own tests."
+        )
+        return None
+    indices = ids[np.argsort(nodes, kind="stable")].astype(np.int32)
+    return LocalTest(indices, (np.cumsum(sizes) - sizes).astype(np.int32), sizes, of_training=False)
 
 
 def feature_shift(noise: float = 0.1, *, base: PartitionFn | None = None) -> PartitionFn:
@@ -311,10 +273,11 @@ def feature_shift(noise: float = 0.1, *, base: PartitionFn | None = None) -> Par
     al., Federated learning on non-IID data silos, ICDE 2022 (there nodes count from 1).
     """
     noise = float(checks.number("feature_shift", "noise", noise, 0.0))
+    dealt = check_partitioner("feature_shift", "base", iid() if base is None else base)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
-        level = (noise * np.arange(num_nodes) / num_nodes).astype(np.float32)
-        return (base or iid())(rng, dataset, num_nodes)._replace(noise=level)
+        made = dealt(rng, dataset, num_nodes)
+        return made._replace(noise=(noise * np.arange(num_nodes) / num_nodes).astype(np.float32))
 
     return partition_fn
 
@@ -326,13 +289,14 @@ def rotation_shift(num_groups: int = 4, *, base: PartitionFn | None = None) -> P
     al., An efficient framework for clustered federated learning, NeurIPS 2020 (rotated MNIST).
     """
     num_groups = checks.integer("rotation_shift", "num_groups", num_groups, 1, 4)
+    dealt = check_partitioner("rotation_shift", "base", iid() if base is None else base)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
         shape = dataset.inputs.shape
         if len(shape) < 3 or shape[1] != shape[2]:
             checks.fail("rotation_shift", "inputs", "square images [M, side, side, ...]", list(shape))
-        turns = (np.arange(num_nodes) % num_groups).astype(np.int32)
-        return (base or iid())(rng, dataset, num_nodes)._replace(rotation=turns)
+        made = dealt(rng, dataset, num_nodes)
+        return made._replace(rotation=(np.arange(num_nodes) % num_groups).astype(np.int32))
 
     return partition_fn
 
@@ -344,11 +308,12 @@ def concept_shift(num_groups: int = 2, *, base: PartitionFn | None = None) -> Pa
     `base` (default `iid()`).  Source: Sattler et al., Clustered federated learning, IEEE TNNLS 2021.
     """
     num_groups = checks.integer("concept_shift", "num_groups", num_groups, 1)
+    dealt = check_partitioner("concept_shift", "base", iid() if base is None else base)
 
     def partition_fn(rng: np.random.Generator, dataset: Dataset, num_nodes: int) -> Partition:
         num_classes = _num_classes("concept_shift", dataset)
         checks.integer("concept_shift", "num_groups", num_groups, 1, math.factorial(num_classes))
-        made = (base or iid())(rng, dataset, num_nodes)
+        made = dealt(rng, dataset, num_nodes)
         permutations = [tuple(range(num_classes))]
         while len(permutations) < num_groups:
             drawn = tuple(int(c) for c in rng.permutation(num_classes))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,12 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems.blocks import check_rows, map_nodes
+from dlsim.problems.data import Dataset
+from dlsim.problems.index_lists import Partition, check_partition
+from dlsim.problems.local_test import evaluate_local
 from dlsim.problems.models import Model, resolve
-from dlsim.problems.partition import check_partition
-from dlsim.problems.sampling import SAMPLING, WITHOUT_REPLACEMENT, batch_positions
-
-if TYPE_CHECKING:
-    from dlsim.problems.data import Dataset
-    from dlsim.problems.partition import Partition
+from dlsim.problems.notices import notice
+from dlsim.problems.sampling import SAMPLING, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, batch_positions
 
 LOSSES = ("cross_entropy", "squared")
 DEFAULT_BATCH_SIZE = 32
@@ -70,7 +70,10 @@ def supervised(
     `full_gradient` is exact, over all of a node's examples; with feature noise it uses one fixed draw per example.
     `evaluate` uses the data set's test examples, the same for all: `loss` (mean test loss, without the regulariser;
     f itself would cost a pass over all training data) and, for classes, `accuracy`.  Given node ids, each row sees the
-    test examples as that node would (its rotation and label permutation, no noise); given None, as they are.
+    test examples as that node would (its rotation and label permutation, no noise); given None, as they are.  Where the
+    partition gives the nodes test examples of their own (`local_test`, or `by_column` of users with tests), `loss_local`
+    and `accuracy_local` are means over these, as the node sees them (with one fixed draw of its noise); given None, of
+    each model at all nodes, every node weighing the same.
 
     Args:
       model: `softmax`, `mlp`, `lenet`, a Model, a flax module, or what makes a Model (`mlp(hidden=(128, 64))`).
@@ -78,7 +81,8 @@ def supervised(
       partition: from `partition`.
       loss: `cross_entropy` (the default for classes), `squared` (the default for regression: 1/2 ||output - label||^2,
         labels of classes as one-hot vectors), or a function (outputs [B, ...], labels [B]) -> [B].
-      batch_size: B, structural; by default 32, or the size of the smallest node's data if that is less.
+      batch_size: B, structural; by default 32, or the size of the smallest node's data if that is less, which is said in
+        a warning.
       sampling: `without_replacement` (B different examples) or `with_replacement`.
       regularization: L2 coefficient >= 0; may be traced.
       num_test: use only so many test examples, evenly spaced; structural.
@@ -88,7 +92,11 @@ def supervised(
     gradient costs every node as many passes as the largest node has examples.
     """
     where = "supervised"
-    partition = check_partition(partition, dataset, len(partition.sizes))
+    checks.instance(where, "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
+    fix = "Make one: partition(dataset, num_nodes, iid()) or partition_from_lists(lists)."
+    checks.instance(where, "partition", partition, Partition, fix)
+    partition = check_partition(partition, dataset, np.size(partition.sizes))
+    _check_node_block(node_block)
     model = resolve(model, dataset)
     loss_fn = _loss(loss, dataset.num_classes)
     num_nodes = len(partition.sizes)
@@ -122,6 +130,21 @@ def supervised(
 
         return map_nodes(of_block, node_block)(params, node_ids, positions(key, node_ids))
 
+    def gradient_at(key: Array, params: PyTree, node_ids: Array, positions: Array, mask: Array) -> tuple[PyTree, Array]:
+        check_rows(where, node_ids, num_nodes)
+
+        def masked_loss(params: PyTree, batch: Batch, mask: Array) -> Array:
+            losses = loss_fn(model.apply(params, batch.inputs), batch.labels)
+            total = jnp.sum(jnp.where(mask, losses, 0.0)) / jnp.maximum(jnp.sum(mask), 1).astype(losses.dtype)
+            return total + penalty(params) if is_regularized else total
+
+        def of_block(params: PyTree, node_ids: Array, positions: Array, mask: Array) -> tuple[PyTree, Array]:
+            batch = view(examples, keys.stream(key, "noise"), node_ids, positions)
+            losses, gradients = jax.vmap(jax.value_and_grad(masked_loss))(params, batch, mask)
+            return gradients, losses
+
+        return map_nodes(of_block, node_block)(params, node_ids, positions, mask)
+
     def full_gradient(key: Array, params: PyTree, node_ids: Array) -> tuple[PyTree, Array]:
         del key
         check_rows(where, node_ids, num_nodes)
@@ -139,6 +162,14 @@ def supervised(
         return map_nodes(of_block, node_block)(params, node_ids)
 
     max_size = int(np.max(partition.sizes))
+    evaluate = _evaluate(model, dataset, examples, loss_fn, num_test, node_block)
+    if partition.local_test is not None:
+        of_all = evaluate
+        of_own = _evaluate_own(model, dataset, partition, examples, view, loss_fn, node_block)
+
+        def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
+            return {**of_all(params, node_ids), **of_own(params, node_ids)}
+
     return Problem(
         num_nodes=num_nodes,
         init=model.init,
@@ -146,10 +177,11 @@ def supervised(
         sample=sample,
         gradient=gradient,
         full_gradient=full_gradient,
-        evaluate=_evaluate(model, dataset, examples, loss_fn, num_test, node_block),
+        evaluate=evaluate,
         num_examples=np.asarray(partition.sizes),
         batch_size=batch_size,
         node_block=node_block,
+        gradient_at=gradient_at,
     )
 
 
@@ -158,7 +190,12 @@ def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.nda
     node = int(np.argmin(sizes))
     smallest = int(sizes[node])
     if batch_size is None:
-        return min(DEFAULT_BATCH_SIZE, smallest) if sampling == WITHOUT_REPLACEMENT else DEFAULT_BATCH_SIZE
+        if sampling == WITH_REPLACEMENT or smallest >= DEFAULT_BATCH_SIZE:
+            return DEFAULT_BATCH_SIZE
+        held = f"all that node {node} holds" if smallest < sizes.max() else "all that a node holds"
+        other = f'batch_size={smallest} says the same, sampling="with_replacement" allows more'
+        notice(where, f"batch_size is {smallest} instead of {DEFAULT_BATCH_SIZE}, {held}; {other}.")
+        return smallest
     batch_size = checks.integer(where, "batch_size", batch_size, 1)
     if sampling == WITHOUT_REPLACEMENT and batch_size > smallest:
         rule = f"at most {smallest}, the number of examples of node {node}"
@@ -167,8 +204,21 @@ def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.nda
     return batch_size
 
 
+def _check_node_block(node_block: int | str | None) -> None:
+    """Said where the problem is made, and not where it is first used."""
+    if isinstance(node_block, str) and node_block != "auto":
+        checks.fail("map_nodes", "node_block", 'an integer >= 1, None or "auto"', repr(node_block))
+    if node_block is not None and not isinstance(node_block, str):
+        checks.integer("map_nodes", "node_block", node_block, 1)
+
+
 def _loss(loss: str | LossFn | None, num_classes: int) -> LossFn:
     if callable(loss):
+        try:
+            inspect.signature(loss).bind(None, None)
+        except (TypeError, ValueError):
+            got = getattr(loss, "__name__", type(loss).__name__)
+            checks.fail("supervised", "loss", "a name or a function of (outputs, labels)", got)
         return loss
     name = ("cross_entropy" if num_classes else "squared") if loss is None else loss
     checks.one_of("supervised", "loss", name, LOSSES)
@@ -216,15 +266,20 @@ def _view(dataset: Dataset, rotates: bool) -> Any:
             "supervised", "inputs", "square images [M, side, side, ...] to be rotated", [len(dataset.inputs), *shape]
         )
 
-    def view(examples: NodeData, key: Array, node_ids: Array, positions: Array) -> Batch:
-        rows = _take(examples.indices, _take(examples.offsets, node_ids)[:, None] + positions)
+    def view(examples: NodeData, key: Array, node_ids: Array, positions: Array, fixed_noise: bool = False) -> Batch:
+        places = _take(examples.offsets, node_ids)[:, None] + positions
+        rows = _take(examples.indices, places)
         inputs = _model_inputs(_take(examples.inputs, rows), dataset).reshape(*positions.shape, *shape)
         labels = _take(examples.labels, rows)
         if examples.rotation is not None:
             inputs = jax.vmap(_rotate)(inputs, _take(examples.rotation, node_ids))
         if examples.noise is not None:
             num = math.prod(inputs.shape[1:])
-            noise = keys.node_normal(key, node_ids, num) * _take(examples.noise, node_ids)[:, None]
+            if fixed_noise:  # of the example, whoever asks for it
+                drawn = keys.node_normal(key, places.ravel(), math.prod(shape)).reshape(-1, num)
+            else:
+                drawn = keys.node_normal(key, node_ids, num)
+            noise = drawn * _take(examples.noise, node_ids)[:, None]
             inputs = inputs + noise.reshape(inputs.shape)
         if examples.label_permutation is not None:
             labels = _relabel(labels, _take(examples.label_permutation, node_ids))
@@ -323,3 +378,32 @@ def _evaluate(
         return map_nodes(of_block, node_block)(params, *(() if node_ids is None else (node_ids,)))
 
     return evaluate
+
+
+def _evaluate_own(
+    model: Model,
+    dataset: Dataset,
+    partition: Partition,
+    examples: NodeData,
+    view: Any,
+    loss_fn: LossFn,
+    node_block: int | str | None,
+) -> Any:
+    tests = partition.local_test
+    assert tests is not None
+    own = examples._replace(**{name: jnp.asarray(getattr(tests, name), jnp.int32) for name in tests._fields[:3]})
+    if not tests.of_training:
+        inputs = jnp.asarray(dataset.test_inputs).reshape(len(dataset.test_inputs), -1)
+        own = own._replace(inputs=inputs, labels=jnp.asarray(dataset.test_labels))
+
+    def test(params: PyTree, inputs: Array, labels: Array, weights: Array) -> Info:
+        outputs = model.apply(params, inputs)
+        sums = {"loss": jnp.sum(jnp.where(weights > 0, loss_fn(outputs, labels) * weights, 0.0))}
+        if dataset.num_classes and outputs.ndim == 2:
+            sums["accuracy"] = jnp.sum((jnp.argmax(outputs, axis=-1) == labels) * weights)
+        return sums
+
+    def seen(node_ids: Array, positions: Array) -> Batch:
+        return view(own, keys.stream(jax.random.key(0), "test noise"), node_ids, positions, fixed_noise=True)
+
+    return evaluate_local(seen, test, tests, node_block)

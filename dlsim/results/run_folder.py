@@ -1,38 +1,36 @@
 """Runs on disk: one folder a run, written whole or not at all.
 
     config.json       every setting of the run
-    provenance.json   versions, device, commit, times, command line, sources of the parts, status, format version
+    provenance.json   versions, device, commit, times, command line, sources of the parts, status, format version, and
+                      the SHA-256 of every other file
     results.nc        the labelled arrays (NetCDF-4, readable by xarray and everything else)
     claims.json       what the source reports, what was measured, and whether the claim held
     figure.png, .svg
     networks.json     drawings of the networks
 
 A run is written into a hidden folder beside its place and renamed into it, so a reader never meets half a run and a
-process killed at any moment leaves the earlier run, or the new one, in place.
+process killed at any moment leaves the earlier run, or the new one, in place.  One process at a time writes a run: a
+lock beside the folder says which.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import pathlib
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from dlsim import checks
-from dlsim.version import __version__
+from dlsim import checks, files, locks
+from dlsim.results import digests
+from dlsim.results.json_files import DAMAGED, plain, read_json, write_json
+from dlsim.results.provenance import FORMAT_VERSION, read_provenance
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-FORMAT_VERSION = 1  # of the files of a run folder
 PARTIAL = ".partial"  # the work of an unfinished run
 SWEEP = "sweep"  # the blocks of a sweep, kept so that it can be extended
 # What a run folder may hold.
@@ -44,9 +42,8 @@ FILES = (
     "figure.png",
     "figure.svg",
     "networks.json",
-)  # that a run may hold
-_DAMAGED = "Remove that folder and run again."
-PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "xarray")
+)
+_SWAP_SECONDS = 10.0  # that a reader waits for a writer between its two renames
 
 
 class Claim(NamedTuple):
@@ -90,49 +87,63 @@ def save(
       networks: drawings by label (`dlsim.plotting.networks.drawing_of`), or None.
 
     Raises ValueError, and writes nothing, if the folder cannot be written, holds another experiment, the same one with
-    other settings, other files, or a run of a newer format.
+    other settings, other files, or a run of a newer format, or if another process is writing it; OSError with one line
+    if the disk is full.
     """
     identity = identify(provenance["experiment"], provenance.get("mode"), config)
-    target = check_folder(run_dir, identity, extends=(pathlib.Path(run_dir) / SWEEP).is_dir())
-    staging, old = _beside(target)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        write_json(staging / "config.json", config)
-        write_json(staging / "claims.json", [claim._asdict() for claim in claims])
-        dataset.to_netcdf(staging / "results.nc", engine="h5netcdf")
-        if figure is not None:
-            _write_figure(staging, figure)
-        if networks:
-            write_json(staging / "networks.json", networks, indent=None)
-        # Last: a folder that holds it is complete.
-        write_json(staging / "provenance.json", {**provenance, "format_version": FORMAT_VERSION})
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)  # of a process that was killed while it cleared up
-        target.rename(old)
-    staging.rename(target)
-    _keep_blocks(old, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with locked(run_dir) as target:
+        check_folder(target, identity, extends=(target / SWEEP).is_dir())
+        staging, old = _beside(target)
+        _clear(staging)
+        staging.mkdir(parents=True)
+        try:
+            with files.writing("run", "out", target, "Free some space there, then resume."):
+                write_json(staging / "config.json", config)
+                write_json(staging / "claims.json", [claim._asdict() for claim in claims])
+                dataset.to_netcdf(staging / "results.nc", engine="h5netcdf")
+                if figure is not None:
+                    _write_figure(staging, figure)
+                if networks:
+                    write_json(staging / "networks.json", networks, indent=None)
+                _flush(staging)
+                about = digests.sealed({**provenance, "format_version": FORMAT_VERSION}, staging)
+                # Last: a folder that holds it is complete.
+                write_json(staging / "provenance.json", about)
+        except BaseException:
+            _clear(staging)
+            raise
+        if target.exists():
+            _clear(old)  # of a process that was killed while it cleared up
+            target.rename(old)
+        staging.rename(target)
+        _keep_blocks(old, target)
+        files.discard(old, FILES, (PARTIAL, SWEEP))
     return load(target)
 
 
 def load(run_dir: str | os.PathLike[str]) -> SavedRun:
-    """Read a run; ValueError if `run_dir` holds none, a damaged one, or one of a newer format."""
-    folder = pathlib.Path(run_dir).absolute()
-    _finish_swap(folder)
+    """Read a run; ValueError with one line if `run_dir` holds none, one of a newer format, or a damaged one.
+
+    Every file must be the one that the run wrote, by its digest in `provenance.json`.  Runs that were saved before there
+    were digests are read as they are.
+    """
+    where = "results.load"
+    folder = folder_of(run_dir, where, "run_dir")
+    _settle(folder)
     if not (folder / "provenance.json").is_file():
         fix = "Finish it with --resume." if (folder / PARTIAL).is_dir() else ""
-        checks.fail("results.load", "run_dir", "the folder of a finished run", str(run_dir), fix)
-    provenance = _provenance(folder, "results.load")
+        checks.fail(where, "run_dir", "the folder of a finished run", str(run_dir), fix)
+    provenance = read_provenance(folder, where)
+    digests.check_files(provenance, folder, tuple(name for name in FILES if name != "provenance.json"), where)
+    config = read_json(folder / "config.json", where, dict)
+    results = _read_dataset(folder / "results.nc", where)
+    _check_together(provenance, config, results, folder, where)
     return SavedRun(
         folder=folder,
-        config=read_json(folder / "config.json", "results.load", dict),
+        config=config,
         provenance=provenance,
-        results=_read_dataset(folder / "results.nc"),
-        claims=[Claim(**claim) for claim in read_json(folder / "claims.json", "results.load", list)],
+        results=results,
+        claims=_read_claims(folder / "claims.json", where),
     )
 
 
@@ -158,21 +169,39 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def folder_of(run_dir: str | os.PathLike[str], where: str = "run", argument: str = "out") -> pathlib.Path:
+    """The absolute path of a run's folder as a user gave it; of a link, where it leads."""
+    folder = files.given_path(where, argument, run_dir).absolute()
+    return folder.resolve() if folder.is_symlink() else folder
+
+
+@contextlib.contextmanager
+def locked(run_dir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Hold a run's folder, and give its absolute path; ValueError with one line if another process writes it now."""
+    folder = folder_of(run_dir)
+    with locks.beside(folder, "run", "out", "Choose another --out."):
+        yield folder
+
+
 def check_folder(run_dir: str | os.PathLike[str], identity: dict[str, Any], *, extends: bool = False) -> pathlib.Path:
     """The absolute path of a folder that the run of this `identify` may write; else ValueError with one line.
 
     `extends`: a sweep, which keeps its blocks and may have other values on its axes than before.
     """
-    where, argument, folder = "run", "out", pathlib.Path(run_dir).absolute()
-    _finish_swap(folder)
+    where, argument, folder = "run", "out", folder_of(run_dir)
+    _settle(folder)
     if folder.exists() and not folder.is_dir():
         checks.fail(where, argument, "a folder", f"the file {folder}")
     if folder.is_dir():
-        foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*FILES, PARTIAL, SWEEP))
+        is_finished = (folder / "provenance.json").exists()
+        # Without a provenance the files are not of a run, whatever their names.
+        known = (*(FILES if is_finished else ()), PARTIAL, SWEEP)
+        there = (path.name for path in folder.iterdir())
+        foreign = sorted(name for name in there if name not in known and not name.startswith(files.SCRATCH))
         if foreign:
             got = f"{folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
             checks.fail(where, argument, "a new folder, or one of an earlier run", got)
-        if (folder / "provenance.json").exists() and not (extends and (folder / SWEEP).is_dir()):
+        if is_finished and not (extends and (folder / SWEEP).is_dir()):
             _check_same(folder, identity)
     _check_writable(folder)
     return folder
@@ -180,7 +209,7 @@ def check_folder(run_dir: str | os.PathLike[str], identity: dict[str, Any], *, e
 
 def _check_same(folder: pathlib.Path, identity: dict[str, Any]) -> None:
     """A finished run is replaced by a run of the same settings alone: hours of another one are not lost to a slip."""
-    provenance, fix = _provenance(folder, "run"), "Choose another --out, or remove that folder."
+    provenance, fix = read_provenance(folder, "run"), "Choose another --out, or remove that folder."
     experiment, held = identity["experiment"], provenance.get("experiment")
     if held != experiment:
         checks.fail("run", "out", f"a folder of {experiment!r}", f"{folder} with a run of {held!r}", fix)
@@ -191,36 +220,56 @@ def _check_same(folder: pathlib.Path, identity: dict[str, Any]) -> None:
 
 
 def _check_writable(folder: pathlib.Path) -> None:
-    """Try it: permissions alone do not tell of read-only or full file systems."""
     # The run replaces the whole folder, so its parent is what must be writable.
     parent = folder.parent
     while not parent.exists():
         parent = parent.parent
-    places = [parent] + ([folder] if folder.is_dir() else [])
-    for place in places:
-        try:
-            with tempfile.TemporaryDirectory(prefix=".dlsim-", dir=place):
-                pass
-        except OSError as error:
-            checks.fail("run", "out", "a folder that can be written", f"{folder} ({error.strerror})")
+    for place in [parent] + ([folder] if folder.is_dir() else []):
+        files.check_writable("run", "out", place, folder)
+    if folder.is_dir():
+        files.clear_dead(folder)
 
 
 def _beside(target: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
 
 
-def _finish_swap(target: pathlib.Path) -> None:
-    """If a process was killed between the two renames of `save`, do the second."""
+def _clear(folder: pathlib.Path) -> None:
+    """Remove a run that was replaced, or not finished; one line if there is anything else in its folder."""
+    if not files.discard(folder, FILES, (PARTIAL, SWEEP)):
+        checks.fail("run", "out", f"a folder beside which {folder.name} is free", str(folder), "Move that one away.")
+
+
+def _settle(folder: pathlib.Path) -> None:
+    """Finish what a killed process has left half done; where a living one is at it, wait for that."""
+    deadline = time.monotonic() + _SWAP_SECONDS
+    while _is_unsettled(folder) and time.monotonic() < deadline:
+        with contextlib.suppress(ValueError, OSError), locked(folder):
+            _finish_swap(folder)
+            return
+        if (folder / "provenance.json").is_file():
+            return  # only the clearing up is left
+        time.sleep(0.05)
+
+
+def _is_unsettled(target: pathlib.Path) -> bool:
     if not target.name:
-        return
+        return False
     staging, old = _beside(target)
     if target.exists():
-        _keep_blocks(old, target)
-        return
-    if (staging / "provenance.json").is_file() and old.is_dir():
+        return (old / SWEEP).is_dir() and not (target / SWEEP).exists()
+    return (staging / "provenance.json").is_file() and old.is_dir()
+
+
+def _finish_swap(target: pathlib.Path) -> None:
+    """If a process was killed between the two renames of `save`, do the second."""
+    staging, old = _beside(target)
+    if not target.exists() and (staging / "provenance.json").is_file() and old.is_dir():
         staging.rename(target)
         _keep_blocks(old, target)
-        shutil.rmtree(old, ignore_errors=True)
+        files.discard(old, FILES, (PARTIAL, SWEEP))
+    elif target.exists():
+        _keep_blocks(old, target)
 
 
 def _keep_blocks(old: pathlib.Path, target: pathlib.Path) -> None:
@@ -229,57 +278,45 @@ def _keep_blocks(old: pathlib.Path, target: pathlib.Path) -> None:
         (old / SWEEP).rename(target / SWEEP)
 
 
-def _provenance(folder: pathlib.Path, where: str) -> dict[str, Any]:
-    provenance: dict[str, Any] = read_json(folder / "provenance.json", where, dict)
-    version = provenance.get("format_version", 0)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        fix = "Install a newer dlsim, or use another folder."
-        checks.fail(where, "format_version", f"at most {FORMAT_VERSION}", f"{version} in {folder}", fix)
-    return provenance
-
-
-def read_json(path: pathlib.Path, where: str, kind: type) -> Any:
-    """The JSON value of this kind in a run's file; ValueError with one line if it is damaged."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, kind):
-        checks.fail(where, path.name, "readable JSON, as a run leaves it", str(path), _DAMAGED)
-    return value
-
-
-def _read_dataset(path: pathlib.Path) -> xarray.Dataset:
+def _read_dataset(path: pathlib.Path, where: str) -> xarray.Dataset:
     import xarray
 
     try:
         return xarray.load_dataset(path, engine="h5netcdf")
-    except OSError as error:
-        checks.fail("results.load", path.name, "readable NetCDF, as a run leaves it", f"{path} ({error})", _DAMAGED)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        text = " ".join(str(error).split())[:200]
+        checks.fail(where, path.name, "readable NetCDF, as a run leaves it", f"{path} ({text})", DAMAGED)
 
 
-def write_json(path: pathlib.Path, value: Any, indent: int | None = 2) -> None:
-    """Write plain values, and wait until they are on disk."""
-    with path.open("w") as file:
-        json.dump(plain(value), file, indent=indent, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _read_claims(path: pathlib.Path, where: str) -> list[Claim]:
+    claims = []
+    for one in read_json(path, where, list):
+        texts = [one.get(name) for name in Claim._fields[:-1]] if isinstance(one, dict) else [None]
+        is_claim = all(isinstance(text, str) for text in texts) and set(one) == set(Claim._fields)
+        if not is_claim or not (one["holds"] is None or isinstance(one["holds"], bool)):
+            checks.fail(where, path.name, "a list of claims, as a run leaves it", f"{path} with {one!r:.60}", DAMAGED)
+        claims.append(Claim(**one))
+    return claims
 
 
-def plain(value: Any) -> Any:
-    """Only what JSON knows: NumPy values become Python's, numbers that are not finite None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, np.generic) or (hasattr(value, "ndim") and hasattr(value, "tolist")):
-        return plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
+def _check_together(
+    provenance: dict[str, Any], config: dict[str, Any], results: xarray.Dataset, folder: pathlib.Path, where: str
+) -> None:
+    """One line if the arrays say that they are of another run than the files beside them (runs without digests)."""
+    import json
+
+    held = results.attrs.get("config")
+    if digests.is_sealed(provenance) or "experiment" not in results.attrs or not isinstance(held, str):
+        return
+    try:
+        theirs = identify(results.attrs["experiment"], results.attrs.get("mode"), json.loads(held))
+        mine = identify(str(provenance.get("experiment")), provenance.get("mode"), config)
+        if theirs["experiment"] == mine["experiment"] and not difference(mine, theirs):
+            return
+    except (ValueError, TypeError, AttributeError):
+        pass
+    got = f"{folder}, whose results.nc is of another run than its config.json"
+    checks.fail(where, "results.nc", "of the same run as the files beside it", got, DAMAGED)
 
 
 def _write_figure(folder: pathlib.Path, figure: Figure) -> None:
@@ -291,42 +328,8 @@ def _write_figure(folder: pathlib.Path, figure: Figure) -> None:
     figure.savefig(folder / "figure.png", dpi=200, metadata={"Software": None})
 
 
-def describe() -> dict[str, Any]:
-    """Versions, device and commit: what a run depends on besides its config."""
-    import importlib.metadata
-
-    import jax
-
-    versions = {"python": platform.python_version(), "dlsim": __version__}
-    versions.update({name: importlib.metadata.version(name) for name in PACKAGES})
-    devices = jax.devices()
-    return {
-        "versions": versions,
-        "platform": devices[0].platform,
-        "device_kind": devices[0].device_kind,
-        "num_devices": len(devices),
-        "num_processes": jax.process_count(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "num_cores": os.cpu_count(),
-        "x64": bool(jax.config.jax_enable_x64),  # type: ignore[attr-defined]
-        **commit(),
-    }
-
-
-def commit() -> dict[str, Any]:
-    """The checkout's commit and whether it was changed since; None outside of a checkout."""
-    root = pathlib.Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+def _flush(folder: pathlib.Path) -> None:
+    """Wait until everything in a folder is on disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

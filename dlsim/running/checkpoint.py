@@ -1,8 +1,16 @@
-"""Checkpoints through orbax: written atomically, verified when read, the one before taken if the newest is damaged."""
+"""Checkpoints through orbax: written atomically, verified when read, the one before taken if the newest is damaged.
+
+A checkpoint says of which process it is (`dlsim.running.identity`), and one process of the system at a time writes into
+a folder.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
+import os
 import pathlib
 import shutil
 import warnings
@@ -13,20 +21,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files, locks
 from dlsim.core import Array, PyTree
+from dlsim.running import identity as identities
 from dlsim.running.history import History
 from dlsim.running.meshes import is_leader, put, to_host, told
 
 KEPT = 2  # the newest and the one before
+LEAST_BYTES = 4 << 20  # what must be left on a disk for a checkpoint that takes so much or more (it is compressed)
+MARK = f"{files.SCRATCH}checkpoints"  # tells a folder of checkpoints from one whose folders have numbers for names
+_PARTS = ("_CHECKPOINT_METADATA", "meta", "state")  # what a checkpoint holds, unless it is damaged
+_FIX = "Resume with the settings of that run, or use another folder."
 
 
-def signature(shapes: PyTree, key: Array, every: int) -> dict[str, Any]:
+def signature(shapes: PyTree, key: Array, every: int, process: dict[str, Any] | None = None) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(shapes)
     described = [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves]
     structure = zlib.crc32("\n".join(described).encode())
-    return {"state": structure, "key": np.asarray(jax.random.key_data(key)).tolist(), "record_every": every}
+    held = {"state": structure, "key": np.asarray(jax.random.key_data(key)).tolist(), "record_every": every}
+    return held if process is None else {**held, "process": process}
 
 
 def _checksum(leaves: list[np.ndarray], identity: dict[str, Any], steps: list[int]) -> int:
@@ -53,27 +67,53 @@ class Store:
         self._folder = pathlib.Path(folder).absolute()
         self._identity = identity
         self._shared, self._writes = shared, not shared or is_leader()
-        reason = ""
+        self._has_failed = False
+        self._lock = contextlib.ExitStack()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self) -> None:
+        reason: ValueError | None = None
         if self._writes:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                reason = f" ({error.strerror})"
-        if self._any(bool(reason)):
-            checks.fail("simulate", "checkpoint_dir", "a folder that can be written", f"{folder}{reason}")
+                self._lock.enter_context(locks.inside(self._folder, "simulate", "checkpoint_dir", "Use another one."))
+                self._refuse_others()
+            except ValueError as error:
+                reason = error
+        if self._any(reason is not None):
+            if reason is not None:
+                raise reason
+            checks.fail("simulate", "checkpoint_dir", "a folder that process 0 can use", self._folder)
         if self._any(not self._folder.is_dir()):
-            checks.fail("simulate", "checkpoint_dir", "a folder that every process sees", folder, "Use a shared disk.")
+            fix = "Use a shared disk."
+            checks.fail("simulate", "checkpoint_dir", "a folder that every process sees", self._folder, fix)
         alone = jax.process_index()  # orbax is not to wait for the others
-        options = ocp.CheckpointManagerOptions(
+        options = self._ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
             create=False,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=self._writes,
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
+            multiprocessing_options=self._ocp.options.MultiprocessingOptions(
                 primary_host=alone, active_processes={alone}, barrier_sync_key_prefix=f"process_{alone}"
             ),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = self._ocp.CheckpointManager(self._folder, options=options)
+
+    def _refuse_others(self) -> None:
+        """One line if a folder here has a number for its name and is no checkpoint: the oldest ones are removed."""
+        is_marked = (self._folder / MARK).is_file()
+        numbered = [path for path in self._folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        foreign = [
+            path.name
+            for path in sorted(numbered)
+            if not any((path / part).exists() for part in _PARTS) and (any(path.iterdir()) or not is_marked)
+        ]
+        if foreign:
+            got = f"{self._folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
+            checks.fail("simulate", "checkpoint_dir", "a new folder, or one of checkpoints", got)
 
     def _any(self, said: bool) -> bool:
         """Whether any of the processes says so."""
@@ -100,12 +140,29 @@ class Store:
             "checksum": _checksum(leaves + rows, self._identity, history.steps),
         }
         args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args)
+        fix = "Free some space there, then resume."
+        try:
+            with files.writing("simulate", "checkpoint_dir", self._folder, fix):
+                # Where hardly anything is left it is told before orbax's many threads find out one by one.
+                needed = LEAST_BYTES // 16 + sum(leaf.nbytes for leaf in leaves + rows)
+                if shutil.disk_usage(self._folder).free < min(needed, LEAST_BYTES):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                (self._folder / MARK).touch()
+                _without_tracebacks()
+                self._manager.save(step, args=args)
+        except BaseException:
+            self._has_failed = True
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()  # other threads write on
+            for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)  # what did not fit
+            raise
 
     def close(self) -> None:
-        """Wait for the last write."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait for the last write, and let others have the folder."""
+        with self._lock, contextlib.suppress(*([Exception] if self._has_failed else [])):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def refuse_foreign(self) -> None:
         """One line if the folder already holds checkpoints: a fresh run must not mix with them."""
@@ -145,15 +202,16 @@ class Store:
     def _set_aside(self, step: int) -> None:
         """Out of the way, but not deleted: what could not be read may be a fault of this machine, not of the file."""
         if self._writes:
-            aside = self._folder / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self._folder / str(step)).rename(aside)
+            names = (f"damaged-{step}{f'-{count}' if count else ''}" for count in range(10**6))
+            (self._folder / str(step)).rename(
+                next(path for name in names if not (path := self._folder / name).exists())
+            )
         self._any(False)  # the others read on when it is gone
         self._manager.reload()
 
     def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
         """The named leaves of carry and rows, and the meta data; raises if anything is missing or has changed."""
-        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text())
+        meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
         tree = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore()))
         stored = [(part, tree["state"].get(part) or {}) for part in ("carry", "rows")]
         parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}
@@ -163,16 +221,27 @@ class Store:
         return parts, meta
 
     def _check_identity(self, meta: dict[str, Any]) -> None:
+        held = meta["identity"]
         for name, mine in self._identity.items():
-            theirs = meta["identity"].get(name)
-            if theirs != mine:
-                checks.fail(
-                    "simulate",
-                    "checkpoint_dir",
-                    f"one of this run (same {name.replace('_', ' ')})",
-                    f"{self._folder} with {name}={theirs}, not {mine}",
-                    "Resume with the settings of that run, or use another folder.",
-                )
+            if name != "process" and held.get(name) != mine:
+                rule = f"one of this run (same {name.replace('_', ' ')})"
+                got = f"{self._folder} with {name}={held.get(name)}, not {mine}"
+                checks.fail("simulate", "checkpoint_dir", rule, got, _FIX)
+        mine = self._identity.get("process")
+        if mine is None:
+            return
+        if "process" not in held:
+            message = "the checkpoint was written before they said of which process they are: check that it is this one"
+            warnings.warn(message, stacklevel=3)
+            return
+        changed = identities.difference(held["process"], mine)
+        apart = identities.versions_apart(held["process"], mine) if changed else ""
+        if apart and not changed.startswith(identities.A_NUMBER):
+            message = f"the checkpoint was written with {apart}; whether it is of this process cannot be told"
+            warnings.warn(f"{message} (it has {changed})", stacklevel=3)
+        elif changed:
+            rule, got = "one of this run (same process)", f"{self._folder} with {changed}"
+            checks.fail("simulate", "checkpoint_dir", rule, got, _FIX)
 
     def _rebuild(
         self, parts: dict[str, dict[str, np.ndarray]], steps: list[int], abstract: tuple[PyTree, PyTree], step: int
@@ -196,6 +265,18 @@ class Store:
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
         return leaves
+
+
+def _without_tracebacks() -> None:
+    """From now on orbax's threads do not log, each with its traceback, that a disk is full: that is raised as well."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or files.why_unwritable(error) is None
+
+    if not any(getattr(known, "__name__", "") == "keep" for known in logger.filters):
+        logger.addFilter(keep)
 
 
 def _name(i: int) -> str:

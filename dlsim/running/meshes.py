@@ -33,6 +33,7 @@ all of them can read.  `Run.state` is in parts; `to_host`, called by all, gives 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -123,17 +124,24 @@ def node_mesh(spec: Any, where: str = "simulate") -> Mesh:
         if AXIS not in spec.shape:
             checks.fail(where, "mesh", f"one with an axis {AXIS!r}", f"axes {', '.join(map(str, spec.axis_names))}")
         return _of_all(Mesh(spec.devices, spec.axis_names, axis_types=(AxisType.Auto,) * len(spec.axis_names)), where)
+    number = parse_number(spec, where)
+    devices = jax.devices()
+    if number > len(devices):
+        fix = f"Here: {len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}."
+        checks.fail(where, "mesh", "of devices that exist", f"{number} of them", fix)
+    return _of_all(jax.make_mesh((number,), (AXIS,), (AxisType.Auto,), devices=devices[:number]), where)
+
+
+def parse_number(spec: Any, where: str = "simulate", argument: str = "mesh") -> int:
+    """The number of devices that `4` or `"nodes=4"` asks for."""
     text = str(spec)
     name, equals, number = text.partition("=")
     if not equals:
         name, number = AXIS, text
-    if name != AXIS or not number.isdigit() or int(number) < 1:
-        checks.fail(where, "mesh", f"a number of devices or {AXIS}=4", repr(spec))
-    devices = jax.devices()
-    if int(number) > len(devices):
-        fix = f"Here: {len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''}."
-        checks.fail(where, "mesh", "of devices that exist", f"{number} of them", fix)
-    return _of_all(jax.make_mesh((int(number),), (AXIS,), (AxisType.Auto,), devices=devices[: int(number)]), where)
+    is_number = number.isascii() and number.isdecimal() and len(number) < 20
+    if name != AXIS or not is_number or int(number) < 1:
+        checks.fail(where, argument, f"a number of devices or {AXIS}=4", repr(spec))
+    return int(number)
 
 
 def _of_all(mesh: Mesh, where: str) -> Mesh:
@@ -213,7 +221,8 @@ def start_distributed(
     the others with it, after a while; Ctrl-C to any of them stops all between two chunks.
 
     Args:
-      coordinator: `host:port` of the process with id 0, the same for all.
+      coordinator: `host:port` of the process with id 0, the same for all.  That process listens there and nowhere else
+        (elsewhere, where the variable JAX_COORDINATOR_BIND_ADDRESS says so: behind address translation, say).
       num_processes: how many there are.
       process_id: which this is, from 0.
       With none of the three the environment says who is who (Slurm, Open MPI, TPU pods).
@@ -235,7 +244,8 @@ def start_distributed(
     # Else SIGTERM would only be noted, and a job that is cancelled or timed out would go on.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", coordinator)  # JAX by itself listens on every interface
+        jax.distributed.initialize(coordinator, num_processes, process_id, coordinator_bind_address=bound)
     except ValueError as error:
         fix = "Give coordinator, num_processes and process_id."
         checks.fail(where, "coordinator", "given where no cluster's environment is found", str(error).rstrip("."), fix)

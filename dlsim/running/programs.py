@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info, MeasureFn, Process, PyTree
-from dlsim.running import status
+from dlsim.running import identity as identities, status
 from dlsim.running.meshes import Placement, laid_over, place
 
 CHUNK_RECORDS = 256  # records a chunk can hold
@@ -45,6 +45,7 @@ class Programs(NamedTuple):
     shapes: tuple[Carry, Info]  # abstract, with the axes of runs leading
     compile_seconds: float
     bytes_needed: int = 0  # of the device, by the compiler's account; 0 if it gives none
+    identity: Callable[[], dict[str, Any]] | None = None  # of the process, to tell its checkpoints from others
 
 
 class Hoisted(NamedTuple):
@@ -145,6 +146,7 @@ class Executable(NamedTuple):
     shapes: tuple[Carry, Info]
     compile_seconds: float
     bytes_needed: int
+    traced: Traced
 
     def bind(self, data: Data) -> Programs:
         """The programs with the data of their runs."""
@@ -158,6 +160,7 @@ class Executable(NamedTuple):
             shapes=self.shapes,
             compile_seconds=self.compile_seconds,
             bytes_needed=self.bytes_needed,
+            identity=lambda: _identity(self.traced, data),
         )
 
 
@@ -189,7 +192,7 @@ def compile_traced(
     count = np.zeros((), np.int32)
     start_program = jax.jit(start, **first).lower(*data).compile()
     program = jax.jit(advance, donate_argnums=(2,), **then).lower(*data, carry, count, count).compile()
-    return Executable(start_program, program, (carry, row), time.perf_counter() - began, _bytes_needed(program))
+    return Executable(start_program, program, (carry, row), time.perf_counter() - began, _bytes_needed(program), traced)
 
 
 def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
@@ -198,10 +201,34 @@ def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh
     placement = None if mesh is None else place(process.num_nodes, mesh, network=process.network)
     with laid_over(mesh):
         traced = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
-        data = single(traced, key)
-        data = data if placement is None else placement.put(data)
+        whole = single(traced, key)
+        data = whole if placement is None else placement.put(whole)
         programs = compile_traced(traced, data, placement=placement).bind(data)
-    return programs._replace(compile_seconds=time.perf_counter() - began)
+
+    def identity() -> dict[str, Any]:
+        if mesh is None:
+            return _identity(traced, whole, process.network)
+        try:  # as one device traces it: a run may go on over another number of them
+            alone = trace(lambda _: (process, measure), {}, key.reshape(-1)[0])
+        except Exception:  # whatever a process that is written for a mesh raises without one
+            alone = traced
+        return _identity(alone, single(alone, key), process.network)
+
+    return programs._replace(compile_seconds=time.perf_counter() - began, identity=identity)
+
+
+def _identity(traced: Traced, data: Data, network: Any = None) -> dict[str, Any]:
+    """What the process is whose programs these are, with the data of its runs."""
+    held = jax.tree_util.tree_leaves_with_path(network)
+    names = {id(leaf): f"network{jax.tree_util.keystr(path)}" for path, leaf in held}
+    arrays = [
+        identities.Named(part, leaf, names.get(id(leaf), ""))
+        for part, leaves in zip(identities.PARTS, _merge(data.shared, data.own[0]), strict=True)
+        for leaf in leaves
+    ]
+    arrays += [identities.Named("step", value, name) for name, value in sorted(data.own[1].items())]
+    closed = {name: part.closed for name, part in zip(identities.PARTS, traced.parts, strict=True)}
+    return identities.identity(closed, arrays)
 
 
 def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any]]:

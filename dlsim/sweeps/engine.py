@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.running.history import History
-from dlsim.running.loop import Checkpoints, Interrupted, play
+from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import Placement, laid_over, place
 from dlsim.running.programs import Data, Executable, compile_traced
+from dlsim.running.stopping import Interrupted
 from dlsim.sweeps.estimate import HEADROOM, Need, memory_limit, readable
 from dlsim.sweeps.groups import Group, Member
 from dlsim.sweeps.layout import Layout, Tuner
@@ -68,7 +69,7 @@ class Engine:
     """Runs groups on this machine's devices."""
 
     def __init__(
-        self, store: Store, options: Options, progress: Progress, stopped: Callable[[], bool] = lambda: False
+        self, store: Store, options: Options, progress: Progress, stopped: Callable[[], int | None] = lambda: None
     ) -> None:
         self.store, self._options, self._progress, self._stopped = store, options, progress, stopped
         self._devices = options.devices or tuple(jax.local_devices())
@@ -174,7 +175,7 @@ class Engine:
                         return
                     block = waiting.pop()
                 try:
-                    self._play(group, block, layout, device, lambda: self._stopped() or bool(errors))
+                    self._play(group, block, layout, device, lambda: self._stopped() or len(errors))
                 except Exception as error:
                     errors.append(error)
                 except Interrupted as error:  # no Exception, so that nobody swallows it
@@ -187,16 +188,17 @@ class Engine:
                 list(pool.map(lane, [device for device, _ in places]))
         real = [error for error in errors if not isinstance(error, Interrupted)]
         for error in real:
-            if not any(text in str(error) for text in _OUT_OF_MEMORY):
+            # Of a disk that is full, storage says RESOURCE_EXHAUSTED too.
+            if files.why_unwritable(error) is not None or not any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise error
         if real:
             return real[0]
         if errors or self._stopped():
-            raise Interrupted("finished runs are kept")
+            raise Interrupted.by(self._stopped(), "finished runs are kept")
         return None
 
     def _play(
-        self, group: Group, block: list[Member], layout: Layout, device: Any, stopped: Callable[[], bool]
+        self, group: Group, block: list[Member], layout: Layout, device: Any, stopped: Callable[[], int | None]
     ) -> None:
         # The last block is filled up with its last run, so that all blocks share one program.
         filled = block + [block[-1]] * (layout.runs - len(block))

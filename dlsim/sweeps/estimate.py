@@ -107,10 +107,14 @@ def host_memory() -> int:
     """Bytes of main memory that are free for use, also under a limit of a container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
         group = pathlib.Path("/sys/fs/cgroup")
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        free = min(
+            free,
+            int((group / "memory.max").read_text(encoding="utf-8"))
+            - int((group / "memory.current").read_text(encoding="utf-8")),
+        )
     except (OSError, ValueError, StopIteration):
         pass
     return free

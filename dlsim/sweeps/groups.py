@@ -135,8 +135,8 @@ def _check_names(source: Source, traced: Traced) -> None:
 
 def _checked(source: Source, choice: Choice) -> Built:
     built = source.build(choice)
-    checks.integer(source.name, "num_steps", built.num_steps, 1)
-    checks.integer(source.name, "record.every", built.record.every, 1)
+    checks.count(source.name, "num_steps", built.num_steps, checks.MOST_STEPS)
+    checks.count(source.name, "record.every", built.record.every, checks.MOST_STEPS)
     if built.record.fn is None and built.process.measure is None:
         checks.fail(source.name, "record.fn", "given for a process that measures nothing", "None")
     return built

@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dlsim.sweeps.signature import content
+from dlsim.configs.beside import files_beside
+from dlsim.running.jaxpr_text import content
 
 NOT_BUILDING = (
     "get_config",
@@ -30,9 +31,9 @@ NOT_BUILDING = (
     "drawings",
     "main",
 )  # functions of a file that no run depends on
-_LOOKING = (
-    "analysis", "bench", "plotting", "report", "results", "running/progress_bar.py", "studies", "sweeps", "terminal",
-    "__main__.py", "experiment.py",
+NOT_DECIDING = (
+    "analysis", "bench", "environments/rendering", "plotting", "report", "results", "running/progress_bar.py",
+    "studies", "sweeps", "terminal", "__main__.py", "experiment.py", "files.py", "locks.py",
 )  # rooms and files of the package that no result depends on  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
@@ -42,8 +43,10 @@ _INSTALLED = tuple({pathlib.Path(sysconfig.get_path(name)).resolve() for name in
 
 
 def code_of_experiment(module: ModuleType, text: str) -> str:
-    """Digest of an experiment file and of the user's own modules that it imports."""
+    """Digest of an experiment file and of the user's own modules that it imports, wherever in it."""
     parts = [code_of_file(text)]
+    beside = files_beside(pathlib.Path(module.__file__)) if module.__file__ else []
+    parts += [f"module {code_of_file(path.read_text(encoding='utf-8'))}" for path in beside]
     for value in vars(module).values():
         other = value if isinstance(value, ModuleType) else inspect.getmodule(value) if callable(value) else None
         if other is not None and other is not module and _is_users(other):
@@ -66,14 +69,19 @@ def describe(value: Any) -> Any:
 
 
 @functools.cache
-def code_of_package() -> str:
+def code_of_package(root: pathlib.Path = _OWN) -> str:
     """Digest of this package's own code, less what only looks at results or talks to a terminal."""
     digest = hashlib.sha256()
-    for path in sorted(_OWN.rglob("*.py")):
-        inside = path.relative_to(_OWN)
-        if inside.parts[0] not in _LOOKING and inside.as_posix() not in _LOOKING:
-            digest.update(path.read_bytes())
+    for path in deciding_files(root):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def deciding_files(root: pathlib.Path = _OWN) -> list[pathlib.Path]:
+    """The files of the package that results may depend on, in order."""
+    inside = {path: path.relative_to(root) for path in sorted(root.rglob("*.py"))}
+    rooms = {pathlib.PurePosixPath(name) for name in NOT_DECIDING}
+    return [path for path, place in inside.items() if not rooms & {pathlib.PurePosixPath(place), *place.parents}]
 
 
 def code_of_file(text: str) -> str:

@@ -97,7 +97,7 @@ def from_experiment(
         decided.pop("num_seeds", None)
         return decided
 
-    code = code_of_experiment(experiment.module, experiment.path.read_text())
+    code = code_of_experiment(experiment.module, experiment.path.read_text(encoding="utf-8"))
     return Source(experiment.name, chosen, floats, list(seeds), build, settings, code)
 
 
@@ -113,7 +113,7 @@ def from_function(
     chosen = {key: _values(values) for key, values in axes.items()}
     floats = _check_axes("sweep", chosen)
     described = _Described(chosen)
-    steps = checks.integer("sweep", "num_steps", num_steps, 1)
+    steps = checks.count("sweep", "num_steps", num_steps, checks.MOST_STEPS)
     if record is not None:
         checks.instance("sweep", "record", record, Record, "Pass e.g. dlsim.Record(every=10).")
 

@@ -4,7 +4,7 @@ Ruan, Huang, Wen, Sun, Benchmarking LLMs' Swarm Intelligence, 2025.  Command: `d
 
 Ten agents on a grid of 10 x 10 that see k x k cells and push each other: pursuit, synchronization, foraging, flocking,
 transport, 100 rounds each.  The paper lets language models play them; here agents are random, or follow the scripts of
-`dlsim.environments.swarm.policies`, with messages to those in their window or without (the lights of synchronization need
+`dlsim.environments.swarm.scripts`, with messages to those in their window or without (the lights of synchronization need
 none), or act as independent PPO with shared parameters trained them to by the tasks' shaped rewards (silent, k = 5).  The
 paper's best models have with k = 5: pursuit 9.6, synchronization 12.6, foraging 5.8, transport 0.7 (11 of 13 models: 0);
 they are about other players, so no claim is made of them.
@@ -49,7 +49,7 @@ from dlsim import checks, environments, keys, marl, networks
 from dlsim.core import Feed
 from dlsim.environments.environment import Environment
 from dlsim.environments.policies import Policy, random_policy
-from dlsim.environments.swarm import policies as swarm_policies
+from dlsim.environments.swarm import scripts
 from dlsim.experiment import Claim
 from dlsim.learning.measures import only
 
@@ -190,7 +190,7 @@ def _learned(world: Environment, school: Environment, config: ConfigDict) -> dls
 def _script(task: str, config: ConfigDict, view: int, messages: bool) -> Policy:
     sizes = {"size": config.size} if task == "foraging" else {"height": config.size, "width": config.size}
     first = config.patience if task == "synchronization" else messages
-    made: Policy = getattr(swarm_policies, f"script_{task}")(first, view=view, **sizes)
+    made: Policy = getattr(scripts, f"script_{task}")(first, view=view, **sizes)
     return made
 
 

@@ -17,6 +17,7 @@ import pytest
 from contract import world
 from contract.table import CASES, Case
 from contract.wide import draws
+from patience import PATIENCE
 from toys import environment
 
 from dlsim import algorithms, keys, networks
@@ -330,7 +331,7 @@ def wide() -> dict[str, dict[str, object]]:
         [sys.executable, "-m", "contract.wide"],
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE,
         env=environment(JAX_ENABLE_X64="1"),
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html.parser
 import importlib
-import os
 import pathlib
 import re
 import shutil
@@ -12,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE
 
 import dlsim
 from dlsim.studies.experiment import run_experiment
@@ -42,13 +42,8 @@ reference/index
 """
 
 
-@pytest.fixture
-def tool():
-    """The generator, or a skip where the extra `docs` is not installed; where all tests must run it is."""
-    if not os.environ.get("DLSIM_REQUIRE_DATA"):
-        for name in ("sphinx", "furo", "myst_parser"):
-            pytest.importorskip(name)
-    return [sys.executable, "-W", "ignore"]
+TOOL = [sys.executable, "-W", "ignore"]
+needs_sphinx = pytest.mark.needs("sphinx", "furo", "myst_parser")
 
 
 @pytest.fixture
@@ -58,9 +53,9 @@ def symbols(monkeypatch):
     return importlib.import_module("symbols")
 
 
-def build(tool, root, out):
+def build(root, out):
     return subprocess.run(
-        [*tool, str(root / "docs" / "build.py"), str(out)], cwd=root, capture_output=True, text=True, timeout=300
+        [*TOOL, str(root / "docs" / "build.py"), str(out)], cwd=root, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -92,8 +87,9 @@ def read(path):
 
 
 @pytest.mark.slow
-def test_site_holds_every_symbol_and_asks_for_nothing(tool, tmp_path):
-    done = build(tool, ROOT, tmp_path / "site")
+@needs_sphinx
+def test_site_holds_every_symbol_and_asks_for_nothing(tmp_path):
+    done = build(ROOT, tmp_path / "site")
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stderr == ""
     pages = {path.relative_to(tmp_path / "site"): read(path) for path in (tmp_path / "site").rglob("*.html")}
@@ -124,7 +120,8 @@ def test_site_holds_every_symbol_and_asks_for_nothing(tool, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_gap_or_a_broken_link_stops_the_build(tool, tmp_path):
+@needs_sphinx
+def test_a_gap_or_a_broken_link_stops_the_build(tmp_path):
     """The same program on a package of one function and two pages."""
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.md", "how_to", "__pycache__"))
     (tmp_path / "dlsim").mkdir()
@@ -136,7 +133,7 @@ def test_a_gap_or_a_broken_link_stops_the_build(tool, tmp_path):
         package.write_text(code)
         index.write_text(text)
         shutil.rmtree(tmp_path / "site", ignore_errors=True)
-        return build(tool, tmp_path, tmp_path / "site")
+        return build(tmp_path, tmp_path / "site")
 
     sound = attempt()
     assert sound.returncode == 0, sound.stderr
@@ -299,6 +296,6 @@ def test_paths_and_commands_named_in_pages_exist():
         options = set(
             re.findall(r"--(?!config)([a-z][a-z-]+)", " ".join(re.findall(r"^ *dlsim .*$", text, flags=re.M)))
         )
-        known = (ROOT / "dlsim" / "terminal" / "cli.py").read_text()
+        known = (ROOT / "dlsim" / "terminal" / "options.py").read_text()
         missing += [f"{path.name}: --{name}" for name in options if f'"--{name}"' not in known]
     assert missing == []

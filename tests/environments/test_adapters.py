@@ -37,10 +37,12 @@ class Mixed:
         raise NotImplementedError
 
     def action_space(self, agent):
-        spaces = pytest.importorskip("jaxmarl.environments.spaces")
+        from jaxmarl.environments import spaces
+
         return spaces.Discrete(3) if agent == "a" else spaces.Box(0.0, 1.0, (2,))
 
 
+@pytest.mark.needs("jaxmarl")
 def test_mixed_actions_are_refused():
     with pytest.raises(ValueError, match="action spaces must be all Discrete or all Box, got Box, Discrete. Wrap"):
         from_jaxmarl(Mixed())
@@ -61,9 +63,11 @@ THEIRS = {
 }
 
 
+@pytest.mark.needs("jaxmarl")
 @pytest.mark.parametrize("name", THEIRS)
 def test_jaxmarl_environments_as_ours(name):
-    jaxmarl = pytest.importorskip("jaxmarl")
+    import jaxmarl
+
     num_agents, width, actions = THEIRS[name]
     environment = from_jaxmarl(jaxmarl.make(name))
     assert (environment.num_agents, environment.observation_space.shape) == (num_agents, width)
@@ -87,10 +91,13 @@ def test_jaxmarl_environments_as_ours(name):
         assert len(jax.eval_shape(environment.global_state, state).shape) == 1
 
 
+@pytest.mark.needs("jaxmarl")
 @pytest.mark.parametrize("name", ["MPE_simple_speaker_listener_v4", "coin_game", "switch_riddle"])
 def test_the_same_key_is_the_same_trajectory_from_jaxmarl(name):
     """Ours with `auto_reset` against JaxMARL's own step, which resets; spaces of different sizes are padded."""
-    theirs = pytest.importorskip("jaxmarl").make(name)
+    import jaxmarl
+
+    theirs = jaxmarl.make(name)
     ours = auto_reset(from_jaxmarl(theirs))
     agents, nums = theirs.agents, np.array([theirs.action_space(agent).n for agent in theirs.agents])
     if nums.min() < nums.max():
@@ -127,9 +134,9 @@ OURS = {
 }
 
 
+@pytest.mark.needs("jaxmarl")
 @pytest.mark.parametrize("name", OURS)
 def test_the_same_key_is_the_same_trajectory_to_jaxmarl_and_back(name):
-    pytest.importorskip("jaxmarl")
     environment = OURS[name]()
     theirs, native = to_jaxmarl(environment), auto_reset(environment)
     back, agents = from_jaxmarl(theirs), theirs.agents
@@ -176,9 +183,11 @@ def scan_rollout(step, reset, num_steps=12):
     return jax.jit(run)(KEY)[1]
 
 
+@pytest.mark.needs("jaxmarl")
 @pytest.mark.parametrize(("wrapper", "name"), [("LogWrapper", "tag"), ("MPELogWrapper", "simple_spread")])
 def test_log_wrappers(wrapper, name):
-    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    from jaxmarl.wrappers import baselines as wrappers
+
     theirs = getattr(wrappers, wrapper)(to_jaxmarl(OURS[name]()))
 
     def step(key, state):
@@ -193,8 +202,10 @@ def test_log_wrappers(wrapper, name):
     np.testing.assert_allclose(info["returned_episode_returns"][4], factor * rewards[:5].sum(0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.needs("jaxmarl")
 def test_rollouts_of_centralised_training():
-    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    from jaxmarl.wrappers import baselines as wrappers
+
     log = wrappers.MPELogWrapper(to_jaxmarl(simple_spread(max_steps=5)))
     manager = wrappers.CTRolloutManager(log, batch_size=4)
     assert (manager.obs_size, manager.max_action_space) == (18 + 3, 5)
@@ -210,8 +221,10 @@ def test_rollouts_of_centralised_training():
     np.testing.assert_array_equal(np.flatnonzero(dones["__all__"][:, 0]), [4, 9])
 
 
+@pytest.mark.needs("jaxmarl")
 def test_rollouts_of_the_skirmish_under_its_name():
-    wrappers = pytest.importorskip("jaxmarl.wrappers.baselines")
+    from jaxmarl.wrappers import baselines as wrappers
+
     environment = skirmish("3m", max_steps=5)
     theirs = to_jaxmarl(environment, name="skirmish_smax")
     assert theirs.state_size == 12 * 6 and theirs.num_allies == 3
@@ -226,8 +239,8 @@ def test_rollouts_of_the_skirmish_under_its_name():
     assert set(info) >= {"returned_won_episode", "returned_episode_returns"} and not dones["__all__"].any()
 
 
+@pytest.mark.needs("jaxmarl")
 def test_resetting_to_a_given_state():
-    pytest.importorskip("jaxmarl")
     theirs = to_jaxmarl(simple_spread(max_steps=1))
     first, start = theirs.reset(jax.random.key(7))
     _, state = theirs.reset(KEY)
@@ -238,8 +251,8 @@ def test_resetting_to_a_given_state():
     assert theirs.get_world_state(start).shape == (54,) and theirs.state_size == 54
 
 
+@pytest.mark.needs("jaxmarl")
 def test_floats_have_no_masks():
-    pytest.importorskip("jaxmarl")
     theirs = to_jaxmarl(simple_spread(continuous=True))
     assert theirs.action_space("agent_0").shape == (5,)
     _, state = theirs.reset(KEY)

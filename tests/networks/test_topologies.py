@@ -369,7 +369,7 @@ def test_a_hundred_thousand_nodes_in_seconds(name):
         "random_regular": lambda n: random_graphs.random_regular_graph(n, 10),
     }.get(name, GRAPHS[name])
     build(60)  # imports
-    start = time.perf_counter()
+    start = time.process_time()
     graph = build(100_000)
     assert graph.num_nodes >= 100_000
-    assert time.perf_counter() - start < 15  # 0.1 to 3 s on two free cores
+    assert time.process_time() - start < 15  # 0.1 to 3 s of a free core, whoever shares this one

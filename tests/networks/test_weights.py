@@ -108,10 +108,10 @@ def test_optimal_laplacian_step_beats_its_neighbours():
     assert rho("optimal") < min(rho(0.98 * best), rho(1.02 * best), rho(None))
 
 
+@pytest.mark.needs("cvxpy")
 def test_fastest_mixing_on_karate_and_on_the_path():
     import networkx as nx
 
-    pytest.importorskip("cvxpy")
     edges = np.array(nx.karate_club_graph().edges)
     karate = graph(34, edges[:, 0], edges[:, 1])
     edge_weights, self_weights = mixing_weights(karate, "fastest_mixing")

@@ -8,22 +8,11 @@ import re
 import shutil
 
 import pytest
+from patience import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-LIMIT = 180  # seconds a notebook, on two cores
-
-
-def packages():
-    """nbformat and nbclient; a skip without them, unless everything must be there."""
-    if os.environ.get("DLSIM_REQUIRE_DATA"):
-        import nbclient
-        import nbformat
-    else:
-        nbformat = pytest.importorskip("nbformat")
-        nbclient = pytest.importorskip("nbclient")
-        pytest.importorskip("ipykernel")
-    return nbformat, nbclient
+LIMIT = int(PATIENCE)
 
 
 def test_all_are_there_and_listed():
@@ -34,9 +23,12 @@ def test_all_are_there_and_listed():
 
 
 @pytest.mark.slow
+@pytest.mark.needs("nbformat", "nbclient", "ipykernel")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
-    nbformat, nbclient = packages()
+    import nbclient
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,12 +1,14 @@
 """Models by name, by hand and from flax; what cannot be node-stacked is refused in one line."""
 
+import functools
+import itertools
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen
+from flax import linen, nnx
 
 from dlsim.problems.models import Model, from_flax, lenet, mlp, resolve, softmax_regression
 
@@ -162,3 +164,103 @@ def test_a_model_by_hand_for_a_regression():
     assert resolve(model, data((5,), 0)) is model
     with pytest.raises(ValueError, match="outputs must be of shape"):
         resolve(model, data((5,), 10))
+
+
+# flax.nnx
+
+
+class NnxNet(nnx.Module):
+    """A convolution, a list of layers (whose keys are whole numbers), and dropout where it is asked for."""
+
+    def __init__(self, num_outputs=10, width=8, *, rngs, rate=None, depth=1):
+        self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
+        sizes = [6 * 6 * 4, *[width] * depth, num_outputs]
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
+        self.dropout = None if rate is None else nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.conv(x).reshape(x.shape[0], -1)
+        for layer in self.layers[:-1]:
+            x = nnx.relu(layer(x))
+        return self.layers[-1](x if self.dropout is None else self.dropout(x))
+
+
+SIX = (6, 6, 1)
+
+
+def of_rngs(rngs):
+    return NnxNet(rngs=rngs, depth=11)  # twelve layers: "10" sorts before "2"
+
+
+def test_an_nnx_module_made_of_rngs_starts_anew_with_every_key_and_computes_what_nnx_does():
+    model = resolve(of_rngs, data(SIX))
+    x = jax.random.normal(KEY, (3, *SIX))
+    for seed in range(2):
+        key = jax.random.key(seed)
+        params = model.init(key)
+        module = of_rngs(nnx.Rngs(key))
+        np.testing.assert_allclose(model.apply(params, x), module(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(params["layers"]["11"]["kernel"], module.layers[11].kernel[...])
+    partial = functools.partial(NnxNet, 10, depth=11)
+    np.testing.assert_array_equal(resolve(partial, data(SIX)).init(key)["conv"]["kernel"], params["conv"]["kernel"])
+    stacked = jax.vmap(model.init)(jax.random.split(KEY, 3))
+    outputs = jax.vmap(model.apply, (0, None))(stacked, x)
+    assert outputs.shape == (3, 3, 10) and not np.allclose(outputs[0], outputs[1])
+    gradient = jax.grad(lambda p: model.apply(p, x).sum())(params)
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(model.apply)(params, x))
+
+
+def test_an_nnx_module_made_already_starts_with_its_own_values_and_stays_as_it_is():
+    module = NnxNet(rngs=nnx.Rngs(5))
+    with pytest.warns(UserWarning, match=r"from_flax: all nodes and all seeds start with the values .* NnxNet") as said:
+        model = from_flax(module, SIX)
+    assert said[0].filename == __file__
+    x = jax.random.normal(KEY, (3, *SIX))
+    for seed in range(2):
+        np.testing.assert_allclose(model.apply(model.init(jax.random.key(seed)), x), module(x), rtol=1e-4, atol=1e-5)
+    assert module.conv.conv_general_dilated is jax.lax.conv_general_dilated
+    stacked = jax.vmap(model.init)(jax.random.split(KEY, 3))
+    np.testing.assert_array_equal(stacked["conv"]["kernel"][2], module.conv.kernel[...])
+
+
+def test_nnx_dropout_is_refused_unless_it_is_off_and_batch_norm_always():
+    def dropped(rngs):
+        return NnxNet(rngs=rngs, rate=0.5)
+
+    with pytest.raises(ValueError, match=r"from_flax: NnxNet must be a module that draws .*module\.eval\(\)"):
+        from_flax(dropped, SIX)
+
+    def off(rngs):
+        module = dropped(rngs)
+        module.eval()
+        return module
+
+    model, plain = from_flax(off, SIX), from_flax(lambda rngs: NnxNet(rngs=rngs), SIX)
+    x = jax.random.normal(KEY, (3, *SIX))
+    np.testing.assert_array_equal(model.apply(plain.init(KEY), x), plain.apply(plain.init(KEY), x))
+
+    class Normed(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(6, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(x)
+
+    with pytest.raises(ValueError, match=r"from_flax: Normed must be .* got BatchStat\. Use GroupNorm or LayerNorm"):
+        from_flax(Normed, (6,))
+
+
+def test_bad_nnx_models_get_one_clear_line():
+    with pytest.raises(ValueError, match=r"NnxNet must be a module that can be applied to inputs \[1, 5, 5, 1\]"):
+        resolve(of_rngs, data((5, 5, 1)))
+    with pytest.raises(ValueError, match=r"outputs must be of shape \[B, 7\]"):
+        resolve(of_rngs, data(SIX, 7))
+    with pytest.raises(
+        ValueError, match=r"resolve: model must be a function of \(input_shape, num_outputs\) .* got len"
+    ):
+        resolve(len, data(SIX))
+    with pytest.raises(ValueError, match=r"resolve: model\(input_shape, num_outputs\) must be a Model, got tuple"):
+        resolve(lambda shape, num: (shape, num), data(SIX))
+    with pytest.raises(ValueError, match=r"from_flax: module must be a function of rngs that makes .* got int"):
+        from_flax(lambda rngs: 3, SIX)

@@ -8,6 +8,7 @@ import shutil
 import time
 
 import pytest
+from patience import PATIENCE
 
 from dlsim.report import write_report
 from report import runs
@@ -25,13 +26,14 @@ FLAGS = [
 ]
 
 
+pytestmark = pytest.mark.needs("selenium")
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not os.environ.get("DLSIM_REQUIRE_BROWSER"):
-        if chromium is None or driver is None:
-            pytest.skip("needs Chromium and its driver")
-        pytest.importorskip("selenium")
+    if not os.environ.get("DLSIM_REQUIRE_BROWSER") and (chromium is None or driver is None):
+        pytest.skip("needs Chromium and its driver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
@@ -160,7 +162,7 @@ def test_the_network_has_a_slider_and_plays(browser, site):
     assert find(browser, "#network-at").text == "0" and fills() != last and len(set(fills())) == 1
     find(browser, "#network-play").click()
     assert find(browser, "#network-play").get_attribute("aria-pressed") == "true"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while find(browser, "#network-at").text != "40" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert fills() == last and find(browser, "#network-play").text == "Play"

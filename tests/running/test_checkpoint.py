@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from patience import PATIENCE
 from toy_run import everything, run_walk
 from toys import environment, walk
 
@@ -236,7 +237,7 @@ def start(folder: pathlib.Path, out: pathlib.Path, num_steps: int) -> subprocess
 
 def wait_for_progress(process: subprocess.Popen[str], folder: pathlib.Path, beyond: int) -> None:
     """Until a checkpoint of a step after `beyond` is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if folder.exists() and any(step > beyond for step in steps_in(folder)):
             return
@@ -256,7 +257,7 @@ def test_killed_at_any_moment_and_resumed_equals_unbroken(tmp_path: pathlib.Path
             assert process.poll() is None, "the run ended before it could be killed"
         finally:
             process.kill()
-            process.communicate(timeout=20)
+            process.communicate(timeout=PATIENCE)
         assert not out.exists()
         reached = max(steps_in(folder))
         assert reached < num_steps
@@ -272,7 +273,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path: pathlib.Path) -> None
     try:
         wait_for_progress(process, folder, 0)
         process.send_signal(signal.SIGINT)
-        printed, errors = process.communicate(timeout=60)
+        printed, errors = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 130, errors[-2000:]

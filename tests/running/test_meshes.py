@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from contract.table import CASES
 from jax.sharding import AxisType, Mesh, PartitionSpec
+from patience import PATIENCE
 from toys import environment, walk
 
 from dlsim import Record, meshes, networks, simulate
@@ -27,7 +28,7 @@ FAST_COMPILES = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive
 def run(what: str) -> dict[str, dict]:
     world = environment(XLA_FLAGS=FAST_COMPILES)
     done = subprocess.run(
-        [sys.executable, "-m", "running.mesh_run", what], env=world, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "running.mesh_run", what], env=world, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

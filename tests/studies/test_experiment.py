@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import xarray
+from patience import PATIENCE
 
 from dlsim import checks, results
 from dlsim.configs import apply_overrides, load_experiment, make_config
@@ -225,7 +226,7 @@ def test_killed_run_resumes_to_the_same_results(tmp_path, finished):
     try:
         _wait_for(lambda: any((out / PARTIAL / "blocks").glob("*.npz")), child)
         child.send_signal(signal.SIGKILL)
-        child.wait(30)
+        child.wait(PATIENCE)
     finally:
         child.kill()
     assert child.returncode == -signal.SIGKILL
@@ -235,7 +236,7 @@ def test_killed_run_resumes_to_the_same_results(tmp_path, finished):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
-def _wait_for(condition, child, seconds=120.0):
+def _wait_for(condition, child, seconds=PATIENCE):
     began = time.monotonic()
     while not condition():
         if child.poll() is not None or time.monotonic() - began > seconds:

@@ -14,6 +14,7 @@ import jax
 import killed_sweep
 import numpy as np
 import pytest
+from patience import PATIENCE
 from tiny_sweeps import RECORD, STEPS, quadratic, walk
 from toys import environment
 
@@ -254,11 +255,11 @@ def test_killed_at_any_moment(tmp_path):
             [sys.executable, "-m", "killed_sweep", str(out)], env=environment(), cwd=HERE, stderr=subprocess.DEVNULL
         )
         began = time.monotonic()
-        while done_in(out) < min(kept + 2, total) and child.poll() is None and time.monotonic() - began < 60:
+        while done_in(out) < min(kept + 2, total) and child.poll() is None and time.monotonic() - began < PATIENCE:
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         child.kill()
-        child.wait(30)
+        child.wait(PATIENCE)
         assert done_in(out) >= kept  # nothing that was finished is lost
         kept = done_in(out)
     assert 0 < kept < total
@@ -286,10 +287,10 @@ def test_ctrl_c_of_another_process(tmp_path):
     try:
         began = time.monotonic()
         while done_in(tmp_path / "out") < 2:
-            assert child.poll() is None and time.monotonic() - began < 60
+            assert child.poll() is None and time.monotonic() - began < PATIENCE
             time.sleep(0.02)
         child.send_signal(signal.SIGINT)
-        printed, err = child.communicate(timeout=60)
+        printed, err = child.communicate(timeout=PATIENCE)
     finally:
         child.kill()
     assert child.returncode == 130 and printed.startswith("Interrupted: ") and "Traceback" not in err

@@ -54,15 +54,15 @@ def for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_a_ray_cluster_of_two_workers(here: xarray.Dataset, for_workers: None) -> None:
-    pytest.importorskip("ray")
     found = dlsim.sweep(make, AXES, seed=[0, 1], num_steps=STEPS, progress=False, workers=RayWorkers(2))
     equal(found, here)
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_a_lost_ray_worker_is_replaced(tmp_path: pathlib.Path, here: xarray.Dataset, for_workers: None) -> None:
-    pytest.importorskip("ray")
     os.environ.pop("DLSIM_TEST_WORKER")  # planning here must not die
     axes = {**AXES, "folder": [str(tmp_path)]}
     import ray
@@ -79,10 +79,10 @@ def test_a_lost_ray_worker_is_replaced(tmp_path: pathlib.Path, here: xarray.Data
 
 
 @pytest.mark.slow
+@pytest.mark.needs("submitit")
 def test_submitit_processes_write_into_the_folder(
     tmp_path: pathlib.Path, here: xarray.Dataset, for_workers: None
 ) -> None:
-    pytest.importorskip("submitit")
     out = tmp_path / "sweep"
     found = dlsim.sweep(make, AXES, seed=[0, 1], num_steps=STEPS, progress=False, out=out, workers="local:2")
     equal(found, here)
@@ -94,10 +94,10 @@ def test_submitit_processes_write_into_the_folder(
 
 
 @pytest.mark.slow
+@pytest.mark.needs("submitit")
 def test_a_lost_job_is_submitted_again(
     tmp_path: pathlib.Path, here: xarray.Dataset, for_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("submitit")
     mark = tmp_path / "mark"
     mark.mkdir()
     axes = {**AXES, "folder": [str(mark)]}

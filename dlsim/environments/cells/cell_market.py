@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Process
-from dlsim.environments.cells import market, radio as radios
-from dlsim.environments.cells.radio import Radio
+from dlsim.environments.cells.radio import Radio, check_radio, links, scatter, side
+from dlsim.environments.environment import check_size
+from dlsim.environments.markets import fisher
 
 SOURCE = "Mukherjee and Huberman, 2020 (the mechanism is proportional response: Wu and Zhang, STOC 2007)"
 BYTES = 8  # of a message: an identity and a float
@@ -65,57 +66,58 @@ def cell_market(
     num_users = checks.integer(where, "num_users", num_users, 1)
     num_stations = checks.integer(where, "num_stations", num_stations, 2)
     cluster = checks.integer(where, "cluster", cluster, 1, num_stations - 1)
+    check_size(where, num_users=num_users, cluster=cluster)
     checks.number(where, "bandwidth", bandwidth, 0.0)
     checks.number(where, "uncertainty", uncertainty, 0.0)
     optimum_rounds = checks.integer(where, "optimum_rounds", optimum_rounds, 1)
     radio = Radio() if radio is None else radio
-    radios.check_radio(where, radio)
+    check_radio(where, radio)
     budgets = jnp.ones(num_users)
 
     def init(key: Array) -> CellMarketState:
-        length = radios.side(radio, num_stations)
-        stations = radios.scatter(keys.stream(key, "stations"), num_stations, length)
-        users = radios.scatter(keys.stream(key, "users"), num_users, length)
-        made = radios.links(radio, users, stations, keys.stream(key, "shadowing"), cluster)
+        length = side(radio, num_stations)
+        stations = scatter(keys.stream(key, "stations"), num_stations, length)
+        users = scatter(keys.stream(key, "users"), num_users, length)
+        made = links(radio, users, stations, keys.stream(key, "shadowing"), cluster)
         near, worth = made.near, made.efficiency
         noise = keys.node_normal(keys.stream(key, "belief"), jnp.arange(num_users), cluster)
         supply = jnp.full(num_stations, bandwidth, jnp.float32)
-        best = market.fisher_market(near, worth, budgets, supply, optimum_rounds).trade
-        price = jnp.sum(budgets) / jnp.maximum(jnp.sum(supply), market.TINY)
+        best = fisher.fisher_market(near, worth, budgets, supply, optimum_rounds).trade
+        price = jnp.sum(budgets) / jnp.maximum(jnp.sum(supply), fisher.TINY)
         order = jax.random.permutation(keys.stream(key, "order"), num_users)
         others = (
-            market.equal_share(near, worth, supply, "first"),
-            market.equal_share(near, worth, supply, "best"),
-            market.equal_share(near, worth, supply, "all"),
-            market.random_matching(keys.stream(key, "matching"), near, worth, supply),
-            market.posted_price(near, worth, budgets, supply, price, order),
+            fisher.equal_share(near, worth, supply, "first"),
+            fisher.equal_share(near, worth, supply, "best"),
+            fisher.equal_share(near, worth, supply, "all"),
+            fisher.random_matching(keys.stream(key, "matching"), near, worth, supply),
+            fisher.posted_price(near, worth, budgets, supply, price, order),
             best,
         )
         return CellMarketState(
             near=near,
             worth=worth,
             believed=worth * jnp.exp(uncertainty * noise),
-            bids=market.start_bids(worth, budgets),
+            bids=fisher.start_bids(worth, budgets),
             rates=jnp.zeros(num_users),
             prices=jnp.zeros(num_stations),
             others=jnp.stack([trade.rates for trade in others]),
-            best=market.log_utility(budgets, best.rates),
+            best=fisher.log_utility(budgets, best.rates),
             round=jnp.int32(0),
         )
 
     def step(key: Array, state: CellMarketState) -> tuple[CellMarketState, Info]:
         del key
         supply = jnp.full(num_stations, bandwidth, jnp.float32)
-        thought = market.clear(state.near, state.believed, state.bids, supply)
-        bids = market.respond(state.believed, thought, budgets, state.bids)
+        thought = fisher.clear(state.near, state.believed, state.bids, supply)
+        bids = fisher.respond(state.believed, thought, budgets, state.bids)
         rates = jnp.sum(state.worth * thought.allocation, axis=1)
         return state._replace(bids=bids, rates=rates, prices=thought.prices, round=state.round + 1), {}
 
     def measure(state: CellMarketState, info: Info) -> Info:
         del info
         rates = jnp.concatenate([state.rates[None], state.others])
-        means = jnp.exp(jnp.mean(jnp.log(jnp.maximum(rates, market.TINY)), axis=1))
-        gap = (state.best - market.log_utility(budgets, state.rates)) / jnp.sum(budgets)
+        means = jnp.exp(jnp.mean(jnp.log(jnp.maximum(rates, fisher.TINY)), axis=1))
+        gap = (state.best - fisher.log_utility(budgets, state.rates)) / jnp.sum(budgets)
         has_begun = state.round > 0
         return {
             "utility_gap": jnp.where(has_begun, gap, jnp.nan),

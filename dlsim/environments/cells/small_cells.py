@@ -10,9 +10,9 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info
-from dlsim.environments.cells import market, radio as radios
-from dlsim.environments.cells.radio import Links, Radio
-from dlsim.environments.environment import Environment, box
+from dlsim.environments.cells.radio import Links, Radio, check_radio, links, scatter, side
+from dlsim.environments.environment import Environment, box, check_size
+from dlsim.environments.markets import fisher
 from dlsim.environments.policies import Policy
 
 SOURCE = "Mukherjee and Huberman, 2020 (abstract; the mechanism is ours)"
@@ -65,7 +65,7 @@ def small_cells(
     lost (`D = primary_bandwidth (log2(1 + SINR) - log2(1 + SINR / drop))` Mbit/s) until the handover is over.  Actions are
     `[A, C]`, from 0 to 1: parts of what it may spend (`budget`, if it has the tokens) that are bid on each station of its
     cluster; parts that sum to more than 1 are scaled down, those of users whose link is well do not count.  Stations
-    divide their spare bandwidth in proportion to the bids (`market.clear`); what a user buys it can use from
+    divide their spare bandwidth in proportion to the bids (`fisher.clear`); what a user buys it can use from
     `negotiation` rounds after its link broke.  Bids cost their sum per `lease` of time.
 
     Sees, of its cluster in order of distance: spectral efficiency, MHz it bought in the last round, price, `[C]` each; and
@@ -101,20 +101,22 @@ def small_cells(
     cluster = checks.integer(where, "cluster", cluster, 1, num_stations - 1)
     max_steps = checks.integer(where, "max_steps", max_steps, 1)
     negotiation = checks.integer(where, "negotiation", negotiation, 0)
-    checks.number(where, "handover", handover, ROUND)
+    check_size(where, num_users=num_users, cluster=cluster)
+    checks.known(where, "handover", handover)
+    checks.number(where, "handover", handover, ROUND, ROUND * checks.LARGEST_INTEGER)
     for name, value in (("primary_bandwidth", primary_bandwidth), ("lease", lease), ("most_tokens", most_tokens)):
         checks.number(where, name, value, 0.0, open_minimum=True)
     positive = {"bandwidth": bandwidth, "speed": speed, "blockages": blockages, "drop_db": drop_db}
     for name, value in {**positive, "budget": budget, "refill": refill}.items():
         checks.number(where, name, value, 0.0)
     radio = Radio() if radio is None else radio
-    radios.check_radio(where, radio)
+    check_radio(where, radio)
     horizon = round(handover / ROUND)
     everyone = jnp.arange(num_users)
 
     def linked(seed: Array, users: Array, stations: Array) -> Links:
         key = jax.random.fold_in(jax.random.key(0), seed)
-        return radios.links(radio, users, stations, key, cluster)
+        return links(radio, users, stations, key, cluster)
 
     def demand(state: CellsState) -> Array:
         sinr = state.links.serving_sinr
@@ -129,9 +131,9 @@ def small_cells(
         ).astype(jnp.float32)
 
     def reset(key: Array) -> tuple[CellsState, Array]:
-        length = radios.side(radio, num_stations)
-        stations = radios.scatter(keys.stream(key, "stations"), num_stations, length)
-        users = radios.scatter(keys.stream(key, "users"), num_users, length)
+        length = side(radio, num_stations)
+        stations = scatter(keys.stream(key, "stations"), num_stations, length)
+        users = scatter(keys.stream(key, "users"), num_users, length)
         angle = 2 * jnp.pi * keys.node_uniform(keys.stream(key, "heading"), everyone, 1)
         seed = jax.random.bits(keys.stream(key, "shadowing"), (), jnp.uint32)
         zeros = jnp.zeros(num_users)
@@ -162,7 +164,7 @@ def small_cells(
 
     def trade(state: CellsState, bids: Array) -> CellsState:
         supply = jnp.full(num_stations, bandwidth, jnp.float32)
-        made = market.clear(state.links.near, state.links.efficiency, bids, supply)
+        made = fisher.clear(state.links.near, state.links.efficiency, bids, supply)
         wanted, age = demand(state), horizon - state.blocked
         extra = jnp.where((state.blocked > 0) & (age >= negotiation), made.rates, 0.0)
         had = jnp.minimum(extra, wanted)
@@ -179,7 +181,7 @@ def small_cells(
         )
 
     def move(key: Array, state: CellsState) -> CellsState:
-        length = radios.side(radio, num_stations)
+        length = side(radio, num_stations)
         users = state.users + ROUND * state.heading
         outside = (users < 0) | (users > length)
         users = jnp.clip(jnp.where(users < 0, -users, jnp.where(users > length, 2 * length - users, users)), 0, length)
@@ -198,17 +200,17 @@ def small_cells(
         wanted = demand(state)
         traded = trade(state, bid(state, actions))
         lacks = jnp.maximum(wanted - traded.extra, 0.0)
-        rewards = jnp.where(wanted > 0, -lacks / jnp.maximum(wanted, market.TINY), 0.0)
+        rewards = jnp.where(wanted > 0, -lacks / jnp.maximum(wanted, fisher.TINY), 0.0)
         after = move(key, traded)
         over = after.step >= max_steps
         info = {"is_over": over, "is_truncated": over}
         return after, observe(after), rewards, jnp.full(num_users, over), info
 
     def metrics(state: CellsState) -> dict[str, Array]:
-        count = jnp.maximum(state.wanted_by_age, market.TINY)
+        count = jnp.maximum(state.wanted_by_age, fisher.TINY)
         share = state.got_by_age / count
         return {
-            "lost_share": state.lost / jnp.maximum(state.wanted, market.TINY),
+            "lost_share": state.lost / jnp.maximum(state.wanted, fisher.TINY),
             "num_blocked": jnp.sum(state.blocked > 0),
             "mean_price": jnp.mean(state.prices),
             "revenue": jnp.sum(state.prices) * bandwidth,
@@ -251,13 +253,14 @@ class BidderMemory(NamedTuple):
 
 
 def script_bidding(cluster: int = 3, *, is_capped: bool = True) -> Policy:
-    """Proportional response: bid where the worth came from (`market.respond`), at first equally.
+    """Proportional response: bid where the worth came from (`fisher.respond`), at first equally.
 
     Args:
       cluster: C of `small_cells`.
-      is_capped: spend no more than the wanted rate needs (`market.spend`).
+      is_capped: spend no more than the wanted rate needs (`fisher.spend`).
     """
     cluster = checks.integer("script_bidding", "cluster", cluster, 1)
+    checks.flag("script_bidding", "is_capped", is_capped)
 
     def init(num_agents: int) -> BidderMemory:
         return BidderMemory(jnp.full((num_agents, cluster), 1.0 / cluster), jnp.ones(num_agents))
@@ -269,11 +272,11 @@ def script_bidding(cluster: int = 3, *, is_capped: bool = True) -> Policy:
         is_broken, wanted = seen[:, -3] > 0, seen[:, -2]
         rates = jnp.sum(worth * bought, axis=1)
         begins = (rates <= 0) | ~is_broken
-        last = market.Trade(jnp.zeros(()), bought, rates)
-        shares = market.respond(worth, last, jnp.ones_like(rates), memory.shares)
+        last = fisher.Trade(jnp.zeros(()), bought, rates)
+        shares = fisher.respond(worth, last, jnp.ones_like(rates), memory.shares)
         shares = jnp.where(begins[:, None], 1.0 / cluster, shares)
         ones = jnp.ones_like(rates)
-        needed = market.spend(ones, memory.spent, rates, wanted) if is_capped else ones
+        needed = fisher.spend(ones, memory.spent, rates, wanted) if is_capped else ones
         spent = jnp.where(begins, 1.0, needed)
         return BidderMemory(shares, spent), shares * spent[:, None], None
 

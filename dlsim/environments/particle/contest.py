@@ -7,9 +7,9 @@ import numpy as np
 
 from dlsim.core import Array, Info
 from dlsim.environments.environment import Environment
-from dlsim.environments.particle import world as particle
+from dlsim.environments.geometry import length, offsets, others, touches
 from dlsim.environments.particle.cooperation import NO_LIMIT, check_counts, rows
-from dlsim.environments.particle.world import ParticleState, Task, length, offsets, others, touches
+from dlsim.environments.particle.world import ParticleState, Task, make, world_of
 
 PUSH_COLOURS = np.array([0.1, 0.9, 0.1, 0.1, 0.1, 0.9], np.float32)  # of the two landmarks
 
@@ -43,13 +43,13 @@ def tag(
 
     Args:
         num_good, num_adversaries, num_obstacles: how many.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
 
     Differs: with several prey JaxMARL reads the contacts of a prey at the row of the agent, out of range, so that it gets
     the last prey's; here each gets its own.
     """
     check_counts("tag", num_good=num_good, num_adversaries=num_adversaries, num_obstacles=num_obstacles)
-    world = particle.world_of(
+    world = world_of(
         [(num_adversaries, 0.075, 3.0, 1.0), (num_good, 0.05, 4.0, 1.3)],
         [(num_obstacles, 0.2)],
         agents_collide=True,
@@ -78,7 +78,7 @@ def tag(
 
     names = names_of(num_adversaries, num_good)
     task = Task("tag", world, observe, rewards, agent_names=names, adversaries=n, metrics=metrics)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def adversary(
@@ -91,10 +91,10 @@ def adversary(
 
     Args:
         num_good, num_adversaries, num_landmarks: how many.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
     check_counts("adversary", num_good=num_good, num_adversaries=num_adversaries, num_landmarks=num_landmarks)
-    world = particle.world_of([(num_adversaries + num_good, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.08)])
+    world = world_of([(num_adversaries + num_good, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.08)])
     n = num_adversaries
 
     def observe(state: ParticleState) -> Array:
@@ -109,7 +109,7 @@ def adversary(
 
     names = names_of(num_adversaries, num_good)
     task = Task("adversary", world, observe, rewards, num_goals=1, agent_names=names, adversaries=n)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def push(num_good: int = 1, num_adversaries: int = 1, max_steps: int = 26, continuous: bool = False) -> Environment:
@@ -121,11 +121,11 @@ def push(num_good: int = 1, num_adversaries: int = 1, max_steps: int = 26, conti
 
     Args:
         num_good, num_adversaries: how many.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
     check_counts("push", num_good=num_good, num_adversaries=num_adversaries)
     num_agents, n = num_adversaries + num_good, num_adversaries
-    world = particle.world_of([(num_agents, 0.05, 5.0, NO_LIMIT)], [(2, 0.2)], agents_collide=True)
+    world = world_of([(num_agents, 0.05, 5.0, NO_LIMIT)], [(2, 0.2)], agents_collide=True)
 
     def observe(state: ParticleState) -> Array:
         to_landmarks = offsets(state.positions, state.landmarks)
@@ -142,7 +142,7 @@ def push(num_good: int = 1, num_adversaries: int = 1, max_steps: int = 26, conti
 
     names = names_of(num_adversaries, num_good)
     task = Task("push", world, observe, rewards, num_goals=1, agent_names=names, adversaries=n)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def crypto(max_steps: int = 26, continuous: bool = False) -> Environment:
@@ -153,9 +153,9 @@ def crypto(max_steps: int = 26, continuous: bool = False) -> Environment:
     Rows: Eve, Alice, Bob.  Sees: Eve what Alice said; Alice word and key; Bob the key and what Alice said.
 
     Args:
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
-    world = particle.world_of(
+    world = world_of(
         [(3, 0.05, 5.0, NO_LIMIT)],
         [(2, 0.05)],
         can_move=np.zeros(3, bool),
@@ -184,7 +184,7 @@ def crypto(max_steps: int = 26, continuous: bool = False) -> Environment:
 
     names = ("eve_0", "alice_0", "bob_0")
     task = Task("crypto", world, observe, rewards, num_goals=2, agent_names=names, adversaries=1)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def world_comm(
@@ -206,12 +206,18 @@ def world_comm(
 
     Args:
         num_good, num_adversaries, num_obstacles, num_food, num_forests: how many; the leader is the first adversary.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
-    check_counts("world_comm", num_good=num_good, num_adversaries=num_adversaries, num_obstacles=num_obstacles)
-    check_counts("world_comm", num_food=num_food, num_forests=num_forests)
+    check_counts(
+        "world_comm",
+        num_good=num_good,
+        num_adversaries=num_adversaries,
+        num_obstacles=num_obstacles,
+        num_food=num_food,
+        num_forests=num_forests,
+    )
     n, num_agents = num_adversaries, num_adversaries + num_good
-    world = particle.world_of(
+    world = world_of(
         [(n, 0.075, 3.0, 1.0), (num_good, 0.045, 4.0, 1.3)],
         [(num_obstacles, 0.2), (num_food, 0.03), (num_forests, 0.3)],
         agents_collide=True,
@@ -247,4 +253,4 @@ def world_comm(
 
     names = ("leadadversary_0", *names_of(n - 1, num_good))
     task = Task("world_comm", world, observe, rewards, agent_names=names, adversaries=n)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Info
 from dlsim.environments.environment import Environment
-from dlsim.environments.particle import world as particle
-from dlsim.environments.particle.world import ParticleState, Task, length, offsets, others, touches
+from dlsim.environments.geometry import length, offsets, others, touches
+from dlsim.environments.particle.world import ParticleState, Task, make, world_of
 
 NO_LIMIT = float("inf")
 
@@ -20,9 +22,12 @@ def rows(*parts: Array) -> Array:
 
 
 def check_counts(where: str, **counts: int) -> None:
-    """How many agents or landmarks of a kind there are: at least one each."""
+    """How many agents or landmarks of a kind there are: at least one each, and pairs that can be numbered."""
     for argument, value in counts.items():
         checks.integer(where, argument, value, 1)
+    total, most = sum(counts.values()), math.isqrt(checks.LARGEST_INTEGER)
+    if total > most:
+        checks.fail(where, " + ".join(counts), f"at most {most}, of which all see all", total, "Use fewer.")
 
 
 def simple(num_agents: int = 1, num_landmarks: int = 1, max_steps: int = 26, continuous: bool = False) -> Environment:
@@ -32,10 +37,10 @@ def simple(num_agents: int = 1, num_landmarks: int = 1, max_steps: int = 26, con
 
     Args:
         num_agents, num_landmarks: A and L.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
     check_counts("simple", num_agents=num_agents, num_landmarks=num_landmarks)
-    world = particle.world_of([(num_agents, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.2)])
+    world = world_of([(num_agents, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.2)])
 
     def observe(state: ParticleState) -> Array:
         return rows(state.velocities, offsets(state.positions, state.landmarks))
@@ -43,7 +48,7 @@ def simple(num_agents: int = 1, num_landmarks: int = 1, max_steps: int = 26, con
     def rewards(state: ParticleState) -> Array:
         return -jnp.sum(jnp.square(offsets(state.positions, state.landmarks)), axis=(1, 2))
 
-    return particle.make(Task("simple", world, observe, rewards), max_steps, continuous)
+    return make(Task("simple", world, observe, rewards), max_steps, continuous)
 
 
 def simple_spread(
@@ -62,11 +67,11 @@ def simple_spread(
     Args:
         num_agents, num_landmarks: A and L.
         local_ratio: weight of an agent's own contacts, in [0, 1]; may be traced.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
     check_counts("simple_spread", num_agents=num_agents, num_landmarks=num_landmarks)
     checks.probability("simple_spread", "local_ratio", local_ratio)
-    world = particle.world_of([(num_agents, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.05)], agents_collide=True)
+    world = world_of([(num_agents, 0.15, 5.0, NO_LIMIT)], [(num_landmarks, 0.05)], agents_collide=True)
     radii = world.radii[:num_agents]
     silence = np.zeros((num_agents, 2 * (num_agents - 1)), np.float32)
 
@@ -89,7 +94,7 @@ def simple_spread(
         return {"gap": jnp.mean(gaps(state)), "num_contacts": jnp.sum(contacts(state)) // 2}
 
     task = Task("simple_spread", world, observe, rewards, metrics=metrics)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def speaker_listener(max_steps: int = 26, continuous: bool = False) -> Environment:
@@ -100,9 +105,9 @@ def speaker_listener(max_steps: int = 26, continuous: bool = False) -> Environme
     velocity, the landmarks' offsets, and what the speaker said.
 
     Args:
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
-    world = particle.world_of(
+    world = world_of(
         [(2, 0.075, 5.0, NO_LIMIT)],
         [(3, 0.04)],
         can_move=np.array([False, True]),
@@ -125,7 +130,7 @@ def speaker_listener(max_steps: int = 26, continuous: bool = False) -> Environme
 
     names = ("speaker_0", "listener_0")
     task = Task("speaker_listener", world, observe, rewards, num_goals=1, agent_names=names, metrics=metrics)
-    return particle.make(task, max_steps, continuous)
+    return make(task, max_steps, continuous)
 
 
 def reference(local_ratio: float = 0.5, max_steps: int = 26, continuous: bool = False) -> Environment:
@@ -137,11 +142,11 @@ def reference(local_ratio: float = 0.5, max_steps: int = 26, continuous: bool = 
 
     Args:
         local_ratio: weight of the own reward, in [0, 1]; may be traced.
-        max_steps, continuous: as in `particle.make`.
+        max_steps, continuous: as in `particle.world.make`.
     """
     checks.probability("reference", "local_ratio", local_ratio)
     speaking = np.ones(2, bool)
-    world = particle.world_of([(2, 0.15, 5.0, NO_LIMIT)], [(3, 0.2)], can_speak=speaking, num_symbols=10)
+    world = world_of([(2, 0.15, 5.0, NO_LIMIT)], [(3, 0.2)], can_speak=speaking, num_symbols=10)
 
     def observe(state: ParticleState) -> Array:
         colours = jnp.where(state.goals[::-1, None] == jnp.arange(3), 0.75, 0.25)
@@ -154,6 +159,4 @@ def reference(local_ratio: float = 0.5, max_steps: int = 26, continuous: bool = 
     def metrics(state: ParticleState) -> Info:
         return {"gap": jnp.mean(length(state.positions - state.landmarks[state.goals]))}
 
-    return particle.make(
-        Task("reference", world, observe, rewards, num_goals=2, metrics=metrics), max_steps, continuous
-    )
+    return make(Task("reference", world, observe, rewards, num_goals=2, metrics=metrics), max_steps, continuous)

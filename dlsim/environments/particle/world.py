@@ -23,6 +23,7 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Info
 from dlsim.environments.environment import Environment, box, check_actions, discrete
+from dlsim.environments.geometry import length, offsets
 
 SOURCE = "Lowe et al., NeurIPS 2017; Rutherford et al., JaxMARL, NeurIPS 2024"
 NUM_MOVES = 5  # nothing, -x, +x, -y, +y
@@ -98,36 +99,6 @@ def world_of(groups: list[tuple[int, float, float, float]], landmarks: list[tupl
     return World(np.concatenate([columns[0], ground]), columns[1], columns[2], **values)
 
 
-def squared_length(vectors: Array) -> Array:
-    """Squared Euclidean length along the last axis, which holds x and y."""
-    return jnp.square(vectors[..., 0]) + jnp.square(vectors[..., 1])
-
-
-def length(vectors: Array) -> Array:
-    """Euclidean length along the last axis; its gradient at zero is zero."""
-    square = squared_length(vectors)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-def offsets(positions: Array, targets: Array) -> Array:
-    """Where each target is as seen from each position, `[A, M, 2]`."""
-    return targets[None] - positions[:, None]
-
-
-def others(pairs: Array) -> Array:
-    """Pairs `[n, M, ...]`, n <= M, without the diagonal: `[n, M - 1, ...]`, in order.  Slices only, no gather."""
-    num, width, rest = pairs.shape[0], pairs.shape[1], pairs.shape[2:]
-    flat, end = pairs.reshape(num * width, *rest), 1 + (num - 1) * (width + 1)
-    blocks = flat[1:end].reshape(num - 1, width + 1, *rest)[:, :-1].reshape((num - 1) * width, *rest)
-    return jnp.concatenate([blocks, flat[end:]]).reshape(num, width - 1, *rest)
-
-
-def touches(positions: Array, radii: Any, targets: Array, target_radii: Any) -> Array:
-    """Whether discs overlap, bool `[A, M]`."""
-    reach = jnp.asarray(radii)[:, None] + jnp.asarray(target_radii)
-    return length(offsets(positions, targets)) < reach
-
-
 def contact_forces(world: World, positions: Array, landmarks: Array) -> Array:
     """What contacts do to each agent, `[A, 2]`."""
     num_agents, count = world.num_agents, world.num_obstacles
@@ -198,6 +169,7 @@ def make(task: Task, max_steps: int, continuous: bool) -> Environment:
         continuous: whether actions are floats `[A, 5 + C]` (see `decode`) in place of integers `[A]`.
     """
     checks.integer(task.name, "max_steps", max_steps, 1)
+    checks.flag(task.name, "continuous", continuous)
     world = task.world
     num_agents, num_actions = world.num_agents, int(world.num_actions.max())
     width = NUM_MOVES * bool(world.can_move.any()) + world.num_symbols

@@ -12,6 +12,7 @@ from dlsim.core import Array, Info
 from dlsim.environments import grid
 from dlsim.environments.environment import Environment, box
 from dlsim.environments.pathfinding import planning
+from dlsim.environments.pathfinding.maps import as_maps
 from dlsim.environments.pathfinding.world import PathfindingState, pathfinding
 from dlsim.environments.policies import Policy
 from dlsim.networks.network import Inbox
@@ -30,7 +31,7 @@ class FollowingState(NamedTuple):
 
 def following(
     obstacles: Any,
-    num_agents: int,
+    num_agents: int | None = None,
     view: int = 11,
     max_steps: int = 512,
     rule: str = "soft",
@@ -63,10 +64,12 @@ def following(
         holds what `pathfinding` reports, and `reached`; `follow` gives the actions that follow the plans.
     """
     where = "following"
-    blocked = planning.check_obstacles(where, obstacles)
+    blocked = as_maps(where, obstacles, several=False)[0]
     checks.number(where, "static_weight", static_weight, 0)
     checks.number(where, "dynamic_weight", dynamic_weight, 0)
     checks.number(where, "reward", reward)
+    if max_rounds is not None:
+        checks.integer(where, "max_rounds", max_rounds, 1)
     base = pathfinding(blocked, num_agents, view, max_steps, rule, starts, goals)
     penalty = jax.jit(planning.static_penalty)(blocked)
     walls = jnp.asarray(blocked)
@@ -115,6 +118,9 @@ def following(
 
 def follow(key: Array, state: FollowingState, sidestep: Any = 0.3) -> Array:
     """Actions `[A]` that go to the waypoints; if somebody stands there, with probability `sidestep` any action instead."""
+    if not isinstance(key, jax.core.Tracer):
+        checks.key("follow", "key", key)
+    checks.instance("follow", "state", state, FollowingState, "Use what `following` returns.")
     checks.probability("follow", "sidestep", sidestep)
     world = state.world
     shape = (state.values.shape[1], state.values.shape[2])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import pathlib
 from collections import deque
+from typing import Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 
 PASSABLE, BLOCKED = ".GS", "@OTW"
+MOST_CELLS = 2**28  # of a map that is drawn on the host: some 2 GB on the way
 
 
 def random_map(height: int, width: int, density: float, seed: int = 0) -> np.ndarray:
@@ -92,6 +94,7 @@ def warehouse_map(
     checks.integer(where, "station_columns", station_columns, 1)
     side, pitch = 3 * station_columns, shelf_length + 1
     height, width = 4 * shelf_rows + 1, shelf_columns * pitch + 1 + 2 * side
+    _check_size(where, height, width, 1)
     rows, columns = np.indices((height, width))
     among_shelves = (columns > side) & (columns < width - 1 - side) & ((columns - side) % pitch != 0)
     outside = np.minimum(columns, width - 1 - columns)  # columns to the nearer side
@@ -112,6 +115,7 @@ def room_map(rooms_down: int, rooms_across: int, room_size: int, seed: int = 0) 
         checks.integer(where, name, value, 1)
     rng = np.random.default_rng(checks.seed(where, seed))
     pitch = room_size + 1
+    _check_size(where, rooms_down * pitch + 1, rooms_across * pitch + 1, 1)
     walls = np.zeros((rooms_down * pitch + 1, rooms_across * pitch + 1), bool)
     walls[::pitch, :] = walls[:, ::pitch] = True
     for row in range(rooms_down):
@@ -129,8 +133,9 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
     `.`, `G` and `S` can be stood on; `@`, `O`, `T` and `W` cannot.
     """
     where = "read_map"
+    file = files.given_path(where, "path", path)
     try:
-        text = pathlib.Path(path).read_text()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         checks.fail(where, "path", "a readable text file", f"{str(path)!r} ({type(error).__name__})", "Check the path.")
     return parse_map(text, where=f"read_map {str(path)!r}")
@@ -138,6 +143,7 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
 
 def parse_map(text: str, where: str = "parse_map") -> np.ndarray:
     """A map of the text of a MovingAI file."""
+    checks.text(where, "text", text, "the text of a map")
     lines = text.splitlines()
     header: dict[str, str] = {}
     start = next((number for number, line in enumerate(lines) if line.strip() == "map"), None)
@@ -168,8 +174,92 @@ def parse_map(text: str, where: str = "parse_map") -> np.ndarray:
 
 def write_map(obstacles: np.ndarray) -> str:
     """The text of a MovingAI file for a map."""
-    rows = ["".join("@" if cell else "." for cell in row) for row in np.asarray(obstacles)]
+    where, rule = "write_map", "bool of shape [H, W]"
+    array = read_array(where, "obstacles", obstacles, rule)
+    if array.ndim != 2 or array.size == 0 or not (array.dtype == bool or np.isin(array, (0, 1)).all()):
+        checks.fail(where, "obstacles", rule, kind_of(obstacles, array))
+    rows = ["".join("@" if cell else "." for cell in row) for row in array]
     return "\n".join(["type octile", f"height {len(rows)}", f"width {len(rows[0])}", "map", *rows, ""])
+
+
+def parse_pogema(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Obstacles, bool `[H, W]`, starts and goals of a map in POGEMA's letters, as `pathfinding` takes them.
+
+    `.` free and `#` obstacle.  Then either
+
+    - `@` free, to begin on only; `$` free, as a goal only; `!` free only; and `.` both: starts and goals are the cells,
+      bool `[H, W]`; or
+    - `a` to `z`, where an agent begins, and `A` to `Z`, its first goal, all free: starts and goals are int32 `[A, 2]`, the
+      agents in the order of the alphabet, from whichever letters there are.
+
+    Lines may be indented, and empty ones do not count.
+
+    Source: the maps of POGEMA's GridConfig (Skrynnik et al., ICLR 2025), rules only.  Differs: a letter that is there twice
+    is an error (there the last one counts), and so is one without its partner (there only the numbers must agree).
+    """
+    where = "parse_pogema"
+    checks.text(where, "text", text, "rows of cells")
+    rows = [line.strip() for line in text.splitlines() if line.strip()]
+    if not rows:
+        checks.fail(where, "text", "rows of cells", "nothing")
+    places: dict[str, tuple[int, int]] = {}
+    for number, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            checks.fail(where, f"row {number}", f"{len(rows[0])} cells wide, as the first", len(row))
+        for column, cell in enumerate(row):
+            if cell in ".#@$!":
+                continue
+            if not (cell.isascii() and cell.isalpha()):
+                checks.fail(where, f"row {number}", "of . # @ $ ! and letters", repr(cell))
+            if cell in places:
+                got = f"it at {places[cell]} and {(number, column)}"
+                checks.fail(where, f"letter {cell!r}", "in one place", got)
+            places[cell] = (number, column)
+    cells = np.asarray([list(row) for row in rows])
+    obstacles = cells == "#"
+    if not places:
+        return obstacles, np.isin(cells, list(".@")), np.isin(cells, list(".$"))
+    marks = sorted({*text} & {*"@$!"})
+    if marks:
+        rule = "of letters, or of @ $ !"
+        checks.fail(
+            where, "text", rule, f"both {min(places)!r} and {marks[0]!r}", "Mark places, or cells to draw from."
+        )
+    for letter in sorted(places):
+        other = letter.swapcase()
+        if other not in places:
+            what = ("start", "goal") if letter.islower() else ("goal", "start")
+            checks.fail(where, f"{what[0]} {letter!r}", f"there with its {what[1]} {other!r}", "it alone")
+    agents = sorted(letter for letter in places if letter.islower())
+    starts, goals = (
+        np.asarray([places[name] for name in names], np.int32) for names in (agents, map(str.upper, agents))
+    )
+    return obstacles, starts, goals
+
+
+def as_maps(where: str, obstacles: Any, several: bool = True) -> np.ndarray:
+    """One map `[H, W]`, or several `[K, H, W]`, as bool `[K, H, W]`."""
+    checks.known(where, "obstacles", obstacles, "a known array", "Pass several maps [K, H, W] instead.")
+    rule = "bool [H, W] or [K, H, W]" if several else "bool of shape [H, W]"
+    array = read_array(where, "obstacles", obstacles, rule)
+    if array.ndim not in ((2, 3) if several else (2,)) or array.dtype != bool:
+        checks.fail(where, "obstacles", rule, kind_of(obstacles, array))
+    if array.size == 0 or (not several and array.all()):
+        checks.fail(where, "obstacles", "a map with a free cell", "none" if array.size else str(list(array.shape)))
+    return array[None] if array.ndim == 2 else array
+
+
+def read_array(where: str, name: str, value: Any, rule: str) -> np.ndarray:
+    """What NumPy makes of a value, or one line."""
+    try:
+        return np.asarray(value)
+    except Exception:  # ragged rows, or an object that fails when it is taken for an array
+        checks.fail(where, name, rule, "ragged rows" if isinstance(value, list | tuple) else checks.describe(value))
+
+
+def kind_of(value: Any, array: np.ndarray) -> str:
+    """What an array is, briefly; of what is none, what was given."""
+    return checks.describe(value) if array.dtype == object else f"{array.dtype} {list(array.shape)}"
 
 
 def components(obstacles: np.ndarray) -> np.ndarray:
@@ -204,3 +294,5 @@ def pad_map(obstacles: np.ndarray, height: int, width: int) -> np.ndarray:
 def _check_size(where: str, height: int, width: int, smallest: int) -> None:
     checks.integer(where, "height", height, smallest)
     checks.integer(where, "width", width, smallest)
+    if height * width > MOST_CELLS:
+        checks.fail(where, "height * width", f"at most {MOST_CELLS}, cells of a map that is drawn here", height * width)

@@ -22,6 +22,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array
 from dlsim.environments import grid
+from dlsim.environments.environment import as_array
 
 UNREACHABLE = jnp.inf
 SOURCES_AT_ONCE = 64
@@ -38,16 +39,16 @@ def cost_to_go(obstacles: Array, costs: Array, goals: Array, max_rounds: int | N
             nothing changes; copies side by side end together.
     """
     where = "cost_to_go"
+    obstacles = as_array(where, "obstacles", obstacles, (None, None), "bools")
+    goals = as_array(where, "goals", goals, (None, 2), "integers")
     height, width = obstacles.shape
     num = goals.shape[0]
-    checks.shape(where, "goals", goals, (num, 2))
+    costs = _as_costs(where, costs, (num, height, width))
+    if checks.is_concrete(costs) and not bool(jnp.all(costs > 0)):
+        checks.fail(where, "costs", "above 0", f"{float(jnp.min(costs)):g} among them")
     if checks.is_concrete(goals) and not np.all(grid.is_inside(goals, (height, width))):
         lost = tuple(int(x) for x in np.asarray(goals)[~np.asarray(grid.is_inside(goals, (height, width)))][0])
         checks.fail(where, "goals", f"cells of a map of {height} x {width}", f"{lost} among them")
-    if costs.ndim == 3:
-        checks.shape(where, "costs", costs, (num, height, width))
-    else:
-        checks.shape(where, "costs", costs, (height, width))
     if max_rounds is None:
         max_rounds = height * width // 2 + 2
     checks.integer(where, "max_rounds", max_rounds, 1)
@@ -87,13 +88,19 @@ def cost_to_go(obstacles: Array, costs: Array, goals: Array, max_rounds: int | N
     return jnp.moveaxis(jnp.where(obstacles[:, :, None], UNREACHABLE, values), -1, 0)
 
 
+def _as_costs(where: str, costs: Any, shape: tuple[int, ...]) -> Array:
+    """Costs of each agent `[A, H, W]`, or `[H, W]` for all alike."""
+    costs = costs if isinstance(costs, jax.Array) else checks.finite(where, "costs", costs)
+    return as_array(where, "costs", costs, shape if np.ndim(costs) == 3 else shape[1:])
+
+
 def static_penalty(obstacles: Any) -> Array:
     """P(c) = max_c' d(c') / d(c) >= 1, d(c) the mean distance from c to all cells it can reach; float32 `[H, W]`.
 
     Central cells cost more.  Cells that reach no other, and obstacles, have 1.  Once a map: about cells^2 / 64 rounds of
     sweeps, `SOURCES_AT_ONCE` cells side by side.
     """
-    blocked = jnp.asarray(obstacles, bool)
+    blocked = as_array("static_penalty", "obstacles", obstacles, (None, None)).astype(bool)
     height, width = blocked.shape
     num_blocks = -(-height * width // SOURCES_AT_ONCE)
     cells = jnp.minimum(jnp.arange(num_blocks * SOURCES_AT_ONCE), height * width - 1)
@@ -125,6 +132,13 @@ def waypoints(values: Array, costs: Array, positions: Array, goals: Array) -> Ar
 
     Of equally good neighbours the first of up, down, left and right is taken.
     """
+    where = "waypoints"
+    if not isinstance(values, jax.Array | np.ndarray):
+        checks.fail(where, "values", "an array, as cost_to_go gives it", checks.describe(values))
+    checks.shape(where, "values", values, (None, None, None))
+    costs = _as_costs(where, costs, values.shape)
+    positions = as_array(where, "positions", positions, (values.shape[0], 2), "integers")
+    goals = as_array(where, "goals", goals, (values.shape[0], 2), "integers")
     ahead = neighbor_costs(values, costs, positions)
     best = jnp.argmin(ahead, axis=1)
     none = jnp.all(positions == goals, axis=1) | ~jnp.isfinite(jnp.min(ahead, axis=1))
@@ -169,13 +183,3 @@ def sightings(positions: Array, shape: tuple[int, int], view: int) -> Array:
     columns = jnp.abs(jnp.arange(shape[1]) - positions[:, 1:]) <= half
     seen = taken & rows[:, :, None] & columns[:, None, :]
     return seen.astype(jnp.float32).at[jnp.arange(num), positions[:, 0], positions[:, 1]].set(0.0)
-
-
-def check_obstacles(where: str, obstacles: Any) -> np.ndarray:
-    """One map, bool `[H, W]`, with a cell to stand on."""
-    blocked = np.asarray(obstacles)
-    if blocked.ndim != 2 or blocked.dtype != bool:
-        checks.fail(where, "obstacles", "bool of shape [H, W]", f"{blocked.dtype} {list(blocked.shape)}")
-    if blocked.all():
-        checks.fail(where, "obstacles", "a map with a free cell", "none")
-    return blocked

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info
 from dlsim.environments import grid
-from dlsim.environments.environment import Environment, box, check_actions, discrete
-from dlsim.environments.pathfinding import maps
+from dlsim.environments.environment import Environment, box, check_actions, check_size, discrete
+from dlsim.environments.pathfinding.tables import Maps, count_agents, map_tables
 
 SOURCE = "Skrynnik et al., POGEMA, ICLR 2025"
 
@@ -32,21 +31,9 @@ class PathfindingState(NamedTuple):
     round: Array  # int32 []
 
 
-class Maps(NamedTuple):
-    """Tables of K maps of one size."""
-
-    obstacles: np.ndarray  # bool [K, H, W]
-    starts: np.ndarray  # bool [K, H, W] where an agent may begin
-    goals: np.ndarray  # int32 [K, F] goal cells, those of a component side by side, the rest 0
-    of_cell: (
-        np.ndarray
-    )  # int32 [K, H, W, 3] of each cell: where the goals of its component begin in that list, how many
-    # they are, and its own place among them (their number if it is none)
-
-
 def pathfinding(
     obstacles: Any,
-    num_agents: int,
+    num_agents: int | None = None,
     view: int = 11,
     max_steps: int = 512,
     rule: str = "soft",
@@ -62,45 +49,52 @@ def pathfinding(
 
     Args:
         obstacles: bool `[H, W]`, or several maps `[K, H, W]` of which each episode draws one.
-        num_agents: agents A.
+        num_agents: agents A; None: as many as `starts` or `goals` name.
         view: cells of a window's side, 2 R + 1.
         max_steps: steps of an episode T.
         rule: who moves when several want a cell: `soft`, `priority` or `block_both`.
-        starts: cells where agents may begin, bool, as `obstacles`; by default all from which at least two goals can be
-            reached.
-        goals: cells that may be goals; by default all that are free.  Obstacles among `starts` and `goals` do not count.
+        starts: where agents begin.  Bool, as `obstacles`: cells of which each agent draws one; by default all from which at
+            least two goals can be reached.  Integers `[A, 2]`: row and column of each agent.  Integers `[E, A, 2]`: E
+            kinds of episode, of which each reset draws one.
+        goals: where they go.  Bool: cells that may be goals; by default all that are free.  Integers `[A, 2]` or `[E, A,
+            2]`: the first goal of each agent, whose later ones are drawn from all free cells.  Places in `starts` and
+            `goals` of one number E, or of K maps, belong together.  Obstacles among cells (bool) do not count.
 
     Returns:
         Environment with observations int8 `[A, 3, view, view]`, 0 or 1; `metrics` holds the `throughput`, goals a step.
     """
     where = "pathfinding"
-    checks.integer(where, "view", view, 1)
-    if view % 2 == 0:
-        checks.fail(where, "view", "odd, so that the agent is in the middle", view, f"Use {view + 1}.")
+    grid.check_view(where, view)
     checks.integer(where, "max_steps", max_steps, 1)
     checks.one_of(where, "rule", rule, grid.RULES)
-    checks.integer(where, "num_agents", num_agents, 1)
-    tables = map_tables(obstacles, starts, goals)
-    room = int(tables.starts.sum(axis=(1, 2)).min())
-    if num_agents > room:
-        checks.fail(where, "num_agents", f"at most {room}, the cells to begin on", num_agents, "Use a larger map.")
+    tables, places = map_tables(where, obstacles, starts, goals)
+    num_agents = count_agents(where, num_agents, tables, places)
+    check_size(where, num_agents=num_agents, window=3 * view * view)
     on_device = jax.tree.map(jnp.asarray, tables)
     ids = jnp.arange(num_agents, dtype=jnp.int32)
+    num_maps = tables.obstacles.shape[0]
+    num_kinds = max(num_maps, *(1 if given is None else given.shape[0] for given in places))
 
     def map_of(state: PathfindingState) -> Any:
         # Of one map alone, copies side by side share it, and all that is made of it but once.
-        return state.which_map if tables.obstacles.shape[0] > 1 else 0
+        return state.which_map if num_maps > 1 else 0
 
     def obstacles_of(state: PathfindingState) -> Array:
         return on_device.obstacles[map_of(state)]
 
     def reset(key: Array) -> tuple[PathfindingState, Array]:
-        num_maps = tables.obstacles.shape[0]
-        which = jax.random.randint(keys.stream(key, "map"), (), 0, num_maps, dtype=jnp.int32)
+        kind = jax.random.randint(keys.stream(key, "map"), (), 0, num_kinds, dtype=jnp.int32)
+        which = kind if num_maps > 1 else jnp.int32(0)
         seed = jax.random.bits(keys.stream(key, "goals"), (), jnp.uint32)
-        positions = grid.place(keys.stream(key, "place"), on_device.starts[which], num_agents)
         none = jnp.zeros(num_agents, jnp.int32)
-        goals = next_goals(on_device, which, seed, ids, none, positions)
+        if places.starts is None:
+            positions = grid.place(keys.stream(key, "place"), on_device.starts[which], num_agents)
+        else:
+            positions = jnp.asarray(places.starts)[kind % len(places.starts)]
+        if places.goals is None:
+            goals = next_goals(on_device, which, seed, ids, none, positions)
+        else:
+            goals = jnp.asarray(places.goals)[kind % len(places.goals)]
         state = PathfindingState(positions, goals, none, which, seed, jnp.zeros((), jnp.int32))
         return state, observe(state, obstacles_of(state), view)
 
@@ -188,88 +182,3 @@ def next_goals(maps_: Maps, which: Any, seed: Array, ids: Array, number: Array, 
     drawn = jnp.floor(keys.edge_uniform(key, ids + 0 * number, number) * others).astype(jnp.int32)
     drawn = jnp.minimum(drawn, others - 1)
     return grid.unflat(maps_.goals[which, first + drawn + (drawn >= rank)], maps_.obstacles.shape[2])
-
-
-def map_tables(obstacles: Any, starts: Any = None, goals: Any = None) -> Maps:
-    """The tables of one map `[H, W]` or several `[K, H, W]`; components and goals are found on the host."""
-    where = "pathfinding"
-    if not checks.is_concrete(obstacles):
-        checks.fail(where, "obstacles", "a known array", "a tracer", "Pass several maps [K, H, W] instead.")
-    stack = np.asarray(obstacles)
-    if stack.ndim not in (2, 3) or stack.dtype != bool:
-        checks.fail(where, "obstacles", "bool [H, W] or [K, H, W]", f"{stack.dtype} {list(stack.shape)}")
-    stack = stack[None] if stack.ndim == 2 else stack
-    free_goals = ~stack & _mask(where, "goals", goals, stack)
-    tables = [_tables_of(one, mask) for one, mask in zip(stack, free_goals, strict=True)]
-    of_cell = np.stack([table[1] for table in tables])
-    longest = max(len(table[0]) for table in tables)
-    cells = np.stack([np.pad(table[0], (0, longest - len(table[0]))) for table in tables])
-    enough = ~stack & (of_cell[..., 1] >= 2)
-    if starts is not None:
-        wanted = _mask(where, "starts", starts, stack) & ~stack
-        if (wanted & ~enough).any():
-            cell = tuple(int(x) for x in np.argwhere(wanted & ~enough)[0][1:])
-            checks.fail(where, "starts", "cells from which two goals or more can be reached", f"{cell} among them")
-        enough = wanted
-    if not enough.any(axis=(1, 2)).all():
-        checks.fail(where, "obstacles", "a map with cells from which two goals can be reached", "none")
-    if goals is not None:
-        _check_reached(where, free_goals, enough, of_cell[..., 0])
-    return Maps(stack, enough, cells.astype(np.int32), of_cell)
-
-
-def _check_reached(where: str, goals: np.ndarray, starts: np.ndarray, first: np.ndarray) -> None:
-    """Every goal that was asked for is in the component of a cell to begin on; `first` tells components with goals apart."""
-    for wanted, begins, begin in zip(goals, starts, first, strict=True):
-        lost = wanted & ~np.isin(begin, begin[begins])
-        if lost.any():
-            cell = tuple(int(x) for x in np.argwhere(lost)[0])
-            fix = "Open a way, or leave it out."
-            checks.fail(where, "goals", "cells that can be reached from where agents begin", f"{cell} among them", fix)
-
-
-def _mask(where: str, name: str, value: Any, stack: np.ndarray) -> np.ndarray:
-    """A mask given for the maps, or everything."""
-    if value is None:
-        return np.ones(stack.shape, bool)
-    mask = np.asarray(value)
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.shape != stack.shape or mask.dtype != bool:
-        checks.fail(
-            where, name, f"bool of the shape of obstacles, {list(stack.shape)}", f"{mask.dtype} {list(mask.shape)}"
-        )
-    return mask
-
-
-def _tables_of(obstacles: np.ndarray, goals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of one map: goal cells sorted by component, and the three numbers of every cell."""
-    labels = maps.components(obstacles).reshape(-1)
-    cells = np.flatnonzero(goals.reshape(-1))
-    cells = cells[np.argsort(labels[cells], kind="stable")]
-    counts = np.bincount(labels[cells], minlength=max(int(labels.max()) + 1, 1))
-    begins = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    count = np.where(labels >= 0, counts[labels], 0)
-    first = np.where(labels >= 0, begins[labels], 0)
-    rank = count.copy()
-    rank[cells] = np.arange(len(cells)) - begins[labels[cells]]
-    of_cell = np.stack([first, count, rank], axis=-1).astype(np.int32)
-    return cells, of_cell.reshape(*obstacles.shape, 3)
-
-
-def parse_pogema(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Obstacles, starts and goals, bool `[H, W]` each, of a map in letters.
-
-    `.` free, to begin on and as a goal; `#` obstacle; `@` free, to begin on only; `$` free, as a goal only; `!` free only.
-    """
-    rows = [line for line in text.splitlines() if line.strip()]
-    where = "parse_pogema"
-    if not rows:
-        checks.fail(where, "text", "rows of cells", "nothing")
-    for number, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            checks.fail(where, f"row {number}", f"{len(rows[0])} cells wide, as the first", len(row))
-        unknown = set(row) - set(".#@$!")
-        if unknown:
-            checks.fail(where, f"row {number}", "of the letters . # @ $ !", repr(min(unknown)))
-    cells = np.asarray([list(row) for row in rows])
-    return cells == "#", np.isin(cells, list(".@")), np.isin(cells, list(".$"))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim.core import Array
-from dlsim.environments.particle.world import length, others
+from dlsim.environments.geometry import length, others
 from dlsim.environments.skirmish.rules import (
     ATTACK,
     COOLDOWN,

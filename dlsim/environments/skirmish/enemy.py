@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dlsim.core import Array
-from dlsim.environments.particle.world import length
+from dlsim.environments.geometry import length
 from dlsim.environments.skirmish.rules import DIRECTIONS, NUM_MOVES, RANGE, SIGHT, Rules, SkirmishState, kinds, look_up
 
 

@@ -27,6 +27,7 @@ RADIUS = np.array([0.375, 0.5625, 0.625, 0.5, 0.375, 0.625], np.float32)
 HEALTH = np.array([45, 125, 160, 150, 35, 80], np.float32)
 COOLDOWN = np.array([0.61, 1.07, 1.87, 0.86, 0.5, 0.59], np.float32)  # seconds between hits
 
+MOST_UNITS = 2**15  # of a type in a team: pairs of units are still numbered by int32
 NUM_MOVES = 5  # up, right, down, left, stop; then attacks
 STOP = 4
 DIRECTIONS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]], np.float32)
@@ -45,7 +46,7 @@ def units(**counts: int) -> tuple[int, ...]:
     """Types of a team, in the order given: `units(stalker=2, zealot=3)`."""
     for name, count in counts.items():
         checks.one_of("units", "a type", name, TYPES)
-        checks.integer("units", name, count, 1)
+        checks.integer("units", name, count, 1, limit=MOST_UNITS)
     return tuple(TYPES.index(name) for name, count in counts.items() for _ in range(count))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info
-from dlsim.environments.environment import Environment, box, check_actions, discrete
+from dlsim.environments.environment import Environment, box, check_actions, check_size, discrete
 from dlsim.environments.skirmish import battle
 from dlsim.environments.skirmish.enemy import scripted_actions
 from dlsim.environments.skirmish.rules import (
@@ -54,7 +54,7 @@ def skirmish(
 
     Args:
         scenario: a name of `SCENARIOS`, or a `Scenario` of one's own.
-        enemy: `scripted`: the agents are the allies, against `skirmish_enemy`; `agents`: all units are agents.
+        enemy: `scripted`: the agents are the allies, against those of `skirmish.enemy`; `agents`: all units are agents.
         attack: whom scripted enemies shoot: `nearest` or `random` opponent in range.
         enemy_shoots: whether scripted enemies ever shoot.
         max_steps: steps of an episode T; 101 is what JaxMARL's 100 amounts to, as it asks before it counts the step.
@@ -71,14 +71,16 @@ def skirmish(
         width=checks.number(where, "width", width, 0, open_minimum=True),
         height=checks.number(where, "height", height, 0, open_minimum=True),
         num_ticks=checks.integer(where, "num_ticks", num_ticks, 1),
-        walls_kill=walls_kill,
-        sees_enemy_actions=sees_enemy_actions,
-        is_zero_sum=is_zero_sum,
+        walls_kill=checks.flag(where, "walls_kill", walls_kill),
+        sees_enemy_actions=checks.flag(where, "sees_enemy_actions", sees_enemy_actions),
+        is_zero_sum=checks.flag(where, "is_zero_sum", is_zero_sum),
         win_bonus=checks.number(where, "win_bonus", win_bonus),
     )
     checks.one_of(where, "enemy", enemy, ENEMIES)
     checks.one_of(where, "attack", attack, ATTACKS)
+    checks.flag(where, "enemy_shoots", enemy_shoots)
     checks.integer(where, "max_steps", max_steps, 1)
+    check_size(where, num_ticks=rules.num_ticks, num_units=rules.num_units)
     teams = (0,) if enemy == "scripted" else (0, 1)
     num_agents = rules.num_allies if enemy == "scripted" else rules.num_units
     num_actions = int(battle.num_actions(rules)[:num_agents].max())
@@ -146,13 +148,15 @@ def _scenario(where: str, scenario: str | Scenario) -> Scenario:
     if isinstance(scenario, str):
         return SCENARIOS[checks.one_of(where, "scenario", scenario, SCENARIOS)]
     checks.instance(where, "scenario", scenario, Scenario, "Use e.g. Scenario(units(marine=3), units(marine=3)).")
+    teams = []
     for side in ("allies", "enemies"):
-        team = getattr(scenario, side)
+        team = checks.integers(where, side, getattr(scenario, side), minimum=0, maximum=len(TYPES) - 1)
         if len(team) == 0:
             checks.fail(where, side, "one unit or more", "none")
-        for unit in team:
-            checks.integer(where, side, unit, 0, len(TYPES) - 1)
-    return scenario
+        teams.append(team)
+    for name in ("random_places", "random_types"):
+        checks.flag(where, name, getattr(scenario, name))
+    return scenario._replace(allies=teams[0], enemies=teams[1])
 
 
 def metrics(rules: Rules, state: SkirmishState) -> Info:

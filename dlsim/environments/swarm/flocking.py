@@ -11,7 +11,7 @@ from dlsim.environments import grid
 from dlsim.environments.environment import Environment
 from dlsim.environments.swarm import world
 from dlsim.environments.swarm.assignment import assignment_bounds, assignment_cost
-from dlsim.environments.swarm.ring import MOST_CELLS, bracket, ring
+from dlsim.environments.swarm.ring_distance import MOST_CELLS, bracket, ring
 from dlsim.environments.swarm.world import SwarmState, Task
 
 FAR = 2**20
@@ -57,7 +57,8 @@ def flocking(
     checks.one_of("flocking", "distance", distance, ("assignment", "plan", "nearest"))
     checks.integer("flocking", "num_agents", num_agents, 4)
     side = num_agents // 4 + 1
-    world.check_room("flocking", num_agents, height, width, side + 2, (height - 2) * (width - 2))
+    world.check_sizes("flocking", height, width, side + 2)
+    world.check_room("flocking", num_agents, (height - 2) * (width - 2))
 
     if distance == "plan":
         _check_plan(num_agents, height, width)

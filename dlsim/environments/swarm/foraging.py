@@ -35,9 +35,10 @@ def foraging(
     Differs: the reference pays 0.5 for every round spent next to the food.
     """
     checks.integer("foraging", "size", size, 8)
+    world.check_sizes("foraging", size, size, 8)
     walls = inner_walls(size)
     free = int((size - 2) ** 2 - 8 - max((plane[1:-1, 1:-1]).sum() for plane in walls))
-    world.check_room("foraging", num_agents, size, size, 8, free)
+    world.check_room("foraging", num_agents, free)
 
     def start(key: Array) -> SwarmState:
         terrain = layout(keys.stream(key, "layout"), size)

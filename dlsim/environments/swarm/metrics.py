@@ -11,7 +11,8 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, Info
 from dlsim.environments import grid
-from dlsim.environments.swarm import lines
+from dlsim.environments.environment import as_array
+from dlsim.environments.swarm import sparse_physics
 
 
 def group_metrics(before: Any, after: Any, actions: Array) -> Info:
@@ -32,6 +33,11 @@ def group_metrics(before: Any, after: Any, actions: Array) -> Info:
 
     Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.
     """
+    where, parts = "group_metrics", ("positions", "inside", "terrain", "visited")
+    for argument, state in (("before", before), ("after", after)):
+        if not all(hasattr(state, part) for part in parts):
+            checks.fail(where, argument, f"a state with {', '.join(parts)}", checks.describe(state))
+    actions = as_array(where, "actions", actions, (before.positions.shape[0],), "integers")
     present = before.inside
     num = jnp.maximum(jnp.sum(present), 1)
     chosen = (actions[:, None] == jnp.arange(grid.NUM_MOVES)) & present[:, None]
@@ -79,8 +85,8 @@ def _pushes(before: Any, after: Any, actions: Array, who: Callable[[Array], Arra
 def _finder(state: Any) -> Callable[[Array], Array]:
     """A function from positions `[A, 2]` to who stands there, -1 for nobody."""
     shape = (state.terrain.shape[0], state.terrain.shape[1])
-    if lines.is_wide(shape, state.positions.shape[0]):
-        return lines.finder(state.positions, shape, state.inside)
+    if sparse_physics.is_wide(shape, state.positions.shape[0]):
+        return sparse_physics.finder(state.positions, shape, state.inside)
     plane = jnp.append(grid.index_plane(state.positions, shape, state.inside).reshape(-1), -1)
     return lambda places: plane[grid.flat(places, shape)]
 
@@ -95,8 +101,9 @@ def message_metrics(texts: Sequence[str], embeddings: Any = None) -> dict[str, f
     Source: the analysis code of SwarmBench (Ruan et al., 2025), definitions only.
     """
     where = "message_metrics"
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        checks.fail(where, "texts", "a sequence of strings", repr(texts))
+    texts = checks.sequence(where, "texts", texts, "a sequence of strings")
+    for place, text in enumerate(texts):
+        checks.text(where, f"texts[{place}]", text)
     said = [place for place, text in enumerate(texts) if text]
     lengths = np.asarray([len(texts[place]) for place in said], float)
     nothing = not said
@@ -110,7 +117,7 @@ def message_metrics(texts: Sequence[str], embeddings: Any = None) -> dict[str, f
     }
     if embeddings is None:
         return out
-    rows = np.asarray(embeddings, float)
+    rows = checks.array(where, "embeddings", embeddings).astype(float)
     if rows.ndim != 2 or len(rows) != len(texts):
         checks.fail(where, "embeddings", f"of shape [{len(texts)}, D]", list(rows.shape))
     rows = rows[said]

@@ -16,7 +16,7 @@ r(v) = r(behind) + force(v) - weight(v).  The box needs its weight and what the 
 and is supplied with r of the chains behind its trailing cells, for which it is itself without need.  If it is supplied it
 moves with all that is ahead of it; if not the scans are done again with a static box.  This is exact where no line meets
 the box twice, as for the eight boxes of the transport task.  In worlds without a box whose cells outnumber their units by
-far, the same is worked out over sorted units (`swarm.lines`).
+far, the same is worked out over sorted units (`swarm.sparse_physics`).
 
 Source: Ruan et al., Benchmarking LLMs' Swarm Intelligence, 2025, and its public code (rules only).
 """
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from dlsim.core import Array
 from dlsim.environments import grid
-from dlsim.environments.swarm import lines
+from dlsim.environments.swarm import sparse_physics
 
 FORCE = 2
 WEIGHT = 1
@@ -75,9 +75,9 @@ def push(
         box: the large object, where the world has one.
     """
     shape = (solid.shape[0], solid.shape[1])
-    if box is None and lines.is_wide(shape, positions.shape[0]):
+    if box is None and sparse_physics.is_wide(shape, positions.shape[0]):
         costs = jnp.stack([_costs(actions, direction) for direction in (1, 2, 3, 4)])
-        return lines.push(positions, present, costs, is_static, solid), None
+        return sparse_physics.push(positions, present, costs, is_static, solid), None
     ground = jnp.where(solid, STATIC, EMPTY)
     if box is not None:
         ground = grid.pad(ground, MARGIN, EMPTY)

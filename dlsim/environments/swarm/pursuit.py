@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from dlsim import keys
+from dlsim import checks, keys
 from dlsim.core import Array
 from dlsim.environments import grid
 from dlsim.environments.environment import Environment
@@ -43,10 +43,12 @@ def pursuit(
         faithful: two quirks of the reference are kept: the bound is the danger of the cell left of the prey, not of its
             own, and a prey that came back cannot be pushed.
     """
+    world.check_sizes("pursuit", height, width, 6)
+    checks.flag("pursuit", "faithful", faithful)
     region_height, region_width = min(max(height // 2, 5), height - 2), min(max(width // 2, 5), width - 2)
     overlaps = region_height > height // 2 and region_width > width // 2
     free = min(region_height * region_width - overlaps, (height - 2) * (width - 2) - 1)
-    world.check_room("pursuit", num_agents, height, width, 6, free)
+    world.check_room("pursuit", num_agents, free)
 
     def start(key: Array) -> SwarmState:
         terrain = world.walled(height, width)

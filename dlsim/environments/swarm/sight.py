@@ -79,11 +79,8 @@ def wander(key: Array, num: int) -> Array:
 
 def check_sizes(where: str, view: int, shape: tuple[int, int]) -> None:
     """One line for sizes that no task has."""
-    checks.integer(where, "view", view, 1)
-    if view % 2 == 0:
-        checks.fail(where, "view", "odd, as that of the task", view, f"Use {view + 1}.")
-    for name, size in zip(("height", "width"), shape, strict=True):
-        checks.integer(where, name, size, 3)
+    grid.check_view(where, view)
+    world.check_sizes(where, *shape, 3)
 
 
 def next_waypoint(key: Array, waypoint: Array, plane: Array) -> Array:

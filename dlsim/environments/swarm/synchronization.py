@@ -34,7 +34,8 @@ def synchronization(
         max_rounds: rounds of an episode.
         reward: what agents get: `score`, all of them the gain in score; `shaped`, as said above.
     """
-    world.check_room("synchronization", num_agents, height, width, 3, (height - 2) * (width - 2))
+    world.check_sizes("synchronization", height, width, 3)
+    world.check_room("synchronization", num_agents, (height - 2) * (width - 2))
 
     def start(key: Array) -> SwarmState:
         terrain = world.walled(height, width)

@@ -11,7 +11,7 @@ import numpy as np
 from dlsim import keys
 from dlsim.core import Array
 from dlsim.environments import grid
-from dlsim.environments.environment import Environment
+from dlsim.environments.environment import Environment, check_size
 from dlsim.environments.swarm import physics, world
 from dlsim.environments.swarm.world import SwarmState, Task
 
@@ -44,7 +44,9 @@ def transport(
 
     Differs: the distance to the box uses the box's column, where the reference takes its row twice.
     """
-    world.check_room("transport", num_agents, height, width, 8, (height - 2) * (width - 2) - 9)
+    world.check_sizes("transport", height, width, 8)
+    check_size("transport", plugs=NUM_PLUGS, height=height, width=width)
+    world.check_room("transport", num_agents, (height - 2) * (width - 2) - 9)
     masks, corners, walls = plugs(height, width)
 
     def start(key: Array) -> SwarmState:

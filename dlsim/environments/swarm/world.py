@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dlsim import checks
 from dlsim.core import Array, Info
 from dlsim.environments import grid
-from dlsim.environments.environment import Environment, box, check_actions, discrete
+from dlsim.environments.environment import Environment, box, check_actions, check_size, discrete
 from dlsim.environments.swarm import physics
 from dlsim.environments.swarm.metrics import group_metrics
 
@@ -166,9 +166,8 @@ def heard_from(state: SwarmState, view: int) -> Array:
 def make(task: Task, num_agents: int, height: int, width: int, view: int, max_rounds: int, reward: str) -> Environment:
     """The environment of a task; `view`, `max_rounds` and `reward` as in the factories of the tasks."""
     where = task.name
-    checks.integer(where, "view", view, 1)
-    if view % 2 == 0:
-        checks.fail(where, "view", "odd, so that the agent is in the middle", view, f"Use {view + 1}.")
+    grid.check_view(where, view)
+    check_size(where, num_agents=num_agents, features=view * view * NUM_SYMBOLS + NUM_FEATURES)
     checks.integer(where, "max_rounds", max_rounds, 1)
     checks.one_of(where, "reward", reward, ("score", "shaped"))
 
@@ -254,10 +253,15 @@ def metrics(state: SwarmState) -> Info:
     }
 
 
-def check_room(where: str, num_agents: int, height: int, width: int, smallest: int, free: int) -> None:
-    """Sizes that hold the agents: `free` is the least number of cells that the task leaves for them."""
+def check_sizes(where: str, height: int, width: int, smallest: int) -> None:
+    """Sizes of a grid that has cells enough, and not more than can be numbered."""
     checks.integer(where, "height", height, smallest)
     checks.integer(where, "width", width, smallest)
+    check_size(where, height=height, width=width)
+
+
+def check_room(where: str, num_agents: int, free: int) -> None:
+    """The agents fit: `free` is the least number of cells that the task leaves for them."""
     checks.integer(where, "num_agents", num_agents, 1)
     if num_agents > free:
         checks.fail(where, "num_agents", f"at most {free}, the free cells", num_agents, "Use a larger grid.")

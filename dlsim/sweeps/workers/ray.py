@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dlsim import checks
-from dlsim.running.loop import Interrupted, Interrupts
+from dlsim.running.stopping import Interrupted, Interrupts
 from dlsim.sweeps.display import display
 from dlsim.sweeps.engine import Options, Progress
 from dlsim.sweeps.plan import Plan
@@ -44,14 +44,14 @@ class _Cluster(NamedTuple):
         if started:
             ray.init(address=self.workers.address, log_to_driver=False, include_dashboard=False, logging_level="error")
         try:
-            with display(plan, progress) as say, Interrupts() as interrupts:
-                return self._run(ray, plan, store, tasks, Progress(say), lambda: interrupts.seen)
+            with Interrupts() as interrupts, display(plan, progress) as say:
+                return self._run(ray, plan, store, tasks, Progress(say), lambda: interrupts.first)
         finally:
             if started:
                 ray.shutdown()
 
     def _run(
-        self, ray: Any, plan: Plan, store: Store, tasks: list[Task], shown: Progress, stopped: Callable[[], bool]
+        self, ray: Any, plan: Plan, store: Store, tasks: list[Task], shown: Progress, stopped: Callable[[], int | None]
     ) -> dict[str, float]:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Player)
@@ -68,7 +68,7 @@ class _Cluster(NamedTuple):
                 flying[worker.blocks.remote(task)] = (task, worker)
             done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
             if stopped():
-                raise Interrupted("finished blocks are kept")
+                raise Interrupted.by(stopped(), "finished blocks are kept")
             for reference in done:
                 task, worker = flying.pop(reference)
                 try:

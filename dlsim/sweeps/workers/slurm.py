@@ -6,7 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from dlsim import checks
-from dlsim.running.loop import Interrupted, Interrupts
+from dlsim.running.stopping import Interrupted, Interrupts
 from dlsim.sweeps.display import display
 from dlsim.sweeps.engine import Options, Progress
 from dlsim.sweeps.plan import Plan
@@ -54,7 +54,7 @@ class _Array(NamedTuple):
         executor.update_parameters(**(self.workers.parameters or {"timeout_min": 24 * 60}))
         if self.workers.cluster == "slurm":
             executor.update_parameters(slurm_array_parallelism=self.workers.num_workers)
-        with display(plan, progress) as say, Interrupts() as interrupts:
+        with Interrupts() as interrupts, display(plan, progress) as say:
             shown, timing = Progress(say), dict[str, float]()
             for _ in range(TRIES):
                 tasks = make_tasks(plan, store, self.workers.num_workers)
@@ -93,7 +93,7 @@ class _Array(NamedTuple):
             if interrupts.seen:
                 for _, job in running:
                     job.cancel()
-                raise Interrupted("finished blocks are kept")
+                raise Interrupted.by(interrupts.first, "finished blocks are kept")
             for task, job in [pair for pair in running if pair[1].done()]:
                 running.remove((task, job))
                 error = job.exception()

@@ -13,7 +13,7 @@ import dlsim
 from dlsim import environments
 from dlsim.environments import Radio, cell_market, script_bidding, script_waiting, small_cells
 from dlsim.environments.cells import radio as cell_radio
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 
 def played(environment, actions, steps=30, seed=0):

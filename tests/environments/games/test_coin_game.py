@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlsim.environments.games.coin_game import coin_game
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 KEY = jax.random.key(0)
 RIGHT, LEFT, UP, DOWN, STAY = range(5)
@@ -127,9 +127,12 @@ def test_bad_input(call, line):
     assert line in str(error.value)
 
 
+@pytest.mark.needs("jaxmarl")
 @pytest.mark.parametrize("egocentric", [False, True])
 def test_agrees_with_jaxmarl(egocentric):
-    theirs = pytest.importorskip("jaxmarl").make("coin_game", egocentric=egocentric)
+    import jaxmarl
+
+    theirs = jaxmarl.make("coin_game", egocentric=egocentric)
     ours, generator = coin_game(egocentric=egocentric), np.random.default_rng(0)
     their_step, step = jax.jit(theirs.step_env), jax.jit(ours.step)
     _, state = theirs.reset(KEY)

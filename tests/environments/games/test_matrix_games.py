@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlsim.environments.games.matrix_games import GAMES, matrix_game
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 KEY = jax.random.key(0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlsim.environments.games.switch_riddle import switch_riddle
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 KEY = jax.random.key(0)
 
@@ -104,8 +104,11 @@ def test_bad_input(call, line):
     assert line in str(error.value)
 
 
+@pytest.mark.needs("jaxmarl")
 def test_agrees_with_jaxmarl():
-    theirs = pytest.importorskip("jaxmarl").make("switch_riddle", num_agents=4)
+    import jaxmarl
+
+    theirs = jaxmarl.make("switch_riddle", num_agents=4)
     ours, generator = switch_riddle(4), np.random.default_rng(0)
     their_step, step = jax.jit(theirs.step_env), jax.jit(ours.step)
     for game in range(10):

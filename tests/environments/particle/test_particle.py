@@ -10,7 +10,7 @@ from dlsim.environments.environment import auto_reset
 from dlsim.environments.particle import world as particle
 from dlsim.environments.particle.contest import adversary, crypto, push, tag, world_comm
 from dlsim.environments.particle.cooperation import reference, simple, simple_spread, speaker_listener
-from dlsim.environments.rendering.grid import figure_of
+from dlsim.environments.rendering.animation import figure_of
 
 TASKS = {
     "simple": (simple, 1, 4, 5),

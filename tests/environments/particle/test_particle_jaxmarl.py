@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from extras import need
 
 from dlsim.environments.particle.contest import adversary, crypto, push, tag, world_comm
 from dlsim.environments.particle.cooperation import reference, simple, simple_spread, speaker_listener
 from dlsim.environments.particle.world import ParticleState
 
-jaxmarl = pytest.importorskip("jaxmarl", reason="compares with JaxMARL: pip install jaxmarl==0.2.0")
+jaxmarl = need("jaxmarl")  # compares with JaxMARL
+pytestmark = pytest.mark.needs("jaxmarl")
 
 NUM_STEPS = 100
 STIFF = ("MPE_simple_tag_v3", "MPE_simple_world_comm_v3")  # in a crowd a rounding error doubles every few steps

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from extras import need
 from oracles.jaxmarl_noise import cooldown_draws, enemy_draws
 
 from dlsim.environments.skirmish import battle as skirmish_battle
@@ -11,7 +12,8 @@ from dlsim.environments.skirmish.enemy import scripted_actions
 from dlsim.environments.skirmish.rules import SCENARIOS, Rules, SkirmishState
 from dlsim.environments.skirmish.world import skirmish
 
-smax = pytest.importorskip("jaxmarl.environments.smax", reason="compares with JaxMARL: pip install jaxmarl==0.2.0")
+smax = need("jaxmarl.environments.smax")  # compares with JaxMARL
+pytestmark = pytest.mark.needs("jaxmarl")
 
 
 def battle_of(theirs, num_enemies, enemy_policy=None):

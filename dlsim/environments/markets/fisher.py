@@ -25,6 +25,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array
+from dlsim.environments.environment import as_array
 
 TINY = 1e-30
 LEAST_SPENT = 1e-6  # of its budget: a buyer that needs nearly nothing can still come back
@@ -116,14 +117,15 @@ def fisher_market(
     Returns a `Market`, whose `trade` is that of round R.  O(R U C) work, two gathers and one scatter-add a round.
     """
     where = "fisher_market"
-    near, worth, budgets, supply = (jnp.asarray(value) for value in (near, worth, budgets, supply))
+    near = as_array(where, "near", near, kind="integers")
+    worth, budgets = as_array(where, "worth", worth), as_array(where, "budgets", budgets)
+    supply = as_array(where, "supply", supply)
     check_market(where, near, worth, budgets, supply)
     rounds = checks.integer(where, "rounds", rounds, 1)
     checks.number(where, "tolerance", tolerance, 0.0)
-    wanted = jnp.broadcast_to(jnp.asarray(demand, jnp.float32), budgets.shape)
+    wanted = _demand(where, demand, budgets)
     _not_negative(where, "demand", wanted)
-    first = start_bids(worth, budgets) if bids is None else jnp.asarray(bids)
-    checks.shape(where, "bids", first, worth.shape)
+    first = start_bids(worth, budgets) if bids is None else as_array(where, "bids", bids, worth.shape)
     _not_negative(where, "bids", first)
     first = jnp.where((wanted > 0)[:, None], first, 0.0)
 
@@ -134,7 +136,10 @@ def fisher_market(
         after = respond(worth, trade, left, bids)
         change = jnp.max(jnp.abs(after - bids) / jnp.maximum(budgets, TINY)[:, None])
         after, left = (jnp.where(is_done, old, new) for old, new in ((bids, after), (spent, left)))
-        return (after, left, is_done | (change < tolerance)), (trade, log_utility(budgets, trade.rates))
+        return (after, left, is_done | (change < jnp.asarray(tolerance, change.dtype))), (
+            trade,
+            log_utility(budgets, trade.rates),
+        )
 
     start = (first, jnp.where(wanted > 0, budgets, 0.0), jnp.zeros((), bool))
     (after, spent, _), (trades, utilities) = jax.lax.scan(one, start, length=rounds)
@@ -236,6 +241,22 @@ def check_market(where: str, near: Array, worth: Array, budgets: Array, supply: 
     if twice.any():
         row = int(np.argmax(twice))
         checks.fail(where, "near", "without a seller twice in a row", f"{known[row].tolist()} in row {row}")
+
+
+def _demand(where: str, demand: Any, budgets: Array) -> Array:
+    """What buyers need, one number or `[U]`, infinite or not."""
+    rule = f"numbers, one or {budgets.shape[0]}"
+    if not isinstance(demand, jax.Array):
+        try:
+            given = np.asarray(demand)
+        except ValueError:
+            checks.fail(where, "demand", rule, "ragged rows")
+        if not np.issubdtype(given.dtype, np.floating) and not np.issubdtype(given.dtype, np.integer):
+            checks.fail(where, "demand", rule, checks.describe(demand))
+        demand = given
+    if demand.shape not in ((), budgets.shape):
+        checks.fail(where, "demand", rule, f"shape {list(demand.shape)}")
+    return jnp.broadcast_to(jnp.asarray(demand, jnp.float32), budgets.shape)
 
 
 def _not_negative(where: str, name: str, value: Array) -> None:

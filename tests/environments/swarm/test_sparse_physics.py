@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlsim.environments import grid
-from dlsim.environments.swarm import lines as swarm_lines, physics as swarm_physics
+from dlsim.environments.swarm import physics, sparse_physics
 from dlsim.environments.swarm.flocking import flocking
 from dlsim.environments.swarm.foraging import foraging
 from dlsim.environments.swarm.pursuit import pursuit
@@ -14,7 +14,7 @@ from dlsim.environments.swarm.synchronization import synchronization
 
 
 def by(monkeypatch, how: str) -> None:
-    monkeypatch.setattr(swarm_lines, "CELLS_PER_UNIT", 0 if how == "sorting" else 10**9)
+    monkeypatch.setattr(sparse_physics, "CELLS_PER_UNIT", 0 if how == "sorting" else 10**9)
 
 
 @pytest.mark.parametrize(("num", "share"), [(4, 0.0), (18, 0.1), (40, 0.05)])
@@ -32,7 +32,7 @@ def test_pushes_are_those_of_the_scans_over_cells(num, share, monkeypatch):
     results = {}
     for how in ("cells", "sorting"):
         by(monkeypatch, how)
-        results[how] = jax.jit(jax.vmap(lambda *parts: swarm_physics.push(*parts)[0]))(*stacked)
+        results[how] = jax.jit(jax.vmap(lambda *parts: physics.push(*parts)[0]))(*stacked)
     assert jnp.array_equal(results["cells"], results["sorting"])
     assert not jnp.array_equal(results["cells"], stacked[0])
 
@@ -41,16 +41,16 @@ def test_a_line_that_reaches_beyond_the_map_is_pushed_out(monkeypatch):
     by(monkeypatch, "sorting")
     positions = jnp.asarray([[0, 0], [1, 0], [2, 0]])
     solid, everyone = jnp.zeros((4, 4), bool), jnp.ones(3, bool)
-    pushed, _ = swarm_physics.push(positions, everyone, jnp.asarray([0, 1, 1]), ~everyone, solid)
+    pushed, _ = physics.push(positions, everyone, jnp.asarray([0, 1, 1]), ~everyone, solid)
     assert pushed.tolist() == [[-1, 0], [0, 0], [1, 0]]
-    blocked, _ = swarm_physics.push(positions, everyone, jnp.asarray([0, 1, 1]), everyone & (jnp.arange(3) < 1), solid)
+    blocked, _ = physics.push(positions, everyone, jnp.asarray([0, 1, 1]), everyone & (jnp.arange(3) < 1), solid)
     assert blocked.tolist() == positions.tolist()  # its first unit is static
 
 
 def test_who_stands_where_is_found():
     positions = jnp.asarray([[2, 3], [0, 0], [4, 4], [-1, 2], [1, 1]])
     present = jnp.asarray([True, True, True, True, False])
-    who = swarm_lines.finder(positions, (5, 5), present)
+    who = sparse_physics.finder(positions, (5, 5), present)
     plane = grid.index_plane(positions, (5, 5), present)
     everywhere = jnp.stack(jnp.meshgrid(jnp.arange(5), jnp.arange(5), indexing="ij"), axis=-1).reshape(-1, 2)
     assert jnp.array_equal(who(everywhere).reshape(5, 5), plane)

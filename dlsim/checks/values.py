@@ -9,6 +9,7 @@ is the type wanted.  Any Python object may be tried: what it is not is said, and
 from __future__ import annotations
 
 import difflib
+import itertools
 import numbers
 import os
 import reprlib
@@ -18,10 +19,13 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+MOST_SEEDS = 100_000  # of one call: each is a run with records of its own
+MOST_STEPS = 2**31 - 1  # steps are counted in int32 inside a program
 LARGEST_SEED = 2**32 - 1  # keys are made of 32 bits: a larger seed would repeat a smaller one
 LARGEST_INTEGER = 2**31 - 1  # ids, positions and steps are int32 on the device
 LONGEST_VALUE = 160  # characters of a value in a line
 MOST_ENTRIES = 8  # of a small array, which is written out
+MOST_NAMES = 30  # that a line lists
 
 
 def fail(where: str, argument: str, rule: str, got: Any, fix: str = "") -> NoReturn:
@@ -141,9 +145,20 @@ def seed(where: str, value: Any) -> int:
     return integer(where, "seed", value, 0, limit=LARGEST_SEED)
 
 
+def count(where: str, argument: str, value: Any, most: int) -> int:
+    """A positive integer; what is too large is told from what is no number of things."""
+    value = integer(where, argument, value, 1)
+    return value if value <= most else integer(where, argument, value, 1, most)
+
+
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
-    checked = [seed(where, value) for value in sequence(where, "seed", values, "one or more distinct integers")]
+    rule = "one or more distinct integers"
+    number = len(values) if isinstance(values, range | list | tuple) else "more"
+    items = sequence(where, "seed", values, rule, most=MOST_SEEDS + 1)  # never all of a range of millions
+    if len(items) > MOST_SEEDS:
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", number, "Run them in several calls.")
+    checked = [seed(where, value) for value in items]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))
     return checked
@@ -176,10 +191,10 @@ def number(
         high = "inf" if maximum is None else f"{maximum:g}"
         rule = f"a number in {left if minimum is not None else '('}{low}, {high}{right if maximum is not None else ')'}"
     if isinstance(value, jax.core.Tracer):
-        if value.shape != () or not _is_real(value.dtype):
+        if value.shape != () or not is_real_type(value.dtype):
             fail(where, argument, rule, f"a tracer of shape {list(value.shape)}, {value.dtype}")
         return value
-    x = _real(value)
+    x = real(value)
     if x is None:
         fail(where, argument, rule, describe(value))
     low_bad = minimum is not None and (x <= minimum if open_minimum else x < minimum)
@@ -189,18 +204,19 @@ def number(
     return value
 
 
-def _is_real(dtype: Any) -> bool:
+def is_real_type(dtype: Any) -> bool:
+    """Whether it is a type of real numbers, which bool is not."""
     return any(jax.dtypes.issubdtype(dtype, kind) for kind in (np.integer, np.floating))
 
 
-def _real(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     """The value of a real scalar: a Python or NumPy number, or an array of shape `[]`; None: it is no such thing."""
     if isinstance(value, bool | str | bytes) or value is None:
         return None
     try:
         if not isinstance(value, numbers.Real):
             array = np.asarray(value)
-            if array.shape != () or not _is_real(array.dtype):
+            if array.shape != () or not is_real_type(array.dtype):
                 return None
         return float(value)
     except OverflowError:
@@ -222,7 +238,8 @@ def one_of(where: str, argument: str, value: Any, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(value, names, n=3, cutoff=0.4) if isinstance(value, str) else []
     ordered = nearest + [name for name in names if name not in nearest]
     hint = f"Did you mean {nearest[0]!r}?" if nearest else ""
-    fail(where, argument, "one of " + ", ".join(ordered), describe(value), hint)
+    shown = ordered if len(ordered) <= MOST_NAMES else [*ordered[:MOST_NAMES], f"{len(ordered) - MOST_NAMES} more"]
+    fail(where, argument, "one of " + ", ".join(shown), describe(value), hint)
 
 
 def text(where: str, argument: str, value: Any, rule: str = "a string") -> str:
@@ -258,27 +275,41 @@ def function(where: str, argument: str, value: Any, rule: str = "a function", fi
     return value
 
 
+def is_key(value: Any) -> bool:
+    """Whether it is one key of random numbers: typed, as jax.random.key makes it, or the words of PRNGKey."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return False
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.shape == ()
+    return value.dtype == np.uint32 and value.shape in ((2,), (4,))
+
+
 def key(where: str, argument: str, value: Any) -> Any:
-    """One key of random numbers, as jax.random.key or PRNGKey make it; given back unchanged."""
-    is_key = isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-    is_words = isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32 and value.ndim == 1
-    if not (is_key and value.shape == ()) and not (is_words and value.shape[0] in (2, 4)):
+    """One key of random numbers, given back unchanged."""
+    if not is_key(value):
         fail(where, argument, "one key of random numbers", describe(value), "Pass e.g. jax.random.key(0).")
     return value
 
 
+def is_optimizer(value: Any) -> bool:
+    """Whether it has the two functions of an optax.GradientTransformation."""
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
+
+
 def optimizer(where: str, argument: str, value: Any) -> Any:
     """An optax.GradientTransformation, or what has its two functions."""
-    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+    if not is_optimizer(value):
         fail(where, argument, "an optax.GradientTransformation", describe(value), "Pass e.g. optax.sgd(0.1).")
     return value
 
 
-def sequence(where: str, argument: str, value: Any, rule: str = "a sequence", fix: str = "") -> list[Any]:
-    """The entries of what can be gone through, which strings, mappings and tracers are not meant to be."""
+def sequence(
+    where: str, argument: str, value: Any, rule: str = "a sequence", fix: str = "", most: int | None = None
+) -> list[Any]:
+    """The entries, up to `most`, of what can be gone through, which strings, mappings and tracers are not meant to be."""
     try:
         if not isinstance(value, str | bytes | Mapping | jax.core.Tracer):
-            return list(value)
+            return list(itertools.islice(value, most))
     except Exception:  # no iterable, or one that fails on the way
         pass
     fail(where, argument, rule, describe(value), fix)
@@ -300,8 +331,8 @@ def array(
     if isinstance(value, jax.core.Tracer):
         got: Any = value
     else:
-        got = _as_array(where, argument, value)
-    if not _is_real(got.dtype):
+        got = host(where, argument, value)
+    if not is_real_type(got.dtype):
         fail(where, argument, "real numbers", _entry_of(value, got))
     if expected is not None:
         shape(where, argument, got, expected)
@@ -319,8 +350,8 @@ def array(
     return got
 
 
-def _as_array(where: str, argument: str, value: Any, rule: str = "numeric") -> np.ndarray:
-    """What NumPy makes of it, where that is an array with one shape."""
+def host(where: str, argument: str, value: Any, rule: str = "numeric") -> np.ndarray:
+    """What NumPy makes of it, where that is one array, known now: no tracer, no key and no ragged rows."""
     try:
         return np.asarray(value)
     except Exception:  # ragged rows, or an object whose own conversion fails
@@ -336,7 +367,7 @@ def finite(where: str, argument: str, value: Any) -> Any:
     """An array without NaN or infinity; names the first bad position."""
     if not is_concrete(value):
         return value
-    given = _as_array(where, argument, value)
+    given = host(where, argument, value)
     if not (jax.dtypes.issubdtype(given.dtype, np.number) or given.dtype == bool):
         fail(where, argument, "numeric", _entry_of(value, given))
     if np.issubdtype(given.dtype, np.inexact) and not np.isfinite(given).all():
@@ -350,6 +381,6 @@ def shape(where: str, argument: str, value: Any, expected: tuple[int | None, ...
     pattern = "[" + ", ".join("*" if e is None else str(e) for e in expected) + "]"
     got = getattr(value, "shape", None)
     if not isinstance(got, tuple):
-        got = _as_array(where, argument, value, f"of shape {pattern}").shape
+        got = host(where, argument, value, f"of shape {pattern}").shape
     if len(got) != len(expected) or any(e is not None and g != e for g, e in zip(got, expected, strict=True)):
         fail(where, argument, f"of shape {pattern}", str(list(got)))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from dlsim.environments.swarm import ring as swarm_ring
+from dlsim.environments.swarm import ring_distance
 from dlsim.environments.swarm.flocking import flocking, shape_distance
-from dlsim.environments.swarm.ring import bracket, ring
+from dlsim.environments.swarm.ring_distance import bracket, ring
 
 bounds = jax.jit(bracket, static_argnums=1)
 
@@ -53,7 +53,7 @@ def test_every_shortest_way_to_a_cell_comes_to_the_ring_at_one_of_four_points(si
     clockwise = [(0, i) for i in range(last)] + [(i, last) for i in range(last)]
     clockwise += [(last, last - i) for i in range(last)] + [(last - i, 0) for i in range(last)]
     assert sorted(clockwise) == sorted(map(tuple, ring(side)))
-    steps, entries = (np.asarray(x) for x in swarm_ring._entries(jnp.asarray(places), last))
+    steps, entries = (np.asarray(x) for x in ring_distance._entries(jnp.asarray(places), last))
     assert np.array_equal(steps, np.abs(places[:, None] - np.asarray(clockwise)[entries]).sum(axis=2))
     around = np.abs(entries[:, :, None] - np.arange(4 * last))
     ways = (steps[:, :, None] + np.minimum(around, 4 * last - around)).min(axis=1)
@@ -77,10 +77,10 @@ def test_plans_are_close_to_the_best_ones(kind):
     num, side = 600, 151
     for seed in range(2):
         positions = jnp.asarray(drawn(kind, num, 200, seed))
-        start = swarm_ring._least(positions, side)[1]
-        cost = swarm_ring._entries(positions - start, side - 1)[0]
+        start = ring_distance._least(positions, side)[1]
+        cost = ring_distance._entries(positions - start, side - 1)[0]
         nearest = positions[jnp.argmin(jnp.min(cost, axis=1))]
-        start = np.asarray(start + swarm_ring._way_to_ring(nearest - start, side - 1))
+        start = np.asarray(start + ring_distance._way_to_ring(nearest - start, side - 1))
         assert (np.asarray(positions)[:, None] == ring(side) + start).all(axis=2).any()  # the translation is allowed
         low, high = map(int, bounds(positions, side))
         best = assigned(np.asarray(positions), ring(side) + start)

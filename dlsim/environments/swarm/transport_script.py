@@ -10,6 +10,7 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array
 from dlsim.environments import grid
+from dlsim.environments.environment import check_size
 from dlsim.environments.policies import Policy
 from dlsim.environments.swarm.sight import SOURCE, UNSEEN, check_sizes, is_agent, look, walk
 from dlsim.environments.swarm.transport import NUM_PLUGS, NUM_STAGES, plug_ways
@@ -35,6 +36,8 @@ def script_transport(messages: bool = True, *, height: int = 10, width: int = 10
     check_sizes("script_transport", view, (height, width))
     for name, size in (("height", height), ("width", width)):
         checks.integer("script_transport", name, size, 8)
+    check_size("script_transport", plugs=NUM_PLUGS, stages=NUM_STAGES, height=height, width=width)
+    checks.flag("script_transport", "messages", messages)
     shape = (height, width)
     ways = plug_ways(height, width)
 

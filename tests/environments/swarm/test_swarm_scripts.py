@@ -12,10 +12,10 @@ import pytest
 from dlsim import networks
 from dlsim.core import Record
 from dlsim.environments import flocking, foraging, grid, play, pursuit, random_policy, synchronization, transport
-from dlsim.environments.swarm import policies as swarm_policies, world as swarm
-from dlsim.environments.swarm.plug import script_transport
+from dlsim.environments.swarm import scripts, world as swarm
 from dlsim.environments.swarm.sight import UNSEEN, look, next_waypoint, walk
 from dlsim.environments.swarm.transport import plug_ways, plugs
+from dlsim.environments.swarm.transport_script import script_transport
 from dlsim.networks.network import Inbox
 from dlsim.running.simulate import simulate
 
@@ -103,7 +103,7 @@ def test_waypoints_are_cells_out_of_sight_and_stay_until_seen():
 
 
 def test_lights_wait_then_change_and_follow_the_majority():
-    policy = swarm_policies.script_synchronization(2)
+    policy = scripts.script_synchronization(2)
     act = jax.jit(policy.act)
     alike = shown(synchronization, [[2, 2], [2, 3], [8, 8]], flags=[True, True, False])
     memory, actions, said = act(KEY, policy.init(3), alike, None, None)
@@ -120,7 +120,7 @@ def test_lights_wait_then_change_and_follow_the_majority():
 
 
 def test_hunters_hear_of_the_prey_come_wait_beside_it_and_forget():
-    policy = swarm_policies.script_pursuit()
+    policy = scripts.script_pursuit()
     act = jax.jit(policy.act)
     far = shown(pursuit, [[1, 1], [4, 2]], prey=[8, 8])
     memory, _, said = act(KEY, policy.init(2), far, None, inbox(3, None, None))
@@ -140,7 +140,7 @@ def test_hunters_hear_of_the_prey_come_wait_beside_it_and_forget():
 
 
 def test_foragers_remember_and_tell_where_food_and_nest_are():
-    policy = swarm_policies.script_foraging()
+    policy = scripts.script_foraging()
     act = jax.jit(policy.act)
     terrain = swarm.walled(10, 10).at[1:3, 1:3].set(swarm.FOOD).at[7:9, 7:9].set(swarm.NEST)
     start = shown(foraging, [[4, 3], [6, 6]], terrain=terrain, flags=[False, True])
@@ -154,7 +154,7 @@ def test_foragers_remember_and_tell_where_food_and_nest_are():
 
 
 def test_flocks_average_their_centres():
-    policy = swarm_policies.script_flocking()
+    policy = scripts.script_flocking()
     act = jax.jit(policy.act)
     start = shown(flocking, [[2, 2], [2, 3], [2, 4], [8, 8]])
     _, _, said = act(KEY, policy.init(4), start, None, None)
@@ -168,7 +168,7 @@ def test_flocks_average_their_centres():
     )
     _, _, said = act(KEY, memory, start, None, heard)
     assert said.tolist() == [[3, 4], [2, 3], [2, 3], [6, 6]]
-    silent = swarm_policies.script_flocking(False)
+    silent = scripts.script_flocking(False)
     assert silent.message_size == 0 and jax.eval_shape(silent.act, KEY, silent.init(4), start, None, None)[2] is None
 
 
@@ -221,7 +221,7 @@ def final_scores(task, player, num_steps=100, num=6, view=5):
     if player == "random":
         policy = random_policy(environment)
     else:
-        policy = getattr(swarm_policies, f"script_{task}")(player == "messages", view=view)
+        policy = getattr(scripts, f"script_{task}")(player == "messages", view=view)
     process = play(environment, policy)
 
     def run(key):
@@ -248,7 +248,7 @@ def test_scripts_with_messages_reach_more_than_chance(task, least):
 def test_messages_are_counted_and_can_be_lost():
     environment = pursuit(num_agents=4, max_rounds=20)
     lost = networks.complete(4).with_channel(networks.loss(1.0))
-    process = play(environment, swarm_policies.script_pursuit(), lost)
+    process = play(environment, scripts.script_pursuit(), lost)
     run = simulate(process, num_steps=15, record=Record(every=5), seed=0, progress=False).results
     sent = np.asarray(run.messages_sent, np.int64)
     assert sent[-1] > sent[1] > 0 and sent[-1] <= 14 * 12  # nobody hears in the first round
@@ -258,13 +258,13 @@ def test_messages_are_counted_and_can_be_lost():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: swarm_policies.script_pursuit(view=4), r"script_pursuit: view must be odd.*got 4\. Use 5\."),
-        (lambda: swarm_policies.script_pursuit(reach=0), r"script_pursuit: reach must be an integer >= 1, got 0"),
-        (lambda: swarm_policies.script_foraging(size=7), r"script_foraging: size must be an integer >= 8, got 7"),
-        (lambda: swarm_policies.script_flocking(height=2), r"script_flocking: height must be an integer >= 3, got 2"),
+        (lambda: scripts.script_pursuit(view=4), r"script_pursuit: view must be odd.*got 4\. Use 5\."),
+        (lambda: scripts.script_pursuit(reach=0), r"script_pursuit: reach must be an integer >= 1, got 0"),
+        (lambda: scripts.script_foraging(size=7), r"script_foraging: size must be an integer >= 8, got 7"),
+        (lambda: scripts.script_flocking(height=2), r"script_flocking: height must be an integer >= 3, got 2"),
         (lambda: script_transport(width=7), r"script_transport: width must be an integer >= 8, got 7"),
         (
-            lambda: swarm_policies.script_synchronization(-1.0),
+            lambda: scripts.script_synchronization(-1.0),
             r"script_synchronization: patience must be a number in \[0, inf\), got -1",
         ),
         (lambda: look(jnp.zeros((3, 206)), 3, (10, 10)), r"look: observations must be of shape \[3, 78\]"),

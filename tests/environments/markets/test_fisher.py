@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import fisher
+from oracles import fisher as oracle
 
-from dlsim.environments.cells import market
-from dlsim.environments.cells.market import fisher_market
+from dlsim.environments.markets import fisher
+from dlsim.environments.markets.fisher import fisher_market
 
 ONE = jnp.zeros((3, 1), jnp.int32)
 
@@ -63,15 +63,17 @@ def test_rounds_are_those_of_the_oracle(is_capped):
     demand = np.where(np.arange(40) % 3 == 0, 1.0, np.inf) if is_capped else np.full(40, np.inf)
     made = fisher_market(near, worth, budgets, supply, 12, demand=jnp.asarray(demand, jnp.float32))
     as_lists = (near.tolist(), worth.tolist(), budgets.tolist(), supply.tolist())
-    prices, allocation, rates, utilities = fisher.play(*as_lists, 12, demand.tolist())
+    prices, allocation, rates, utilities = oracle.play(*as_lists, 12, demand.tolist())
     np.testing.assert_allclose(made.trade.prices, prices, rtol=2e-5)
     np.testing.assert_allclose(made.trade.allocation, allocation, rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(made.trade.rates, rates, rtol=2e-5)
     np.testing.assert_allclose(made.utilities, utilities, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.needs("cvxpy")
 def test_the_limit_is_the_convex_programs_optimum():
-    cvxpy = pytest.importorskip("cvxpy")
+    import cvxpy
+
     near, worth, budgets, supply = world(3, users=12, stations=5)
     x = cvxpy.Variable(near.shape, nonneg=True)
     rates = cvxpy.sum(cvxpy.multiply(worth, x), axis=1)
@@ -87,10 +89,10 @@ def test_the_limit_is_the_convex_programs_optimum():
 @pytest.mark.parametrize("seed", range(4))
 def test_invariants(seed):
     near, worth, budgets, supply = world(seed)
-    trade, bids = None, market.start_bids(jnp.asarray(worth), jnp.asarray(budgets))
+    trade, bids = None, fisher.start_bids(jnp.asarray(worth), jnp.asarray(budgets))
     for _ in range(15):
-        trade = market.clear(near, worth, bids, supply)
-        bids = market.respond(worth, trade, budgets, bids)
+        trade = fisher.clear(near, worth, bids, supply)
+        bids = fisher.respond(worth, trade, budgets, bids)
         sold = np.zeros(8)
         np.add.at(sold, near, np.asarray(trade.allocation))
         np.testing.assert_allclose(sold, supply, rtol=1e-5)
@@ -146,8 +148,8 @@ def test_markets_batch():
 def test_best_responses_are_best():
     """Against any bids of the others no split on a fine grid is worth more."""
     near, worth, budgets, supply = world(4, users=6, stations=4)
-    bids = np.asarray(market.start_bids(jnp.asarray(worth), jnp.asarray(budgets)))
-    made = np.asarray(market.anticipate(near, worth, bids, budgets, supply))
+    bids = np.asarray(fisher.start_bids(jnp.asarray(worth), jnp.asarray(budgets)))
+    made = np.asarray(fisher.anticipate(near, worth, bids, budgets, supply))
     np.testing.assert_allclose(made.sum(axis=1), budgets, rtol=1e-5)
     assert (made >= 0).all()
     grid = np.array([(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1 - a, 101)])
@@ -164,7 +166,7 @@ def test_best_responses_are_best():
 
 def test_one_that_bids_alone_keeps_its_budget():
     near, worth = jnp.array([[0, 1], [1, 2]]), jnp.array([[1.0, 2.0], [1.0, 0.0]])
-    bids = market.anticipate(near, worth, jnp.array([[0.5, 0.5], [1.0, 0.0]]), jnp.ones(2), jnp.ones(3))
+    bids = fisher.anticipate(near, worth, jnp.array([[0.5, 0.5], [1.0, 0.0]]), jnp.ones(2), jnp.ones(3))
     np.testing.assert_allclose(bids.sum(axis=1), 1.0, rtol=1e-6)
     assert float(bids[0, 0]) < 0.01 and float(bids[1, 1]) == 0.0
 
@@ -172,14 +174,14 @@ def test_one_that_bids_alone_keeps_its_budget():
 def test_baselines():
     near, worth = jnp.array([[0, 1], [0, 1], [0, 1]]), jnp.array([[1.0, 2.0], [2.0, 1.0], [4.0, 1.0]])
     supply = jnp.array([6.0, 3.0])
-    np.testing.assert_allclose(market.equal_share(near, worth, supply, "first").rates, [2.0, 4.0, 8.0])
-    np.testing.assert_allclose(market.equal_share(near, worth, supply, "best").rates, [6.0, 6.0, 12.0])
-    np.testing.assert_allclose(market.equal_share(near, worth, supply).rates, [4.0, 5.0, 9.0])
+    np.testing.assert_allclose(fisher.equal_share(near, worth, supply, "first").rates, [2.0, 4.0, 8.0])
+    np.testing.assert_allclose(fisher.equal_share(near, worth, supply, "best").rates, [6.0, 6.0, 12.0])
+    np.testing.assert_allclose(fisher.equal_share(near, worth, supply).rates, [4.0, 5.0, 9.0])
     # In the order 2, 0, 1 at price 1: 5 of the six units of seller 0; all three of seller 1; what is left.
     order = jnp.array([2, 0, 1])
-    made = market.posted_price(near, worth, jnp.array([4.0, 2.0, 5.0]), supply, 1.0, order)
+    made = fisher.posted_price(near, worth, jnp.array([4.0, 2.0, 5.0]), supply, 1.0, order)
     np.testing.assert_allclose(made.allocation, [[1.0, 3.0], [0.0, 0.0], [5.0, 0.0]])
-    drawn = market.random_matching(jax.random.key(0), near, worth, supply)
+    drawn = fisher.random_matching(jax.random.key(0), near, worth, supply)
     assert np.all(np.count_nonzero(drawn.allocation, axis=1) == 1)
 
 

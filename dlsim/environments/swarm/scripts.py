@@ -17,7 +17,6 @@ from dlsim.core import Array
 from dlsim.environments import grid
 from dlsim.environments.policies import Policy
 from dlsim.environments.swarm import world
-from dlsim.environments.swarm.plug import script_transport
 from dlsim.environments.swarm.sight import (
     SOURCE,
     UNSEEN,
@@ -29,6 +28,7 @@ from dlsim.environments.swarm.sight import (
     walk,
     wander,
 )
+from dlsim.environments.swarm.transport_script import script_transport
 from dlsim.networks.network import Inbox
 
 __all__ = ["script_flocking", "script_foraging", "script_pursuit", "script_synchronization", "script_transport"]
@@ -97,6 +97,7 @@ def script_pursuit(
         reach: steps from which a hunter comes.
     """
     check_sizes("script_pursuit", view, (height, width))
+    checks.flag("script_pursuit", "messages", messages)
     checks.integer("script_pursuit", "reach", reach, 1)
     shape = (height, width)
     cells = grid.unflat(jnp.arange(height * width), width)
@@ -189,6 +190,7 @@ def script_foraging(messages: bool = True, *, size: int = 10, view: int = 5) -> 
     checks.integer("script_foraging", "size", size, 8)
     shape = (size, size)
     check_sizes("script_foraging", view, shape)
+    checks.flag("script_foraging", "messages", messages)
 
     def learned(plane: Array, sight: Sight, heard: Inbox | None) -> Array:
         seen = sight.on_map(shape)
@@ -241,6 +243,7 @@ def script_flocking(messages: bool = True, *, height: int = 10, width: int = 10,
     its centre on which nobody is seen, and stays there.  Who is alone walks to random cells out of sight.
     """
     check_sizes("script_flocking", view, (height, width))
+    checks.flag("script_flocking", "messages", messages)
     shape = (height, width)
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
 

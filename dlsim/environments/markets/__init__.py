@@ -1,0 +1,1 @@
+"""Markets that know nothing of what is traded: prices and shares from bids."""
