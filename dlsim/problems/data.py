@@ -170,7 +170,7 @@ def dataset(
     if (test_inputs is None) != (test_labels is None):
         checks.fail(where, "test_inputs", "given together with test_labels", "one of them")
     split = test_inputs is None
-    if split and test_columns is not None:
+    if split and isinstance(test_columns, Mapping) and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
     test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
