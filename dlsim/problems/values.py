@@ -226,7 +226,13 @@ def classes(
             fix = f"Number the classes from 0, or pass regression=True; {renumber}."
             checks.fail(where, argument, f"whole numbers from 0{bound}", f"{part[bad[0]]} at index {bad[0]}", fix)
         if len(part) and int(part.max()) >= 2**31:
-            checks.fail(where, argument, "within 32 bits", int(part.max()), f"{renumber}.".capitalize())
+            checks.fail(
+                where,
+                argument,
+                "within 32 bits",
+                int(part.max()),
+                "np.unique(labels, return_inverse=True)[1] numbers them.",
+            )
         out.append(part.astype(np.int32))
     highest = max(int(part.max()) for part in out if len(part))
     if num_classes is None and highest > 10 * len(labels):
