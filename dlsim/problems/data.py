@@ -74,7 +74,7 @@ def load(
     Raises ValueError of one line: unknown name, missing file (with the command that installs it), wrong hash, bad
     format, NaN (with its place).
     """
-    options = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
+    options: dict[str, Any] = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
     for argument, value in {"header": header, "regression": regression}.items():
         if value is not None:
             checks.instance("load", argument, value, bool)
@@ -98,9 +98,10 @@ def load(
     path = _path(source)
     is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
     if str(source) in NAMES or path.is_dir():
-        for argument, value in {"label": label, "columns": columns or None, "header": header}.items():
-            if value is not None:
-                checks.fail("load", argument, "left out: this source has no columns to name", repr(value)[:60])
+        named = {"label": label, "columns": columns or None, "header": header}
+        given = next((argument for argument, value in named.items() if value is not None), None)
+        if given is not None:
+            checks.fail("load", given, "left out: this source has no columns to name", repr(named[given])[:60])
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
     if path.is_dir():
@@ -261,7 +262,7 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         mean, std = PIXELS[name]
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)  # whole numbers 0..16
-        moments = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
+        moments: dict[str, Any] = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
         return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
     return _images(name, kind, data_files.read_verified(name, data_dir), options)
