@@ -159,7 +159,8 @@ def dataset(
     order in which the examples came.  `offset` and `scale` are 0 and 1; but images of bytes, `[M, height, width]` or
     `[M, height, width, channels]`, get a channel axis if they lack it, and where neither is given, an offset and scale
     that bring their training pixels to mean 0 and variance 1.  `num_classes` is C, by default the highest label plus one;
-    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
+    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`), `test_columns` (those
+    of the test examples) and `name` as in `Dataset`.
     """
     where = "dataset"
     checks.instance(where, "name", name, str)
