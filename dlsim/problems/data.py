@@ -74,7 +74,7 @@ def load(
     Raises ValueError of one line: unknown name, missing file (with the command that installs it), wrong hash, bad
     format, NaN (with its place).
     """
-    options = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
+    options: dict[str, Any] = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
     for argument, value in {"header": header, "regression": regression}.items():
         if value is not None:
             checks.instance("load", argument, value, bool)
@@ -98,9 +98,10 @@ def load(
     path = _path(source)
     is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
     if str(source) in NAMES or path.is_dir():
-        for argument, value in {"label": label, "columns": columns or None, "header": header}.items():
-            if value is not None:
-                checks.fail("load", argument, "left out: this source has no columns to name", repr(value)[:60])
+        named = {"label": label, "columns": columns or None, "header": header}
+        given = next((argument for argument, value in named.items() if value is not None), None)
+        if given is not None:
+            checks.fail("load", given, "left out: this source has no columns to name", repr(named[given])[:60])
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
     if path.is_dir():
@@ -158,7 +159,8 @@ def dataset(
     order in which the examples came.  `offset` and `scale` are 0 and 1; but images of bytes, `[M, height, width]` or
     `[M, height, width, channels]`, get a channel axis if they lack it, and where neither is given, an offset and scale
     that bring their training pixels to mean 0 and variance 1.  `num_classes` is C, by default the highest label plus one;
-    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
+    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`), `test_columns` (those
+    of the test examples) and `name` as in `Dataset`.
     """
     where = "dataset"
     checks.instance(where, "name", name, str)
@@ -170,7 +172,7 @@ def dataset(
     if (test_inputs is None) != (test_labels is None):
         checks.fail(where, "test_inputs", "given together with test_labels", "one of them")
     split = test_inputs is None
-    if split and test_columns is not None:
+    if split and isinstance(test_columns, Mapping) and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
     test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
@@ -261,7 +263,7 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         mean, std = PIXELS[name]
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)  # whole numbers 0..16
-        moments = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
+        moments: dict[str, Any] = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
         return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
     return _images(name, kind, data_files.read_verified(name, data_dir), options)
