@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dlsim import checks
 from dlsim.problems.data import Dataset
 from dlsim.problems.partition import Partition
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checks.typed
 def describe(made: Partition, dataset: Dataset) -> np.ndarray:
     """How many examples of each class (as stored, before any label permutation) each node holds, int64 [N, C].
 
@@ -27,6 +29,7 @@ def describe(made: Partition, dataset: Dataset) -> np.ndarray:
     return np.bincount(nodes * num_classes + labels, minlength=num_nodes * num_classes).reshape(num_nodes, num_classes)
 
 
+@checks.typed
 def plot_partition(made: Partition, dataset: Dataset, ax: Axes | None = None) -> Axes:
     """Who holds what, drawn on `ax` (default: a new figure); gives the axes back.
 

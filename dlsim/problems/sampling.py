@@ -12,6 +12,7 @@ Array = jax.Array
 WITHOUT_REPLACEMENT, WITH_REPLACEMENT = SAMPLING = ("without_replacement", "with_replacement")
 
 
+@checks.typed
 def batch_positions(
     key: Array, node_ids: Array, sizes: Array, batch_size: int, sampling: str = WITHOUT_REPLACEMENT
 ) -> Array:
@@ -33,6 +34,13 @@ def batch_positions(
     Source: R. Floyd's algorithm, in Bentley, Programming Pearls: a sample of brilliance, Comm. ACM 1987.
     """
     checks.one_of("batch_positions", "sampling", sampling, SAMPLING)
+    batch_size = checks.integer("batch_positions", "batch_size", batch_size, 1)
+    checks.shape("batch_positions", "node_ids", node_ids, (None,))
+    checks.shape("batch_positions", "sizes", sizes, (jnp.shape(node_ids)[0],))
+    node_ids, sizes = jnp.asarray(node_ids), jnp.asarray(sizes)
+    for name, given in (("node_ids", node_ids), ("sizes", sizes)):
+        if not jnp.issubdtype(given.dtype, jnp.integer):
+            checks.fail("batch_positions", name, "integers", f"dtype {given.dtype}")
     words = keys.node_bits(key, node_ids, batch_size).T  # nodes on the minor axis: all nodes take a step at once
     sizes = sizes.astype(jnp.int32)
     if sampling == WITH_REPLACEMENT:
