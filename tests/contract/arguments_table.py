@@ -522,6 +522,7 @@ MORE: dict[str, frozenset[str]] = {
 FOREIGN = frozenset(
     {
         "metrics.population.params",
+        "problems.conv_general_dilated.lhs_dilation",
         *(
             f"problems.conv_general_dilated.{name}"
             for name in ("dimension_numbers", "precision", "preferred_element_type")
