@@ -51,7 +51,7 @@ def partition(dataset: Dataset, num_nodes: int, partitioner: PartitionFn | Parti
     without an example, or if a partitioner breaks its word.
     """
     checks.instance("partition", "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
-    num_nodes = checks.integer("partition", "num_nodes", num_nodes, 1, LARGEST)
+    num_nodes = checks.integer("partition", "num_nodes", num_nodes, 1)
     deal = check_partitioner("partition", "partitioner", partitioner)
     made = deal(np.random.default_rng(checks.integer("partition", "seed", seed, 0)), dataset, num_nodes)
     if not isinstance(made, Partition):
