@@ -147,12 +147,8 @@ def _is_number(value: Any) -> bool:
 def _is_array(value: Any) -> bool:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return value.dtype != object
-    if (
-        value is None
-        or isinstance(value, str | bytes | Mapping)
-        or (isinstance(value, tuple) and hasattr(value, "_fields"))
-    ):
-        return False
+    if not isinstance(value, list | tuple) or hasattr(value, "_fields"):
+        return _is_number(value)
     try:
         return np.asarray(value).dtype.kind in "biufc"
     except Exception:  # ragged rows, or an object whose own conversion fails

@@ -53,6 +53,7 @@ def box(
     where = "box"
     shape = checks.integers(where, "shape", shape, minimum=1)
     for name, value in (("low", low), ("high", high)):
+        checks.known(where, name, value)
         if not (isinstance(value, float | np.floating) and np.isinf(value)):
             checks.number(where, name, value)
     low, high = float(low), float(high)

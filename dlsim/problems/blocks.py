@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 from dlsim.running.meshes import by_part
@@ -28,6 +29,7 @@ class BlockFn(Protocol):
     def __call__(self, *trees: PyTree) -> PyTree: ...
 
 
+@checks.typed
 def map_nodes(fn: BlockFn, node_block: int | str | None = "auto") -> BlockFn:
     """`fn(*trees)`, where every leaf, in and out, leads with the node axis, computed block by block.
 
@@ -44,6 +46,9 @@ def map_nodes(fn: BlockFn, node_block: int | str | None = "auto") -> BlockFn:
       fn: function of trees `[n, ...]`, for any n.
       node_block: nodes at a time, structural; None: all; "auto": as many as `auto_block` says.
     """
+
+    checks.function("map_nodes", "fn", fn)
+    check_node_block("map_nodes", node_block)
 
     def mapped(*trees: PyTree) -> PyTree:
         leaves, treedef = jax.tree.flatten(trees)
@@ -65,6 +70,15 @@ def map_nodes(fn: BlockFn, node_block: int | str | None = "auto") -> BlockFn:
         return by_part(of_device, num_nodes)(*leaves)
 
     return mapped
+
+
+def check_node_block(where: str, node_block: Any) -> None:
+    """A number of nodes, or how to find one."""
+    if node_block is not None and not (isinstance(node_block, str) and node_block == "auto"):
+        rule = 'an integer >= 1, None or "auto"'
+        if isinstance(node_block, bool) or not isinstance(node_block, int | np.integer) or node_block < 1:
+            checks.fail(where, "node_block", rule, checks.describe(node_block))
+        checks.integer(where, "node_block", node_block, 1)
 
 
 def check_rows(where: str, node_ids: Array, num_nodes: int) -> None:
@@ -121,10 +135,8 @@ def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTr
 def _resolve(node_block: int | str | None, num_nodes: int, fn: BlockFn, trees: tuple[PyTree, ...]) -> int:
     if node_block is None:
         return num_nodes
-    if node_block != "auto":
-        if isinstance(node_block, str):
-            checks.fail("map_nodes", "node_block", 'an integer >= 1, None or "auto"', repr(node_block))
-        return checks.integer("map_nodes", "node_block", node_block, 1)
+    if not isinstance(node_block, str):
+        return node_block
     if num_nodes <= 1:
         return 1
     block = auto_block(fn, *trees)
@@ -143,6 +155,11 @@ def auto_block(fn: BlockFn, *trees: PyTree) -> int:
 
     `fn` is traced for one node (nothing is computed) and the sizes of all its intermediate results are added up.
     """
+    checks.function("auto_block", "fn", fn)
+    leaves = jax.tree.leaves(trees)
+    for leaf in leaves or [trees]:
+        if not getattr(leaf, "shape", ()) or not jax.dtypes.issubdtype(leaf.dtype, np.number):
+            checks.fail("auto_block", "trees", "trees with arrays [n, ...] as leaves", checks.describe(leaf))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), trees)
     num_bytes = max(intermediate_bytes(jax.make_jaxpr(fn)(*one).jaxpr), 1)
     budget = _CPU_BYTES if jax.default_backend() == "cpu" else _DEVICE_BYTES

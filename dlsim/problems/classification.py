@@ -16,6 +16,7 @@ from dlsim.problems.sampling import WITHOUT_REPLACEMENT
 from dlsim.problems.supervised import supervised
 
 
+@checks.typed
 def classification(
     dataset: str | Any = "digits",
     num_nodes: int | None = None,

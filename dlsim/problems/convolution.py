@@ -22,6 +22,7 @@ Array = jax.Array
 _SMALL_KERNEL = 64
 
 
+@checks.typed
 def conv_general_dilated(
     lhs: Array,
     rhs: Array,
@@ -51,6 +52,24 @@ def conv_general_dilated(
     So patches hold one row of the kernel, and memory grows by its width, not by its area; the sum over rows is a sum
     of products.  Autodiff turns slices into pads and products into products, so the backward pass has the same cost.
     """
+    axes = max(np.ndim(lhs), 3)
+    for name, given in (("lhs", lhs), ("rhs", rhs)):
+        if np.ndim(given) != axes:
+            checks.fail("conv_general_dilated", name, f"of {axes} axes", checks.describe(given))
+    lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+    for name, steps in (
+        ("window_strides", window_strides),
+        ("lhs_dilation", lhs_dilation),
+        ("rhs_dilation", rhs_dilation),
+    ):
+        if steps is not None:
+            checks.integers("conv_general_dilated", name, steps, lhs.ndim - 2, 1)
+    if isinstance(padding, str):
+        checks.one_of("conv_general_dilated", "padding", padding.upper(), ("SAME", "SAME_LOWER", "VALID"))
+    elif np.shape(np.asarray(padding, dtype=object)) != (lhs.ndim - 2, 2):
+        checks.fail("conv_general_dilated", "padding", "(low, high) for each axis", checks.describe(padding))
+    for name, groups in (("feature_group_count", feature_group_count), ("batch_group_count", batch_group_count)):
+        checks.integer("conv_general_dilated", name, groups, 1)
     is_plain = feature_group_count == 1 and batch_group_count == 1 and not any(o is not None for o in options.values())
     if lhs.ndim != 4 or not is_plain or (lhs_dilation is not None and any(d != 1 for d in lhs_dilation)):
         return jax.lax.conv_general_dilated(
@@ -58,7 +77,7 @@ def conv_general_dilated(
             rhs,
             window_strides,
             padding,
-            lhs_dilation=lhs_dilation,
+            lhs_dilation=None if lhs_dilation is None else tuple(lhs_dilation),
             rhs_dilation=rhs_dilation,
             dimension_numbers=dimension_numbers,
             feature_group_count=feature_group_count,
@@ -115,6 +134,7 @@ def _patches_product(
     return total
 
 
+@checks.typed
 def max_pool(inputs: Array, window: tuple[int, int] = (2, 2)) -> Array:
     """Largest entry of each disjoint window, `[..., H, W, C] -> [..., H // h, W // w, C]`; what is over is dropped.
 
@@ -123,6 +143,7 @@ def max_pool(inputs: Array, window: tuple[int, int] = (2, 2)) -> Array:
     return _windows(inputs, window).max(axis=(-4, -2))
 
 
+@checks.typed
 def avg_pool(inputs: Array, window: tuple[int, int] = (2, 2)) -> Array:
     """Mean of each disjoint window, `[..., H, W, C] -> [..., H // h, W // w, C]`; what is over is dropped."""
     return _windows(inputs, window).mean(axis=(-4, -2))
@@ -130,11 +151,10 @@ def avg_pool(inputs: Array, window: tuple[int, int] = (2, 2)) -> Array:
 
 def _windows(inputs: Array, window: tuple[int, int]) -> Array:
     """`[..., H, W, C]` as `[..., H // h, h, W // w, w, C]`."""
-    if len(np.shape(inputs)) < 3:
-        checks.fail("pooling", "inputs", "of shape [..., H, W, C]", list(np.shape(inputs)) or type(inputs).__name__)
-    if not isinstance(window, tuple | list) or len(window) != 2:
-        checks.fail("pooling", "window", "a pair of integers >= 1", repr(window)[:60])
-    window = (checks.integer("pooling", "window", window[0], 1), checks.integer("pooling", "window", window[1], 1))
+    if np.ndim(inputs) < 3:
+        checks.fail("pooling", "inputs", "of shape [..., H, W, C]", checks.describe(inputs))
+    inputs = jnp.asarray(inputs)
+    window = checks.integers("pooling", "window", window, 2, 1)  # type: ignore[assignment]
     *lead, height, width, channels = inputs.shape
     rows, columns = height // window[0], width // window[1]
     if not rows or not columns:

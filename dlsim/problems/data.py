@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
     clients: str = ""  # the column of those who hold the data, where the source says who they are
 
 
+@checks.typed
 def load(
     source: str | os.PathLike[str] | Any,
     *,
@@ -134,6 +135,7 @@ def _listed(columns: Any) -> list[Any]:
     return list(columns) if np.iterable(columns) else [columns]
 
 
+@checks.typed
 def dataset(
     inputs: Any,
     labels: Any,
@@ -172,6 +174,8 @@ def dataset(
     if (test_inputs is None) != (test_labels is None):
         checks.fail(where, "test_inputs", "given together with test_labels", "one of them")
     split = test_inputs is None
+    for name, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
+        checks.known(where, name, number)
     if split and isinstance(test_columns, Mapping) and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
@@ -217,6 +221,7 @@ def _keys(where: str, argument: str, given: Any, num: int) -> dict[str, np.ndarr
     return made
 
 
+@checks.typed
 def synthetic_classification(
     num_examples: int = 2000,
     num_features: int = 20,
@@ -240,7 +245,9 @@ def synthetic_classification(
     values.fits(where, "num_examples", num_examples, num_features * num_examples)
     seed = checks.integer(where, "seed", seed, 0)
     checks.number(where, "separation", separation, 0.0)
+    checks.known(where, "separation and label_noise", (separation, label_noise), "known numbers")
     checks.probability(where, "label_noise", label_noise)
+    checks.integer(where, "seed", seed, 0)
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((num_classes, num_features))
     centres *= separation / np.linalg.norm(centres, axis=1, keepdims=True)

@@ -29,6 +29,7 @@ def local_test(fraction: float = 0.2, *, base: PartitionFn | Partition | None = 
       fraction: share of each node's examples, in (0, 1).
       base: who holds what.
     """
+    checks.known("local_test", "fraction", fraction)
     checks.number("local_test", "fraction", fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
     deal = check_partitioner("local_test", "base", iid() if base is None else base)
 

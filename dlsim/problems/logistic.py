@@ -31,6 +31,7 @@ class _Objective(NamedTuple):
     weights: np.ndarray  # float64 [E] 1 / (N m_i); they add up to 1
 
 
+@checks.typed
 def logistic_regression(
     dataset: str | Dataset | Any = "breast_cancer",
     num_nodes: int = 10,

@@ -85,6 +85,7 @@ def softmax_regression() -> ModelFn:
     return lambda input_shape, num_outputs: from_flax(_dense_net((), num_outputs, zeros=True), input_shape)
 
 
+@checks.typed
 def mlp(hidden: Sequence[int] = (64,)) -> ModelFn:
     """Fully connected layers of the given widths with ReLU between them, on flattened inputs.
 
@@ -94,6 +95,7 @@ def mlp(hidden: Sequence[int] = (64,)) -> ModelFn:
     return lambda input_shape, num_outputs: from_flax(_dense_net(widths, num_outputs, zeros=False), input_shape)
 
 
+@checks.typed
 def lenet(features: Sequence[int] = (16, 32), hidden: Sequence[int] = ()) -> ModelFn:
     """A LeNet-style network: 5x5 convolutions with ReLU and 2x2 max pooling, then fully connected layers.
 
@@ -115,6 +117,7 @@ def lenet(features: Sequence[int] = (16, 32), hidden: Sequence[int] = ()) -> Mod
     return model_fn
 
 
+@checks.typed
 def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
     """A flax module as a Model; `input_shape` is one example's, `options` go to its `__call__` (`train=False`).
 

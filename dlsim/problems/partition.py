@@ -54,6 +54,7 @@ def iid() -> PartitionFn:
     return partition_fn
 
 
+@checks.typed
 def dirichlet(alpha: float, *, balanced: bool = True, min_size: int = 1) -> PartitionFn:
     """Label skew: class shares drawn from a Dirichlet distribution; small `alpha` is strong skew.
 
@@ -69,6 +70,7 @@ def dirichlet(alpha: float, *, balanced: bool = True, min_size: int = 1) -> Part
     federated learning of neural networks, ICML 2019; the rule for full nodes is that of Li et al., Federated learning
     on non-IID data silos, ICDE 2022.  Differs: gives up with an error after 200 draws.
     """
+    checks.known("dirichlet", "alpha", alpha)
     alpha = float(checks.number("dirichlet", "alpha", alpha, 0.0, open_minimum=True))
     min_size = checks.integer("dirichlet", "min_size", min_size, 0)
     checks.instance("dirichlet", "balanced", balanced, bool)
@@ -192,12 +194,14 @@ def pathological(classes_per_node: int = 2) -> PartitionFn:
     return partition_fn
 
 
+@checks.typed
 def quantity_skew(alpha: float = 0.5, *, min_size: int = 1) -> PartitionFn:
     """Uneven sizes, all of the data: `min_size` examples each, the rest by shares drawn from Dir_N(alpha).
 
     Source: Li et al., Federated learning on non-IID data silos, ICDE 2022.  Differs: `min_size` is given beforehand,
     where the source draws until no node has less, which may never end for many nodes.
     """
+    checks.known("quantity_skew", "alpha", alpha)
     alpha = float(checks.number("quantity_skew", "alpha", alpha, 0.0, open_minimum=True))
     min_size = checks.integer("quantity_skew", "min_size", min_size, 1)
 
@@ -266,12 +270,14 @@ def _own_tests(name: str, users: np.ndarray, owner: np.ndarray, column: np.ndarr
     return LocalTest(indices, (np.cumsum(sizes) - sizes).astype(np.int32), sizes, of_training=False)
 
 
+@checks.typed
 def feature_shift(noise: float = 0.1, *, base: PartitionFn | None = None) -> PartitionFn:
     """Noise-based feature skew: node i adds Gaussian noise of standard deviation `noise * i/N` to what its model sees.
 
     Examples are dealt by `base` (default `iid()`); the noise is drawn anew each time an example is.  Source: Li et
     al., Federated learning on non-IID data silos, ICDE 2022 (there nodes count from 1).
     """
+    checks.known("feature_shift", "noise", noise)
     noise = float(checks.number("feature_shift", "noise", noise, 0.0))
     dealt = check_partitioner("feature_shift", "base", iid() if base is None else base)
 

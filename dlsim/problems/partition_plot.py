@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checks.typed
 def describe(made: Partition, dataset: Dataset) -> np.ndarray:
     """How many examples of each class (as stored, before any label permutation) each node holds, int64 [N, C].
 
@@ -30,6 +31,7 @@ def describe(made: Partition, dataset: Dataset) -> np.ndarray:
     return np.bincount(nodes * num_classes + labels, minlength=num_nodes * num_classes).reshape(num_nodes, num_classes)
 
 
+@checks.typed
 def plot_partition(made: Partition, dataset: Dataset, ax: Axes | None = None) -> Axes:
     """Who holds what, drawn on `ax` (default: a new figure); gives the axes back.
 

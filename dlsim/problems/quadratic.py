@@ -32,6 +32,7 @@ class _Curvature(NamedTuple):
     mean: Callable[[Array], Array]  # (z [n, D]) -> (mean of all A_i) z
 
 
+@checks.typed
 def quadratic(
     num_nodes: int,
     dimension: int,

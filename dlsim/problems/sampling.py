@@ -14,6 +14,7 @@ LARGEST_BATCH = 2**20  # it is drawn one position after the other
 WITHOUT_REPLACEMENT, WITH_REPLACEMENT = SAMPLING = ("without_replacement", "with_replacement")
 
 
+@checks.typed
 def batch_positions(
     key: Array, node_ids: Array, sizes: Array, batch_size: int, sampling: str = WITHOUT_REPLACEMENT
 ) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Problem, PyTree
-from dlsim.problems.blocks import check_rows, map_nodes
+from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
 from dlsim.problems.index_lists import Partition, check_partition
 from dlsim.problems.local_test import evaluate_local
@@ -206,10 +206,7 @@ def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.nda
 
 def _check_node_block(node_block: int | str | None) -> None:
     """Said where the problem is made, and not where it is first used."""
-    if isinstance(node_block, str) and node_block != "auto":
-        checks.fail("map_nodes", "node_block", 'an integer >= 1, None or "auto"', repr(node_block))
-    if node_block is not None and not isinstance(node_block, str):
-        checks.integer("map_nodes", "node_block", node_block, 1)
+    check_node_block("map_nodes", node_block)
 
 
 def _loss(loss: str | LossFn | None, num_classes: int) -> LossFn:

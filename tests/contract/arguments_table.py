@@ -518,6 +518,18 @@ MORE: dict[str, frozenset[str]] = {
     "analysis.to_table.metrics": frozenset({"text"}),
 }
 
+# What is handed on to others, whose own words are heard: `jax.lax`, and the functions of a user's problem.
+FOREIGN = frozenset(
+    {
+        "metrics.population.params",
+        "problems.conv_general_dilated.lhs_dilation",
+        *(
+            f"problems.conv_general_dilated.{name}"
+            for name in ("dimension_numbers", "precision", "preferred_element_type")
+        ),
+    }
+)
+
 # Arguments that still fail in another way, as `room.function(argument`; to be mended, never to grow.
 LEFT: frozenset[str] = frozenset()
 

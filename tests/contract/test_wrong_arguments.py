@@ -118,7 +118,10 @@ def attempt(name: str, argument: str, value: str) -> Outcome:
             call(name, with_value(name, argument, wrong))
     except (ValueError, TypeError) as error:
         said = str(error)
-        if "unexpected keyword argument" in said and type(error) is TypeError and argument in said:
+        is_python = type(error) is TypeError and re.search(
+            "unexpected keyword argument|takes 0 positional arguments", said
+        )
+        if is_python or f"{name}.{argument}" in table.FOREIGN:
             return Outcome(case, "line", said)
         if LINE.match(said) and len(said) < LONGEST and "\n" not in said and not _is_jax(error):
             return Outcome(case, "line", said)

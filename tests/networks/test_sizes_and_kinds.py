@@ -119,7 +119,11 @@ NETWORKS = (
 
 
 @pytest.mark.parametrize("function", [*GRAPHS, *NETWORKS], ids=lambda function: function.__name__)
-@pytest.mark.parametrize("bad", [None, "ring", 7, [0, 1], {}, np.eye(3), networks.ring, networks.Network], ids=lambda bad: getattr(bad, "__name__", None) or str(type(bad).__name__) + repr(bad)[:12])
+@pytest.mark.parametrize(
+    "bad",
+    [None, "ring", 7, [0, 1], {}, np.eye(3), networks.ring, networks.Network],
+    ids=lambda bad: getattr(bad, "__name__", None) or str(type(bad).__name__) + repr(bad)[:12],
+)
 def test_what_is_no_graph_is_refused(function, bad):
     with pytest.raises(ValueError, match=rf"^{function.__name__}: network must be a Network.*, got [^\n]*$"):
         function(bad)

@@ -246,11 +246,8 @@ def check_market(where: str, near: Array, worth: Array, budgets: Array, supply: 
 def _demand(where: str, demand: Any, budgets: Array) -> Array:
     """What buyers need, one number or `[U]`, infinite or not."""
     rule = f"numbers, one or {budgets.shape[0]}"
-    if not isinstance(demand, jax.Array):
-        try:
-            given = np.asarray(demand)
-        except ValueError:
-            checks.fail(where, "demand", rule, "ragged rows")
+    if not isinstance(demand, jax.core.Tracer):
+        given = checks.host(where, "demand", demand, rule)
         if not np.issubdtype(given.dtype, np.floating) and not np.issubdtype(given.dtype, np.integer):
             checks.fail(where, "demand", rule, checks.describe(demand))
         demand = given

@@ -118,15 +118,14 @@ def following(
 
 def follow(key: Array, state: FollowingState, sidestep: Any = 0.3) -> Array:
     """Actions `[A]` that go to the waypoints; if somebody stands there, with probability `sidestep` any action instead."""
-    if not isinstance(key, jax.core.Tracer):
-        checks.key("follow", "key", key)
+    checks.key("follow", "key", key)
     checks.instance("follow", "state", state, FollowingState, "Use what `following` returns.")
     checks.probability("follow", "sidestep", sidestep)
     world = state.world
     shape = (state.values.shape[1], state.values.shape[2])
     taken = jnp.append(grid.index_plane(world.positions, shape).reshape(-1), -1) >= 0
     blocked = taken[grid.flat(state.waypoints, shape)]
-    return _go(key, planning.toward(world.positions, state.waypoints), blocked, sidestep)
+    return _go(key, planning.toward(world.positions, state.waypoints), blocked, jnp.asarray(sidestep, jnp.float32))
 
 
 def follow_policy(environment: Environment, sidestep: Any = 0.3) -> Policy:

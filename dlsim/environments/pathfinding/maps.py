@@ -27,6 +27,7 @@ def random_map(height: int, width: int, density: float, seed: int = 0) -> np.nda
     """
     where = "random_map"
     _check_size(where, height, width, 1)
+    checks.known(where, "density", density)
     checks.number(where, "density", density, 0, 1, open_maximum=True)
     rng = np.random.default_rng(checks.seed(where, seed))
     cells = np.zeros(height * width, bool)
@@ -48,6 +49,7 @@ def maze_map(height: int, width: int, seed: int = 0, open_walls: float = 0.0) ->
     for name, size in (("height", height), ("width", width)):
         if size % 2 == 0:
             checks.fail(where, name, "odd, for corridors between walls", size, f"Use {size + 1}.")
+    checks.known(where, "open_walls", open_walls)
     checks.probability(where, "open_walls", open_walls)
     rng = np.random.default_rng(checks.seed(where, seed))
     walls = np.ones((height, width), bool)
@@ -143,6 +145,7 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
 
 def parse_map(text: str, where: str = "parse_map") -> np.ndarray:
     """A map of the text of a MovingAI file."""
+    checks.text("parse_map", "where", where)
     checks.text(where, "text", text, "the text of a map")
     lines = text.splitlines()
     header: dict[str, str] = {}

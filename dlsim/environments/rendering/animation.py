@@ -25,6 +25,7 @@ def figure_of(environment: Environment, state: Any, size: float = 4.0) -> Figure
 
     _check_render("figure_of", environment)
     check_state("figure_of", "state", environment, state)
+    checks.known("figure_of", "size", size)
     checks.number("figure_of", "size", size, 0, MOST_INCHES, open_minimum=True)
     figure = Figure(figsize=(size, size))
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.9))
@@ -57,6 +58,7 @@ def animate(
     from matplotlib.figure import Figure
 
     _check_render("animate", environment)
+    checks.known("animate", "size and frames_per_second", (size, frames_per_second), "known numbers")
     path = film.check_path("animate", path)
     checks.number("animate", "frames_per_second", frames_per_second, 0, open_minimum=True)
     checks.number("animate", "size", size, 0, MOST_INCHES, open_minimum=True)
