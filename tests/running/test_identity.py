@@ -48,10 +48,12 @@ def learner(
     return dlsim.learn(problem, method(problem, optimizer(rate)), networks.ring(NODES) if graph is None else graph)
 
 
-def events(rate: float = 1.0) -> Process:
-    """The clocks are of the host: no program holds their rates."""
+def events(rate: float = 1.0, phase: float | None = None) -> Process:
+    """The clocks are of the host: no program holds when they tick."""
     problem = world.problem()
-    timing = clocks.timing(clocks.poisson(rate), window=0.5)
+    timing = clocks.timing(
+        clocks.poisson(rate) if phase is None else clocks.deterministic(1.0, np.full(8, phase)), window=0.5
+    )
     return dlsim.learn(problem, algorithms.ad_psgd(problem, optax.sgd(0.1)), networks.ring(8), timing=timing)
 
 
@@ -77,8 +79,8 @@ def plain(state: Any, info: Any) -> dict[str, Any]:
     ("first", "second", "what"),
     [
         (learner, lambda: learner(rate=0.05), r"a number in the program of step 0?-?.*0\.1, not .*0\.05"),
-        (learner, lambda: learner(partition_seed=1), r"other values in an array of (init|step|measure) int32\[8, 20\]"),
-        (learner, lambda: learner(noise=1e-3), r"other values in an array of (init|step|measure) float32\[160, 4\]"),
+        (learner, lambda: learner(partition_seed=1), r"other values in an array of (init|step|measure) int32\[127\]"),
+        (learner, lambda: learner(noise=1e-3), r"other values in an array of (init|step|measure) float32\[127, 4\]"),
         (learner, lambda: learner(graph=networks.complete(NODES)), "another program of|an array of|of step"),
         (
             lambda: learner(graph=weighted("metropolis_hastings")),
@@ -87,9 +89,10 @@ def plain(state: Any, info: Any) -> dict[str, Any]:
         ),
         (learner, lambda: learner(method=algorithms.gradient_tracking), r"same (state|process)"),
         (learner, lambda: learner(batch=5), "same (state|process)"),
-        (events, lambda: events(2.0), "another tape of events"),
+        (events, lambda: events(2.0), r"another tape of events \(clocks or links\)"),
+        (lambda: events(phase=0.2), lambda: events(phase=0.3), "another tape of events"),
     ],
-    ids=["rate", "partition", "data", "graph", "weights", "method", "batch", "clock"],
+    ids=["rate", "partition", "data", "graph", "weights", "method", "batch", "clock", "phase"],
 )
 def test_another_process_is_refused_and_its_difference_is_named(
     tmp_path: pathlib.Path, first: Any, second: Any, what: str
@@ -202,7 +205,7 @@ def test_functions_of_the_host_count_by_code_and_plain_values_not_by_what_fills_
 
 
 def test_a_data_set_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Initial parameters, steps and measures use one data set."""
+    """And so is every array that several functions of a process use."""
     hashed: list[Any] = []
     real = identity.content
 
@@ -211,8 +214,15 @@ def test_a_data_set_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(leaf)
 
     monkeypatch.setattr(identity, "content", noted)
-    arrays = identity_run.identity(learner())["arrays"]
-    assert [shape for _, shape, _, _ in arrays].count("float32[160, 4]") == 2 and hashed.count((160, 4)) == 1
+    data = jnp.arange(12.0).reshape(3, 4)
+    process = Process(
+        lambda key: jnp.zeros(3) + data.sum(1),
+        lambda key, state: (state + data.sum(1), {}),
+        lambda state, info: {"x": state @ data},
+    )
+    arrays = identity_run.identity(process)["arrays"]
+    assert [part for part, shape, _, _ in arrays if shape == "float32[3, 4]"] == ["init", "step", "measure"]
+    assert hashed == [(3, 4)]
 
 
 def test_numbered_folders_of_others_are_left_alone(tmp_path: pathlib.Path) -> None:
