@@ -123,7 +123,8 @@ def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
         return jnp.sum(jnp.square(difference(v, c, unit)).reshape(*v.shape[:2], -1), axis=-1)
 
     parts = jax.tree.leaves(jax.tree.map(leaf, values, centre))
-    return sum(parts[1:], start=parts[0])
+    total: Array = sum(parts[1:], start=parts[0])
+    return total
 
 
 def _pair_squares(values: PyTree, unit: Array | None) -> Array:

@@ -47,9 +47,9 @@ def starting_models(
 def _checked(problem: Problem, given: PyTree) -> tuple[PyTree, bool]:
     """The models as arrays, and whether there is one a node."""
     like = jax.eval_shape(problem.init, jax.random.key(0))
-    if jax.tree.structure(given) != jax.tree.structure(like):
-        wanted = jax.tree.structure(like)
-        _fail(f"a tree like the problem's model, {wanted}", str(jax.tree.structure(given)))
+    wanted, got = str(jax.tree.structure(like)), str(jax.tree.structure(given))
+    if got != wanted:
+        _fail(f"a tree like the problem's model, {wanted}", got)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
     leaves, likes = [jnp.asarray(leaf) for leaf in jax.tree.leaves(given)], jax.tree.leaves(like)
     is_stacked = bool(leaves) and leaves[0].shape == (problem.num_nodes, *likes[0].shape)
