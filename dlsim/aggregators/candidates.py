@@ -123,7 +123,7 @@ def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
         return jnp.sum(jnp.square(difference(v, c, unit)).reshape(*v.shape[:2], -1), axis=-1)
 
     parts = jax.tree.leaves(jax.tree.map(leaf, values, centre))
-    total: Array = sum(parts[1:], start=parts[0])
+    total: Array = functools.reduce(jnp.add, parts)
     return total
 
 
