@@ -96,7 +96,9 @@ def load(
         return _from_arrays("custom", "source", source, "a dict of arrays", columns, options)
     if not isinstance(source, str | os.PathLike):
         checks.fail("load", "source", "a name, a path or a data set", type(source).__name__, "Use dataset(x, y).")
-    path = _path(source)
+    path = _path("source", source)
+    if data_dir is not None:
+        _path("data_dir", data_dir)
     is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
     if str(source) in NAMES or path.is_dir():
         named = {"label": label, "columns": columns or None, "header": header}
@@ -122,12 +124,12 @@ def load(
     raise AssertionError  # unreachable: no such name
 
 
-def _path(source: Any) -> Path:
+def _path(argument: str, source: Any) -> Path:
     try:
         path = Path(source).expanduser()
         path.is_dir()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long a name, an unknown ~user
-        checks.fail("load", "source", "a name or a path", f"{str(source)[:60]!r} ({error})")
+        checks.fail("load", argument, "a name or a path", f"{str(source)[:60]!r} ({type(error).__name__})")
     return path
 
 

@@ -368,6 +368,8 @@ def test_bad_arrays():
         (lambda: load("digits", columns=["user"]), "columns must be left out"),
         (lambda: load("digits", standardise="no"), "standardise must be a bool, got 'no'"),
         (lambda: load("digits", data_dir=3), "data_dir must be a path, got 3"),
+        (lambda: load("mnist", data_dir="x" * 3000), "data_dir must be a name or a path, got 'xxx"),
+        (lambda: load("x" * 3000), "source must be a name or a path, got 'xxx"),
         (lambda: dataset(x, y, regression="no"), "regression must be a bool, got 'no'"),
         (lambda: dataset(x, y, num_classes="two"), "num_classes must be an integer"),
         (lambda: dataset(x, y, test_columns={"user": y}), "test_columns must be given together with test_inputs"),
