@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dlsim.learning import metrics
     from dlsim.learning.learn import learn
     from dlsim.running import meshes
+    from dlsim.running.early import stop_at, stop_on_plateau
     from dlsim.running.simulate import Interrupted, Run, simulate
     from dlsim.sweeps import sweep
     from dlsim.version import __version__ as __version__
@@ -55,6 +56,8 @@ __all__ = [
     "networks",
     "problems",
     "simulate",
+    "stop_at",
+    "stop_on_plateau",
     "sweep",
 ]
 
@@ -66,6 +69,7 @@ _HOMES = {
     "learning": ("metrics",),
     "learning.learn": ("learn",),
     "running": ("meshes",),
+    "running.early": ("stop_at", "stop_on_plateau"),
     "running.simulate": ("Interrupted", "Run", "simulate"),
     "sweeps": ("sweep",),
     "version": ("__version__",),
@@ -96,4 +100,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

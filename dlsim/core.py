@@ -123,6 +123,7 @@ class Problem(NamedTuple):
     batch_size: int = 1  # gradient evaluations behind one call of `gradient`, per node
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
+    smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
     # as `gradient`; None where there are no examples to go through
@@ -132,7 +133,7 @@ class Problem(NamedTuple):
 
 # What a network may be, and what a method may require of it.
 PROPERTIES = ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric")
-REQUIREMENTS = (*PROPERTIES, "fixed_topology", "server")
+REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "server")
 
 
 class Algorithm(NamedTuple):
@@ -142,7 +143,8 @@ class Algorithm(NamedTuple):
     reads like the paper's pseudocode: who talks to whom, what is lost, compressed or late, and what it cost, is the
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
-    state belongs to edges, `server` where nodes talk to one (`REQUIREMENTS` has them all); `learn` checks them.
+    state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one
+    (`REQUIREMENTS` has them all); `learn` checks them.
     """
 
     init: Any

@@ -164,10 +164,10 @@ def _refuse_living(holder: dict[str, Any], path: pathlib.Path, supported: bool) 
         held.fix = f"If it no longer runs, remove {path}."
         raise held
     same_boot = holder.get("boot") in ("", None, boot())
-    pid = holder.get("pid")
-    if not supported and same_boot and isinstance(pid, int) and pid != os.getpid():
-        if is_running(pid, str(holder.get("began", ""))):
-            raise _Held(_named(holder))
+    pid: Any = holder.get("pid")
+    is_told_apart = not supported and same_boot and isinstance(pid, int) and pid != os.getpid()
+    if is_told_apart and is_running(pid, str(holder.get("began", ""))):
+        raise _Held(_named(holder))
 
 
 def _read(descriptor: int) -> dict[str, Any]:

@@ -153,15 +153,54 @@ def fresh(code, **extra):
 
 
 def test_import_is_light():
-    code = "import json, sys, dlsim; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    loaded = set(json.loads(fresh(code)))
+    every = "import json, sys, dlsim; [getattr(dlsim, name) for name in dlsim.__all__]"
+    told = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    loaded = set(json.loads(fresh(f"{every}; {told}")))
     assert "jax" in loaded
-    assert loaded & set(HEAVY) <= set(json.loads(fresh(code.replace(", dlsim", ", jax")))) & set(HEAVY)
+    assert loaded & set(HEAVY) <= set(json.loads(fresh(f"import json, sys, jax; {told}"))) & set(HEAVY)
+    alone = set(json.loads(fresh(f"import json, sys, dlsim, dlsim.terminal.cli; {told}")))
+    assert not alone & {*HEAVY, "jax", "numpy", "argparse"}  # the command line listens to signals before those
+
+
+def test_the_package_gives_what_it_names_when_it_is_asked():
+    """Names, rooms and modules; what type checkers read and what runs are one list."""
+    typed = next(
+        node for node in ast.parse((ROOT / "dlsim" / "__init__.py").read_text()).body if isinstance(node, ast.If)
+    )
+    imported = {alias.asname or alias.name for node in typed.body for alias in node.names}
+    assert imported == {*dlsim.__all__, "__version__"}
+    assert {*dlsim.__all__, "__version__"} <= set(dir(dlsim))
+    for node in typed.body:
+        for alias in node.names:
+            home = importlib.import_module(node.module)
+            value = getattr(home, alias.name, None) or importlib.import_module(f"{node.module}.{alias.name}")
+            assert getattr(dlsim, alias.name) is value
+    code = "import dlsim; dlsim.sweeps.api; dlsim.results.load; assert dlsim.learn is dlsim.learning.learn.learn"
+    fresh(f"{code}; from dlsim import *; simulate, problems.quadratic")
+    with pytest.raises(AttributeError, match="module 'dlsim' has no attribute 'simulat'"):
+        dlsim.simulat  # noqa: B018
+
+
+def test_files_say_how_their_text_is_written():
+    """The encoding of a terminal is not that of a file."""
+    loose = []
+    for path in PACKAGE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "attr", getattr(getattr(node, "func", None), "id", None))
+            is_text = name in ("read_text", "write_text") or (
+                name in ("open", "fdopen", "TextIOWrapper")
+                and not any(isinstance(one, ast.Constant) and "b" in str(one.value) for one in node.args)
+                and ast.unparse(node.func) not in ("store.open", "Image.open")
+            )
+            if is_text and not any(keyword.arg == "encoding" for keyword in node.keywords):
+                loose.append(f"{relative(path)}:{node.lineno}")
+    assert loose == []
 
 
 def test_import_is_fast():
     """In seconds of one core: what importing takes on a machine that does nothing else, whoever shares this one."""
-    code = "import time; import jax; before = time.process_time(); import dlsim; print(before, time.process_time())"
+    names = "[getattr(dlsim, name) for name in dlsim.__all__]"
+    code = f"import time, jax; before = time.process_time(); import dlsim; {names}; print(before, time.process_time())"
     times = [tuple(map(float, fresh(code).split())) for _ in range(3)]
     assert min(after for _, after in times) < SLOWEST_IMPORT
     assert min(after - before for before, after in times) < 0.5  # our own part

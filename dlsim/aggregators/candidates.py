@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +41,9 @@ def pick(ordered: Array, rank: Array) -> Array:
 def median_by_entry(values: Array, mask: Array) -> Array:
     """The median of each coordinate over axis 1 among those that count; of an even number, the middle two's mean."""
     ordered, count = sorted_by_entry(values, mask), jnp.sum(mask, axis=1)
-    return (pick(ordered, (count - 1) // 2) + pick(ordered, count // 2)) / 2
+    low, high = pick(ordered, (count - 1) // 2), pick(ordered, count // 2)
+    both = low + high
+    return jnp.where(jnp.isfinite(both), both / 2, low / 2 + high / 2)  # the sum of two large numbers overflows
 
 
 def weighted_sum(weights: Array, values: PyTree) -> PyTree:
@@ -51,26 +56,104 @@ def weighted_sum(weights: Array, values: PyTree) -> PyTree:
     return jax.tree.map(leaf, values)
 
 
+class Lengths(NamedTuple):
+    """Euclidean lengths as `root / unit`: the length itself, or its square, need not be a number of the dtype."""
+
+    root: Array
+    unit: Array  # a power of two
+
+    @property
+    def value(self) -> Array:
+        """The lengths, infinite beyond the dtype's range."""
+        return self.root / self.unit
+
+
+def distances_to(values: PyTree, centre: PyTree) -> Lengths:
+    """||v_k - centre||, `[n, K]`, whatever the scale: no square overflows or vanishes.  Not finite where v_k is not."""
+    return _lengths(functools.partial(_squares, values, centre), None)
+
+
 def squared_distances(values: PyTree) -> Array:
-    """||v_k - v_l||^2 of all pairs of a node's candidates, float32 `[n, K, K]`."""
+    """||v_k - v_l||^2 of all pairs of a node's candidates, `[n, K, K]`, from the differences themselves.
 
-    def leaf(v: Array) -> Array:
-        flat = v.reshape(*v.shape[:2], -1).astype(jnp.float32)
-        flat = flat - flat[:, :1]  # differences are what counts: centring keeps their digits
-        square = jnp.sum(flat * flat, axis=-1)
-        inner = jnp.einsum("nkd,nld->nkl", flat, flat, precision=jax.lax.Precision.HIGHEST)
-        return square[:, :, None] + square[:, None, :] - 2 * inner
-
-    return jnp.maximum(sum(leaf(v) for v in jax.tree.leaves(values)), 0)
+    One candidate after the other, so that no `[n, K, K, D]` is ever held.  Equal candidates have equal rows.
+    """
+    return _pair_squares(values, None)
 
 
-def squared_distances_to(values: PyTree, centre: PyTree) -> Array:
-    """||v_k - centre||^2, float32 `[n, K]`."""
+def distances(values: PyTree, squares: Array, is_wanted: Array) -> Array:
+    """||v_k - v_l|| of the pairs that are wanted, `[n, K, K]`, given `squared_distances`; whatever the scale."""
+    return _lengths(functools.partial(_pair_squares, values), is_wanted, squares).value
+
+
+def is_off_scale(squares: Array) -> Array:
+    """Whether a sum of squares left the dtype's range, or may have lost parts of it below."""
+    return (squares == jnp.inf) | (squares < _smallest(squares.dtype))
+
+
+def _lengths(squares_of: Any, is_wanted: Array | None, squares: Array | None = None) -> Lengths:
+    """Roots of sums of squares; those out of range once more, in a unit of their own, if there are any at all.
+
+    The barriers keep the compiler from holding the differences, `[n, K, D]`, for one use after the other, and from
+    joining the root to the sum, which then runs a number at a time.
+    """
+    squares = jax.lax.optimization_barrier(squares_of(None) if squares is None else squares)
+    off = is_off_scale(squares)
+    is_wanted = off if is_wanted is None else off & is_wanted
+    scale = jnp.asarray(2.0 ** _exponent(squares.dtype), squares.dtype)
+    one = jnp.ones((), squares.dtype)
+    unit = jnp.where(off, jnp.where(squares == jnp.inf, 1 / scale, scale), one)
+
+    def plain() -> Lengths:
+        return Lengths(jnp.sqrt(squares), jnp.ones_like(squares))
+
+    def wide() -> Lengths:
+        again = jax.lax.optimization_barrier(squares_of(jax.lax.optimization_barrier(unit)))
+        return Lengths(jnp.sqrt(jnp.where(off, again, squares)), unit)
+
+    return jax.lax.cond(jnp.any(is_wanted), wide, plain)
+
+
+def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
+    """Sums of the squares of unit * (v_k - centre), `[n, K]`, float32 or wider."""
+    if unit is not None:
+        values, centre = jax.lax.optimization_barrier((values, centre))
 
     def leaf(v: Array, c: Array) -> Array:
-        return jnp.sum(jnp.square((v - c[:, None]).reshape(*v.shape[:2], -1)).astype(jnp.float32), axis=-1)
+        return jnp.sum(jnp.square(difference(v, c, unit)).reshape(*v.shape[:2], -1), axis=-1)
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, values, centre)), start=jnp.zeros(()))
+    parts = jax.tree.leaves(jax.tree.map(leaf, values, centre))
+    return sum(parts[1:], start=parts[0])
+
+
+def _pair_squares(values: PyTree, unit: Array | None) -> Array:
+    def row(k: Array) -> Array:
+        centre = jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, k, axis=1, keepdims=False), values)
+        mine = None if unit is None else jax.lax.dynamic_index_in_dim(unit, k, axis=1, keepdims=False)
+        return _squares(values, centre, mine)
+
+    return jnp.moveaxis(jax.lax.map(row, jnp.arange(jax.tree.leaves(values)[0].shape[1])), 0, 1)
+
+
+def difference(values: Array, centre: Array, unit: Array | None = None) -> Array:
+    """unit * (v_k - centre) of one leaf, `[n, K, ...]`, float32 or wider; `unit [n, K]` holds powers of two."""
+    wide = jnp.promote_types(jnp.float32, values.dtype)
+    v, c = values.astype(wide), centre.astype(wide)[:, None]
+    if unit is None:
+        return v - c
+    # Down before the difference, which may overflow; up after it, where the values themselves would.
+    down, up = (_like(bound(unit.astype(wide), 1), v) for bound in (jnp.minimum, jnp.maximum))
+    return (v * down - c * down) * up
+
+
+def _exponent(dtype: Any) -> int:
+    """Of a unit that brings whatever left the range of squares back into it: 76 in float32."""
+    return int(0.6 * jnp.finfo(dtype).maxexp)
+
+
+def _smallest(dtype: Any) -> float:
+    """A sum of squares above it has lost no digits to squares too small to be held: 2^-80 in float32."""
+    return float(2.0 ** -int(0.63 * jnp.finfo(dtype).maxexp))
 
 
 def _like(rows: Array, values: Array) -> Array:

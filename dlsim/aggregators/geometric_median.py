@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import median_by_entry, no_state, squared_distances_to, weighted_sum, with_own
+from dlsim.aggregators.candidates import distances_to, median_by_entry, no_state, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -19,8 +19,7 @@ def geometric_median(*, num_iterations: int = 8, smoothing: Any = 1e-6) -> Aggre
         z <- sum_k b_k v_k / sum_k b_k,   b_k = 1 / max(smoothing, ||v_k - z||)
 
     It starts from one such step from the coordinate-wise median, with the median distance to it for `smoothing`: from
-    the mean, a lie at distance L takes log L iterations to forget.  What is not finite, or so far from a node's own value
-    that its squared distance overflows, counts for nothing.
+    the mean, a lie at distance L takes log L iterations to forget.  What is not finite counts for nothing.
 
     Args:
       num_iterations: structural.
@@ -34,18 +33,17 @@ def geometric_median(*, num_iterations: int = 8, smoothing: Any = 1e-6) -> Aggre
     def apply(key: Array, state: tuple[()], own: PyTree, inbox: Inbox) -> tuple[tuple[()], PyTree]:
         del key
         values, mask = with_own(own, inbox)
-
-        counts = mask & jnp.isfinite(squared_distances_to(values, own))
+        counts = mask & jnp.isfinite(distances_to(values, own).root)
 
         def towards(distance: Array, least: Array) -> PyTree:
             weights = jnp.where(counts, 1 / jnp.maximum(distance, least), 0)
             return weighted_sum(weights / jnp.sum(weights, axis=1, keepdims=True), values)
 
         def iterate(_: Array, centre: PyTree) -> PyTree:
-            return towards(jnp.sqrt(squared_distances_to(values, centre)), smoothing)
+            return towards(distances_to(values, centre).value, smoothing)
 
         middle = jax.tree.map(lambda v: median_by_entry(v, counts), values)
-        distance = jnp.sqrt(squared_distances_to(values, middle))
+        distance = distances_to(values, middle).value
         start = towards(distance, jnp.maximum(median_by_entry(distance, counts), smoothing)[:, None])
         return state, jax.lax.fori_loop(0, num_iterations, iterate, start)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import no_state, squared_distances, weighted_sum, with_own
+from dlsim.aggregators.candidates import (
+    distances,
+    is_off_scale,
+    no_state,
+    squared_distances,
+    weighted_sum,
+    with_own,
+)
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -28,15 +36,33 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
         del key
         values, mask = with_own(own, inbox)
         size = mask.shape[1]
-        distances = squared_distances(values)
+        squares = squared_distances(values)
         is_other = mask[:, :, None] & mask[:, None, :] & ~jnp.eye(size, dtype=bool)
-        # What is not finite is as far away as can be.
-        distances = jnp.where(is_other & jnp.isfinite(distances), distances, jnp.inf)
         count = jnp.sum(mask, axis=1)
         nearest = jnp.clip(count - num_byzantine - 2, 1, size)
-        ordered = jnp.sort(distances, axis=2)
         taken = jnp.arange(size) < nearest[:, None, None]
-        scores = jnp.where(mask, jnp.sum(jnp.where(taken, ordered, 0), axis=2), jnp.inf)
+
+        def nearest_first(measures: Array) -> Array:
+            # What is not finite is as far away as can be.
+            ordered = jnp.sort(jnp.where(is_other & jnp.isfinite(measures), measures, jnp.inf), axis=2)
+            return jnp.where(taken, ordered, 0)
+
+        def by_squares() -> Array:
+            return jnp.sum(nearest_first(squares), axis=2)
+
+        def by_lengths() -> Array:
+            """The root of the sum orders alike, and is in range where squares are not."""
+            lengths = nearest_first(distances(values, squares, is_other))
+            largest = jnp.max(lengths, axis=2)
+            share = lengths / jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)[:, :, None]
+            return jnp.where(largest < jnp.inf, largest * jnp.sqrt(jnp.sum(jnp.square(share), axis=2)), jnp.inf)
+
+        is_off = jnp.any(is_other & is_off_scale(squares), axis=(1, 2))
+        # A node's choice does not depend on whether another's values are out of range.
+        scores = jax.lax.cond(
+            jnp.any(is_off), lambda: jnp.where(is_off[:, None], by_lengths(), by_squares()), by_squares
+        )
+        scores = jnp.where(mask, scores, jnp.inf)
         # A node alone has no others to measure by and keeps its own value.
         scores = jnp.where((count == 1)[:, None] & mask, 0, scores)
         rank = jnp.argsort(jnp.argsort(scores, axis=1, stable=True), axis=1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import no_state, squared_distances_to, weighted_sum
+from dlsim.aggregators.candidates import difference, distances_to, no_state, weighted_sum
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -27,10 +27,11 @@ def self_centered_clipping(radius: Any) -> Aggregator:
 
     def apply(key: Array, state: tuple[()], own: PyTree, inbox: Inbox) -> tuple[tuple[()], PyTree]:
         del key
-        distance = jnp.sqrt(squared_distances_to(inbox.values, own))
-        scale = jnp.minimum(1, radius / jnp.maximum(distance, 1e-30))
-        scale = jnp.where(jnp.isfinite(distance), scale, 0)  # NaN and infinities count for nothing
-        difference = jax.tree.map(lambda v, o: v - o[:, None], inbox.values, own)
-        return state, jax.tree.map(jnp.add, own, weighted_sum(inbox.weights * scale, difference))
+        root, unit = distances_to(inbox.values, own)
+        # r / ||d|| may be too small for the dtype where unit * d is not: clip(d) = (unit * d) min(1 / unit, r / root).
+        scale = jnp.minimum(1 / unit, radius / jnp.maximum(root, jnp.finfo(root.dtype).tiny))
+        weights = jnp.where(jnp.isfinite(root), inbox.weights * scale, 0)  # NaN and infinities count for nothing
+        moved = weighted_sum(weights, jax.tree.map(lambda v, o: difference(v, o, unit), inbox.values, own))
+        return state, jax.tree.map(lambda o, m: o + m.astype(o.dtype), own, moved)
 
     return Aggregator(init=no_state, apply=apply, source="He, Karimireddy and Jaggi, 2022")

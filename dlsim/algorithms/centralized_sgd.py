@@ -64,4 +64,9 @@ def centralized_sgd(
         new = jax.tree.map(lambda a, b: jnp.where(someone, a, b), new, state)
         return new, network, {"loss": losses, "num_gradients": gradient_count(problem, network)}
 
-    return Algorithm(init=init, step=step, params=lambda state: as_one(state.params))
+    return Algorithm(
+        init=init,
+        step=step,
+        params=lambda state: as_one(state.params),
+        requires=frozenset({"common_start"}),
+    )

@@ -8,6 +8,7 @@ import jax
 
 from dlsim import checks, trees
 from dlsim.algorithms.local import local_updates
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -29,6 +30,7 @@ def choco_sgd(
     consensus_step_size: Any = 1.0,
     num_local_steps: int = 1,
     num_local_epochs: int | None = None,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """CHOCO-SGD, in its memory-efficient form.  The compressor C is the network's channel.
 
@@ -46,6 +48,8 @@ def choco_sgd(
       consensus_step_size: gamma in (0, 1], traced; the stronger the compression, the smaller: it diverges otherwise.
       num_local_steps: K, structural.
       num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Assumes: connected network, symmetric doubly stochastic weights, a channel that compresses (`top_k`, `quantize`; no
       error feedback on top, the public copies are one).  Over a link that is down, or to a neighbour that is absent, a
@@ -56,6 +60,7 @@ def choco_sgd(
     Source: Koloskova, Stich and Jaggi, Decentralized stochastic optimization and gossip algorithms with compressed
       communication, ICML 2019; Koloskova et al., ICLR 2020, Algorithm 3 (memory-efficient).
     """
+    problem = weighted("choco_sgd", problem, weighting)
     checks.number("choco_sgd", "consensus_step_size", consensus_step_size, 0.0, 1.0, open_minimum=True)
     local = local_updates(problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="choco_sgd")
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -27,6 +28,7 @@ def decentralized_admm(
     num_local_steps: int | None = None,
     local_learning_rate: Any = 0.1,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Decentralised ADMM: each node solves its own problem, pulled towards its neighbours.
 
@@ -44,6 +46,8 @@ def decentralized_admm(
       local_learning_rate: eta > 0 of the K steps, traced.  They are implicit in the quadratic part, so that large
         penalties do not force small steps: x <- (x - eta (g_i(x) + alpha_i - c sum_j (x_i + x_j))) / (1 + 2 c d_i eta).
       use_full_gradient: of the K steps: over all of a node's data; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and duals of all nodes, and what each heard last.
@@ -57,7 +61,7 @@ def decentralized_admm(
       IEEE TSP 2014.  Differs: the inexact form; with K = 1 it is Ling, Shi, Wu and Ribeiro, DLM: decentralized
       linearized alternating direction method of multipliers, IEEE TSP 2015, whose rho is 1 / eta.
     """
-    checks.instance("decentralized_admm", "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted("decentralized_admm", problem, weighting)
     checks.number("decentralized_admm", "penalty", penalty, 0.0, open_minimum=True)
     checks.number("decentralized_admm", "local_learning_rate", local_learning_rate, 0.0, open_minimum=True)
     if num_local_steps is not None:
@@ -112,7 +116,7 @@ def decentralized_admm(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"fixed_topology", "connected", "undirected", "row_stochastic"}),
+        requires=frozenset({"common_start", "fixed_topology", "connected", "undirected", "row_stochastic"}),
         source="Shi, Ling, Yuan, Wu and Yin, IEEE TSP 2014",
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.local import local_updates
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Aggregator, Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -29,6 +30,7 @@ def dsgd(
     num_local_epochs: int | None = None,
     order: str = "adapt_then_combine",
     aggregator: Aggregator | None = None,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Decentralised SGD: local gradient steps, then one exchange with the neighbours.
 
@@ -50,6 +52,8 @@ def dsgd(
       num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
       order: `"adapt_then_combine"` or `"combine_then_adapt"`.
       aggregator: a rule for what a node hears, in place of the linear mix (`dlsim.aggregators`); adapt-then-combine.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and optimiser states of all nodes.
@@ -58,6 +62,7 @@ def dsgd(
     Source: Lian et al., Can decentralized algorithms outperform centralized algorithms? NeurIPS 2017
       (combine-then-adapt); Chen and Sayed, Diffusion adaptation strategies, IEEE TSP 2012 (adapt-then-combine).
     """
+    problem = weighted("dsgd", problem, weighting)
     checks.one_of("dsgd", "order", order, ORDERS)
     if aggregator is not None:
         checks.instance("dsgd", "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")

@@ -9,6 +9,7 @@ import jax
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
 from dlsim.algorithms.optimizers import node_optimizer
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -28,6 +29,7 @@ def exact_diffusion(
     optimizer: optax.GradientTransformation,
     *,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Exact diffusion: adapt-then-combine without its bias.
 
@@ -42,6 +44,8 @@ def exact_diffusion(
       problem: what the nodes learn.
       optimizer: makes the adapt step; `optax.sgd(eta)` gives the paper's method; floats may be traced.
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters, corrections and optimiser states of all nodes.
@@ -52,7 +56,7 @@ def exact_diffusion(
     Source: Yuan, Ying, Zhao and Sayed, Exact diffusion for distributed optimization and learning: part I, IEEE TSP
       2019, Algorithm 1.  Differs: stochastic gradients unless `use_full_gradient`; equal weights on all nodes' losses.
     """
-    return _corrected(problem, optimizer, use_full_gradient, is_lazy=True)
+    return _corrected(problem, optimizer, use_full_gradient, weighting, is_lazy=True)
 
 
 @checks.typed
@@ -61,6 +65,7 @@ def d2(
     optimizer: optax.GradientTransformation,
     *,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """D2, decentralised training over decentralised data: exact diffusion with W itself in place of (I + W) / 2.
 
@@ -71,6 +76,8 @@ def d2(
       problem: what the nodes learn.
       optimizer: makes the step from x^k; `optax.sgd(eta)` gives the paper's method; floats may be traced.
       use_full_gradient: gradients over all of a node's data; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns, cost, absent nodes: as `exact_diffusion`.
     Assumes: connected undirected network, symmetric doubly stochastic weights with their smallest eigenvalue above
@@ -78,14 +85,14 @@ def d2(
       on even rings, for one.
     Source: Tang, Lian, Yan, Zhang and Liu, D2: decentralized training over decentralized data, ICML 2018.
     """
-    return _corrected(problem, optimizer, use_full_gradient, is_lazy=False)
+    return _corrected(problem, optimizer, use_full_gradient, weighting, is_lazy=False)
 
 
 def _corrected(
-    problem: Problem, optimizer: optax.GradientTransformation, use_full_gradient: bool, is_lazy: bool
+    problem: Problem, optimizer: optax.GradientTransformation, use_full_gradient: bool, weighting: str, is_lazy: bool
 ) -> Algorithm:
     where = "exact_diffusion" if is_lazy else "d2"
-    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted(where, problem, weighting)
     steps = node_optimizer(where, optimizer)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
     share = 0.5 if is_lazy else 1.0  # W~ = I + share (W - I)

@@ -8,6 +8,7 @@ import jax
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -17,7 +18,9 @@ class ExtraState(NamedTuple):
     correction: PyTree  # [N, ...] c_i, what mixing left over so far; tends to eta grad f_i(x*)
 
 
-def extra(problem: Problem, learning_rate: Any, *, use_full_gradient: bool = False) -> Algorithm:
+def extra(
+    problem: Problem, learning_rate: Any, *, use_full_gradient: bool = False, weighting: str = "uniform"
+) -> Algorithm:
     """EXTRA with W~ = (I + W) / 2.
 
         x^1     = W x^0 - eta g(x^0)
@@ -35,6 +38,8 @@ def extra(problem: Problem, learning_rate: Any, *, use_full_gradient: bool = Fal
       problem: what the nodes learn.
       learning_rate: eta > 0, traced.
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and corrections of all nodes.
@@ -46,7 +51,7 @@ def extra(problem: Problem, learning_rate: Any, *, use_full_gradient: bool = Fal
     Source: Shi, Ling, Wu and Yin, EXTRA: an exact first-order algorithm for decentralized consensus optimization,
       SIAM J. Optim. 2015, Algorithm 1.  Differs: stochastic gradients unless `use_full_gradient`.
     """
-    checks.instance("extra", "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted("extra", problem, weighting)
     checks.number("extra", "learning_rate", learning_rate, 0.0, open_minimum=True)
     checks.flag("extra", "use_full_gradient", use_full_gradient)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient

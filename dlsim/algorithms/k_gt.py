@@ -8,6 +8,7 @@ import jax
 
 from dlsim import checks, trees
 from dlsim.algorithms.local import local_updates
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -23,6 +24,7 @@ def k_gt(
     *,
     num_local_steps: int = 5,
     communication_step_size: Any = 1.0,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """K local steps, each corrected towards the network's mean gradient, between two exchanges.
 
@@ -40,6 +42,8 @@ def k_gt(
       local_learning_rate: eta_l > 0, traced.
       num_local_steps: K, structural.
       communication_step_size: eta_c > 0, traced; below 1 it damps the step of a round, K eta_l eta_c.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and corrections of all nodes.
@@ -52,6 +56,7 @@ def k_gt(
       Differs: c starts at zero instead of at the mean of the first gradients minus node i's own, which would need a
       network-wide average before the first round.
     """
+    problem = weighted("k_gt", problem, weighting)
     checks.number("k_gt", "local_learning_rate", local_learning_rate, 0.0, open_minimum=True)
     checks.number("k_gt", "communication_step_size", communication_step_size, 0.0, open_minimum=True)
     import optax

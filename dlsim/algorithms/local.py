@@ -225,7 +225,8 @@ def _gradients(
         if part.positions is None:
             gradients, losses = problem.gradient(part.key, params, node_ids)
         else:
-            gradients, losses = problem.gradient_at(part.key, params, node_ids, part.positions, part.mask)
+            examples: Any = problem.gradient_at
+            gradients, losses = examples(part.key, params, node_ids, part.positions, part.mask)
         if objective is not None:
             gradients = objective.correct(gradients, params, extra)
         return gradients, losses

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -28,6 +29,7 @@ def nids(
     proximal: Any = None,
     consensus_step_size: Any = 0.5,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """NIDS: minimise mean_i f_i(x) + r_i(x) with a step size that does not depend on the network.
 
@@ -51,6 +53,8 @@ def nids(
       consensus_step_size: c in (0, 1], traced.  W~ must be positive semidefinite: 1/2 is always safe, and c may go up
         to 1 / (1 - lambda_min(W)).
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and corrections of all nodes.
@@ -63,7 +67,7 @@ def nids(
       convergence rates, IEEE TSP 2019, Algorithm 1, with its Lambda = diag(eta_i) and its c = ours / max eta.
       Differs: stochastic gradients unless `use_full_gradient`.
     """
-    checks.instance("nids", "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted("nids", problem, weighting)
     if getattr(learning_rate, "ndim", 0) == 0 and not isinstance(learning_rate, list | tuple):
         checks.number("nids", "learning_rate", learning_rate, 0.0, open_minimum=True)
     else:

@@ -109,7 +109,7 @@ def server_optimizer(
         return jax.tree.map(lambda leaf: leaf[0], tree)
 
     def init(params: PyTree) -> PyTree:
-        return first(nodes.init(rows(params)))
+        return _without_keys(optimizer.init(params))
 
     def update(
         key: Array, gradient: PyTree, state: PyTree, params: PyTree, loss: Array | None = None
@@ -187,7 +187,7 @@ def _updated(
         found = _MISSING.search(str(error))
         if found is None:
             raise
-        given = ", ".join(extras) or "nothing beside gradients and parameters"
+        given = ", ".join(sorted(extras)) or "nothing beside gradients and parameters"
         checks.fail(where, argument, f"one whose update needs no more than {given}", f"one that needs {found[1]}")
     made, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (updates, params))
     if made != wanted:
@@ -240,9 +240,11 @@ def _with_keys(optimizer: Any, key: Array, node_ids: Array, state: PyTree, param
     """The state with keys of this step and node where the optimiser keeps its own."""
     leaves = jax.tree.leaves(state)
     model = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
-    if jax.tree.structure(jax.eval_shape(optimizer.init, model)).num_leaves == len(leaves):
+    if len(jax.tree.leaves(jax.eval_shape(optimizer.init, model))) == len(leaves):
         return state
-    fresh, treedef = jax.tree_util.tree_flatten_with_path(jax.vmap(optimizer.init)(params))
+    fresh, treedef = jax.tree_util.tree_flatten_with_path(
+        jax.vmap(lambda _, params: optimizer.init(params))(node_ids, params)
+    )
     own = keys.at_nodes(keys.stream(key, "optimizer"), node_ids)
     rest = iter(leaves)
     whole = [_drawn(own, i, leaf) if _is_key(path, leaf) else next(rest) for i, (path, leaf) in enumerate(fresh)]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -26,6 +27,7 @@ def proxskip(
     *,
     consensus_step_size: Any = 0.5,
     use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Decentralised ProxSkip (Scaffnew over a graph): local steps corrected by a control variate, mixing now and then.
 
@@ -44,6 +46,8 @@ def proxskip(
       consensus_step_size: c in (0, 1], traced.  (1 - c) I + c W must be positive semidefinite: 1/2 is always safe, and
         c may go up to 1 / (1 - lambda_min(W)).
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Returns:
       Algorithm whose state holds the parameters and control variates of all nodes.
@@ -56,7 +60,7 @@ def proxskip(
       communication acceleration! Finally! ICML 2022, the decentralised algorithm (its gamma tau / p is c here).
       Differs: stochastic gradients unless `use_full_gradient`.
     """
-    checks.instance("proxskip", "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted("proxskip", problem, weighting)
     checks.number("proxskip", "learning_rate", learning_rate, 0.0, open_minimum=True)
     checks.number("proxskip", "probability", probability, 0.0, 1.0, open_minimum=True)
     checks.number("proxskip", "consensus_step_size", consensus_step_size, 0.0, 1.0, open_minimum=True)

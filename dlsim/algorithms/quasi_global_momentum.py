@@ -8,6 +8,7 @@ import jax
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.gradient_tracking import gradient_count
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -25,6 +26,7 @@ def quasi_global_momentum(
     momentum: Any = 0.9,
     smoothing: Any = None,
     nesterov: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """QG-DSGDm: D-SGD whose momentum follows the change of the mixed model instead of local gradients.
 
@@ -41,13 +43,15 @@ def quasi_global_momentum(
       momentum: beta in [0, 1), traced.
       smoothing: mu in [0, 1], traced; None: beta, the paper's choice.
       nesterov: QG-DSGDm-N; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Assumes: connected network, doubly stochastic weights.  Cost per round: one gradient and one message of D numbers a
       neighbour.  Absent nodes keep their state.
     Source: Lin, Karimireddy, Stich and Jaggi, Quasi-global momentum: accelerating decentralized deep learning on
       heterogeneous data, ICML 2021, Algorithm 1.
     """
-    checks.instance("quasi_global_momentum", "problem", problem, Problem, "See dlsim.problems.")
+    problem = weighted("quasi_global_momentum", problem, weighting)
     checks.number("quasi_global_momentum", "learning_rate", learning_rate, 0.0, open_minimum=True)
     checks.number("quasi_global_momentum", "momentum", momentum, 0.0, 1.0, open_maximum=True)
     mu = momentum if smoothing is None else checks.number("quasi_global_momentum", "smoothing", smoothing, 0.0, 1.0)

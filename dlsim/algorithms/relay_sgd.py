@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, trees
 from dlsim.algorithms.local import local_updates
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.network import Network, host_graph
@@ -30,6 +31,7 @@ def relay_sgd(
     *,
     num_local_steps: int = 1,
     num_local_epochs: int | None = None,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """RelaySGD: sums of models are relayed along a tree, so that each node's model reaches each other node once.
 
@@ -46,6 +48,8 @@ def relay_sgd(
       optimizer: the local optimiser; floats may be traced.
       num_local_steps: K, structural.
       num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Assumes: an undirected tree (path, star, binary tree); mixing weights are not used.
       What is not heard in a round (the message is lost, the link down, the neighbour absent) counts for nothing: it is
@@ -57,6 +61,7 @@ def relay_sgd(
       heterogeneous data, NeurIPS 2021, Algorithm 1: the mean over the models counted, in the first rounds and where
       messages are missing.  Differs from the authors' program, which by default fills up to N models with the initial one.
     """
+    problem = weighted("relay_sgd", problem, weighting)
     local = local_updates(problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="relay_sgd")
 
     def init(key: Array, params: PyTree, network: Network) -> RelaySGDState:

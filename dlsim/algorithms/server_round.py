@@ -101,7 +101,7 @@ def aggregated(
 
     Rules were made for nodes, which have a value of their own beside what they hear.  A server has none, so one of the
     clients' stands there, which is as good for a rule that treats all alike (`check_aggregator`): the one whose norm is the
-    median of those that are finite, as rules may leave out what is too far away from it.
+    median of those that are finite, as rules may leave out what is too far away from it.  Ties go to it.
     """
     if aggregator is None:
         return state, trees.mean(arrival.values, weights)

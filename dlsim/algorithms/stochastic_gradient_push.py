@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlsim import trees
 from dlsim.algorithms.local import local_updates
+from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.messages import active_edges
 from dlsim.networks.network import Network
@@ -34,6 +35,7 @@ def stochastic_gradient_push(
     *,
     num_local_steps: int = 1,
     num_local_epochs: int | None = None,
+    weighting: str = "uniform",
 ) -> Algorithm:
     """Push-sum SGD: column-stochastic weights, biases divided out.
 
@@ -49,6 +51,8 @@ def stochastic_gradient_push(
       optimizer: gradients are taken at z and their updates added to x; floats may be traced.
       num_local_steps: K, structural; z moves with x between exchanges.
       num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
+      weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
+        n_i / mean(n) times); structural.
 
     Assumes: strongly connected network, column-stochastic weights; may be directed.  Absent nodes keep x and w, and
       senders keep what they cannot push to them or over a link that is down: no mass is lost, on any topology.
@@ -59,6 +63,7 @@ def stochastic_gradient_push(
     Source: Assran, Loizou, Ballas and Rabbat, Stochastic gradient push for distributed deep learning, ICML 2019,
       Algorithm 1.
     """
+    problem = weighted("stochastic_gradient_push", problem, weighting)
     local = local_updates(
         problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="stochastic_gradient_push"
     )

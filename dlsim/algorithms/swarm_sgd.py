@@ -109,7 +109,8 @@ def _geometric(one_step: Any, mean: int) -> Any:
             params, optimizer_state, loss, count = carry
             draws = fold_in(keys, k + 1)
             params, optimizer_state, info = one_step(draws, params, optimizer_state, node_ids)
-            stepped = (params, optimizer_state, loss + info["loss"], count + info["num_gradients"])
+            loss = loss + info["loss"].astype(loss.dtype)
+            stepped = (params, optimizer_state, loss, count + info["num_gradients"])
             return trees.select(k < num_steps, stepped, carry)
 
         nothing = (jnp.zeros(node_ids.shape, jnp.float32), jnp.zeros(node_ids.shape, jnp.uint32))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.analysis.records import axes, dataset, listed, recorded
 from dlsim.analysis.statistics import scored
 
@@ -36,7 +35,7 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
     Returns:
       The file's absolute path.
     """
-    results, target = dataset("to_csv", results), pathlib.Path(checks.path("to_csv", "path", path)).absolute()
+    results, target = dataset("to_csv", results), files.given_path("to_csv", "path", path).absolute()
     if target.is_dir():
         checks.fail("to_csv", "path", "a file", f"the folder {target}")
     order = [*axes(results), *(name for name in ("seed", "step") if name in results.dims)]
@@ -50,14 +49,10 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
         frame = frame[there.broadcast_like(flat).transpose(*frame.index.names).values.ravel()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, for only there is a rename atomic.
-        with tempfile.TemporaryDirectory(prefix=".dlsim-", dir=target.parent) as folder:
-            partial = pathlib.Path(folder) / target.name
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                frame.to_csv(file, na_rep="nan")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
+        with files.staged(target) as partial, partial.open("x", newline="", encoding="utf-8") as file:
+            frame.to_csv(file, na_rep="nan")
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         checks.fail("to_csv", "path", "a file that can be written", f"{target} ({error.strerror})")
     return target

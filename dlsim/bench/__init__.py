@@ -52,12 +52,12 @@ def run_bench(
 
 def command(quick: bool = False, out: str | None = None, only: Sequence[str] | None = None) -> int:
     """The command line's `bench`: prints a table, writes `bench.json` and a figure."""
-    import pathlib
     import sys
 
+    from dlsim import files
     from dlsim.bench import report
 
-    folder = pathlib.Path(out or "runs/bench")
+    folder = files.given_path("bench", "out", "runs/bench" if out is None else out)
     report.check_folder(folder)
     found = run_bench(quick, only, note=lambda text: print(f"measuring {text} ...", file=sys.stderr, flush=True))
     report.show(found)

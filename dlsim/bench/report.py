@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import checks
-from dlsim.results import write_json
+from dlsim import checks, files
+from dlsim.results import plain
 from dlsim.sweeps.estimate import readable
 
 if TYPE_CHECKING:
@@ -96,14 +97,13 @@ def check_folder(folder: pathlib.Path) -> None:
 def write(found: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
     """`bench.json`, and the figure where a model was measured; each file whole or not at all."""
     paths = [folder / "bench.json"]
-    staging = folder / ".bench.json.new"
-    write_json(staging, found)
-    staging.replace(paths[0])
-    if found["workloads"]:
-        made = figure(found)
-        for kind in ("png", "svg"):
-            staging = folder / f".bench.new.{kind}"
-            made.savefig(staging, dpi=200)
-            staging.replace(folder / f"bench.{kind}")
-            paths.append(folder / f"bench.{kind}")
+    text = json.dumps(plain(found), indent=2, allow_nan=False) + "\n"
+    with files.writing("bench", "out", folder):
+        files.write_whole(paths[0], lambda file: file.write(text.encode()))
+        if found["workloads"]:
+            made = figure(found)
+            for kind in ("png", "svg"):
+                paths.append(folder / f"bench.{kind}")
+                with files.staged(paths[-1]) as staging:
+                    made.savefig(staging, dpi=200)
     return paths

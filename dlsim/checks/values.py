@@ -154,9 +154,10 @@ def count(where: str, argument: str, value: Any, most: int) -> int:
 def seeds(where: str, values: Iterable[Any]) -> list[int]:
     """One or more seeds, all different."""
     rule = "one or more distinct integers"
+    number = len(values) if isinstance(values, range | list | tuple) else "more"
     items = sequence(where, "seed", values, rule, most=MOST_SEEDS + 1)  # never all of a range of millions
     if len(items) > MOST_SEEDS:
-        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", "more", "Run them in several calls.")
+        fail(where, "seed", f"at most {MOST_SEEDS} distinct integers", number, "Run them in several calls.")
     checked = [seed(where, value) for value in items]
     if not checked or len(set(checked)) < len(checked):
         fail(where, "seed", "one or more distinct integers", str(checked))

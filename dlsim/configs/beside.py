@@ -48,11 +48,6 @@ def files_beside(file: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def lies_beside(folder: pathlib.Path, name: str) -> bool:
-    """Whether `import name` in a file of this folder is about what lies there."""
-    return bool(_files_of(folder.absolute(), name))
-
-
 def _files_of(folder: pathlib.Path, name: str) -> list[tuple[pathlib.Path, str]]:
     """The files that `import a.b.c` runs, with the packages that relative imports in them start from."""
     parts = name.split(".")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.configs.beside import load_module
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
 
     It imports as under `python file.py`: what lies beside it comes first.  Nobody else sees that; see `configs.beside`.
     """
-    file = pathlib.Path(path)
+    file = files.given_path("run", "file", path)
     if not file.is_file():
         near = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         hint = f" There: {', '.join(near)}." if near else " `dlsim list` shows experiments."

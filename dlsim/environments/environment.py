@@ -144,27 +144,37 @@ def check_state(where: str, argument: str, environment: Environment, state: PyTr
     """A state of this environment or, `stacked`, several of them along a first axis."""
     expected = jax.eval_shape(lambda key: environment.reset(key)[0], jax.random.key(0))
     rule = f"{'states' if stacked else 'a state'} of {environment.name!r}{', stacked over time' if stacked else ''}"
-    wrong = jax.tree.structure(expected) != jax.tree.structure(state)
-    if wrong or any(
+    wanted: Any = jax.tree.structure(expected)
+    same = wanted == jax.tree.structure(state)
+    if not same or any(
         np.shape(got)[1 if stacked else 0 :] != want.shape or (stacked and np.ndim(got) == 0)
         for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True)
     ):
         checks.fail(where, argument, rule, checks.describe(state), "Use what its reset and step return first.")
 
 
-def as_array(where: str, argument: str, value: Any, expected: tuple[int | None, ...], kind: str = "numbers") -> Array:
-    """An array of this shape of `numbers` (or bools), `integers` or `bools`; values on the host are looked at.
+def as_array(
+    where: str,
+    argument: str,
+    value: Any,
+    expected: tuple[int | None, ...] | None = None,
+    kind: str = "numbers",
+) -> Array:
+    """An array of this shape (None: of any) of `numbers`, bools among them, `integers` or `bools`.
 
-    On the device, and while tracing, shape and type alone are.
+    Values on the host are looked at; on the device, and while tracing, shape and type alone are.
     """
-    given = value if isinstance(value, jax.Array) else checks.finite(where, argument, value)
-    array = given if isinstance(given, jax.Array) else np.asarray(given)
+    if isinstance(value, jax.Array) or not checks.is_concrete(value):
+        array: Any = jnp.asarray(value)
+    else:
+        array = np.asarray(checks.finite(where, argument, value))
     dtype = array.dtype
     is_integer, is_bool = jnp.issubdtype(dtype, jnp.integer), jnp.issubdtype(dtype, jnp.bool_)
     is_number = is_integer or is_bool or jnp.issubdtype(dtype, jnp.floating)
     if not {"numbers": is_number, "integers": is_integer, "bools": is_bool}[kind]:
         checks.fail(where, argument, kind, f"dtype {dtype}")
-    checks.shape(where, argument, array, expected)
+    if expected is not None:
+        checks.shape(where, argument, array, expected)
     if isinstance(array, np.ndarray) and is_integer and array.size and np.abs(array.astype(float)).max() >= 2.0**31:
         checks.fail(where, argument, "integers below 2^31", checks.describe(array))
     return jnp.asarray(array)

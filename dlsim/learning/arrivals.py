@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.arrivals.executor import JobBlocks, job_windows
 from dlsim.clocks.windows import Timing, timing
-from dlsim.core import SERVER, Array, ArrivalAlgorithm, Drawn, Info, Job, Problem, Process, PyTree, Route
+from dlsim.core import SERVER, Array, ArrivalAlgorithm, Drawn, Info, InitFn, Job, Problem, Process, PyTree, Route
 from dlsim.learning.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks.messages import message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network, NetworkState
@@ -33,7 +33,9 @@ class ArrivalState(NamedTuple):
     draws: Array  # uint32, the key of the jobs' draws
 
 
-def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Network, when: Timing | None) -> Process:
+def learn_arrivals(
+    problem: Problem, algorithm: ArrivalAlgorithm, network: Network, when: Timing | None, start: InitFn
+) -> Process:
     """The Process of a server and clients that come and go in time; see `dlsim.learn`.
 
     A step uses what a window of simulated time brings: jobs side by side where their versions exist, their messages taken
@@ -100,8 +102,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
         return (params, server, versions, losses.at[block.client].set(loss, mode="drop")), None
 
     def init(key: Array) -> ArrivalState:
-        params = problem.init(keys.stream(key, "params"))
-        params = jax.tree.map(jnp.asarray, params)
+        params = start(key)
         opened = network.state
         if network.channel is not PERFECT:
             like = _message_like(algorithm, params, network)
@@ -145,7 +146,7 @@ def learn_arrivals(problem: Problem, algorithm: ArrivalAlgorithm, network: Netwo
                 losses=losses,
                 network=now.network._replace(channels={"jobs": channel} if now.network.channels else {}),
                 num_versions=now.num_versions + jnp.sum(block.is_last & block.is_job, dtype=jnp.uint32),
-                num_jobs=now.num_jobs + jnp.sum(ones),
+                num_jobs=now.num_jobs + jnp.sum(ones, dtype=jnp.uint32),
                 staleness=now.staleness.at[stale].add(ones),
             )
             return now, count.at[block.client].add(done, mode="drop"), _count(spent, block.client, ones, bits)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.clocks.play import play_between
 from dlsim.clocks.windows import Needs, Timing, timing, windows
-from dlsim.core import Array, Drawn, EventAlgorithm, Info, Problem, Process, PyTree, Scenario
+from dlsim.core import Array, Drawn, EventAlgorithm, Info, InitFn, Problem, Process, PyTree, Scenario
 from dlsim.learning.event_handlers import Carry, compressible, event_fns
 from dlsim.learning.measures import STALENESS_BINS, measured, measured_staleness
 from dlsim.networks.network import PERFECT, Network, NetworkState
@@ -32,7 +32,12 @@ class EventState(NamedTuple):
 
 
 def learn_events(
-    problem: Problem, algorithm: EventAlgorithm, network: Network, scenario: Scenario | None, when: Timing | None
+    problem: Problem,
+    algorithm: EventAlgorithm,
+    network: Network,
+    scenario: Scenario | None,
+    when: Timing | None,
+    start: InitFn,
 ) -> Process:
     """The Process of an asynchronous method; see `dlsim.learn`.
 
@@ -58,8 +63,7 @@ def learn_events(
         checks.fail("learn", "network", "one with a table of neighbours, for a scenario", "none", fix)
 
     def init(key: Array) -> EventState:
-        params = trees.replicate(problem.init(keys.stream(key, "params")), problem.num_nodes)
-        nodes = algorithm.init(keys.stream(key, "algorithm"), params, network)
+        nodes = algorithm.init(keys.stream(key, "algorithm"), start(key), network)
         scenario_state = () if scenario is None else scenario.init(keys.stream(key, "scenario"), network)
         opened = network.state
         if network.channel is not PERFECT and has_messages:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks, keys
 from dlsim.clocks.windows import Timing
 from dlsim.core import (
     PROPERTIES,
@@ -27,6 +27,7 @@ from dlsim.core import (
 from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
+from dlsim.learning.starting import starting_models
 from dlsim.networks.messages import active_edges, asked, elapse, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.running import counters, status
@@ -56,12 +57,15 @@ def learn(
     scenario: Scenario | None = None,
     *,
     timing: Timing | None = None,
+    initial_params: PyTree | None = None,
 ) -> Process:
     """Nodes that learn: the Process of `algorithm` on `problem` over `network` under `scenario`.
 
     A step lets the scenario make the round's network of the one given here, lets the algorithm do its round on it, and
     keeps what the round cost: traffic, simulated seconds (communication by the verbs, then the slowest node's gradient
-    evaluations), channel states.  All nodes start from the same parameters.
+    evaluations), channel states.  All nodes start from the same parameters, which the problem draws, or from
+    `initial_params`: one model for all, `[...]`, or one a node, every leaf `[N, ...]`, where the method allows for it (not
+    those with a server, nor those whose nodes must know each other's first model).  They become constants of the process.
 
     The process measures, over the models of the nodes: the mean of every metric of `problem.evaluate`, the same metric
     of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
@@ -96,16 +100,17 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    start = starting_models(problem, algorithm, initial_params)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:
             fix = "Clients that are slow, or away between jobs, are the pace's affair."
             checks.fail("learn", "scenario", "None for a method with a schedule", type(scenario).__name__, fix)
-        return learn_arrivals(problem, algorithm, network, timing)
+        return learn_arrivals(problem, algorithm, network, timing, start)
     if isinstance(algorithm, EventAlgorithm):
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."
             checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
-        return learn_events(problem, algorithm, network, scenario, timing)
+        return learn_events(problem, algorithm, network, scenario, timing, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
 
@@ -116,8 +121,7 @@ def learn(
         return algorithm_state, scenario_state, current, info
 
     def init(key: Array) -> LearnState:
-        params = trees.replicate(problem.init(keys.stream(key, "params")), problem.num_nodes)
-        algorithm_state = algorithm.init(keys.stream(key, "algorithm"), params, network)
+        algorithm_state = algorithm.init(keys.stream(key, "algorithm"), start(key), network)
         scenario_state = () if scenario is None else scenario.init(keys.stream(key, "scenario"), network)
         opened = open_channels(network, lambda probed: round_(key, algorithm_state, scenario_state, probed)[3])
         return LearnState(algorithm_state, opened.state, scenario_state, counters.counter())
@@ -148,7 +152,10 @@ def learn(
         sources=tuple(s for s in sources if s),
         num_nodes=problem.num_nodes,
         network=network,
-        on=Relink(lambda other: learn(problem, algorithm, other, scenario), (init, step, measure)),
+        on=Relink(
+            lambda other: learn(problem, algorithm, other, scenario, initial_params=initial_params),
+            (init, step, measure),
+        ),
         drawn=Drawn(network, has_server="server" in algorithm.requires),
     )
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.algorithms.optimizers import NodeOptimizer, node_optimizer
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.marl import copies as side_by_side, models
@@ -194,8 +195,8 @@ def _ppo(
         import optax
 
         optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(2.5e-4, eps=1e-5))
-    checks.optimizer(where, "optimizer", optimizer)
-    algorithm = _algorithm(where, environment, optimizer, nets, chances, sharing, settings, make_actor)
+    steps = node_optimizer(where, optimizer)
+    algorithm = _algorithm(where, environment, steps, nets, chances, sharing, settings, make_actor)
 
     def measure(state: PPOState) -> Info:
         return {**met(state.copies), "environment_steps": state.environment_steps}
@@ -219,7 +220,7 @@ def seen_by_critics(environment: Environment, settings: Settings, copies: Copies
 def _algorithm(
     where: str,
     environment: Environment,
-    optimizer: Any,
+    steps: NodeOptimizer,
     nets: tuple[Net, Net],
     chances: Distribution,
     sharing: Sharing,
@@ -236,7 +237,7 @@ def _algorithm(
         memory = tuple(start_memory(net, settings.num_copies, groups, num_agents) for net in nets)
         return PPOState(
             mine,
-            jax.vmap(optimizer.init)(mine),
+            steps.init(mine),
             exchange.init(mine),
             side_by_side.begin(keys.stream(key, "begin"), environment, settings.num_copies),
             memory,
@@ -297,7 +298,7 @@ def _algorithm(
         found = advantages(by_rows(rewards), values, last[:, 0], by_rows(ends), settings.discount, settings.trace)
         params, optimizer_state, losses = update(
             keys.stream(key, "update"),
-            optimizer,
+            steps,
             nets,
             chances,
             settings.clipping,

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlsim import keys
+from dlsim.algorithms.optimizers import NodeOptimizer
 from dlsim.core import Array, PyTree
 from dlsim.marl.copies import by_group
 from dlsim.marl.distributions import Distribution
@@ -85,7 +87,7 @@ def loss(
 
 def update(
     key: Array,
-    optimizer: Any,
+    steps: NodeOptimizer,
     nets: tuple[Net, Net],
     chances: Distribution,
     numbers: Clipping,
@@ -114,20 +116,24 @@ def update(
         parts = leaf.shape[:axis] + (num_minibatches, columns // num_minibatches) + leaf.shape[axis + 1 :]
         return jnp.moveaxis(shuffled.reshape(parts), axis, 0)
 
-    def minibatch(carry: tuple[PyTree, PyTree], part: tuple[PyTree, Sample]) -> tuple[tuple[PyTree, PyTree], Array]:
+    def minibatch(
+        carry: tuple[PyTree, PyTree], part: tuple[Array, PyTree, Sample]
+    ) -> tuple[tuple[PyTree, PyTree], Array]:
         params, optimizer_state = carry
-        losses, gradients = gradient(params, *part)
-        updates, optimizer_state = by_group(optimizer.update, groups)(gradients, optimizer_state, params)
+        draw, *rest = part
+        losses, gradients = gradient(params, *rest)
+        updates, optimizer_state = steps.update(draw, jnp.arange(groups), gradients, optimizer_state, params, losses)
         return (optax.apply_updates(params, updates), optimizer_state), losses
 
     def epoch(carry: tuple[PyTree, PyTree], draw: Array) -> tuple[tuple[PyTree, PyTree], Array]:
         if num_minibatches == 1:
-            carry, losses = minibatch(carry, (memory, sample))
+            carry, losses = minibatch(carry, (draw, memory, sample))
             return carry, losses
         # One sort of random words: `jax.random.permutation` sorts twice against ties, a quarter of a small update's time.
         # Two of n words of 32 bits are equal with chance n^2 / 2^33, and then keep their order.
         order = jnp.argsort(jax.random.bits(draw, (columns,)))
         parts = (
+            keys.fold_in(draw, jnp.arange(num_minibatches)),
             jax.tree.map(lambda leaf: split(leaf, order, 1), memory),
             jax.tree.map(lambda leaf: split(leaf, order, 2), sample),
         )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.algorithms.optimizers import NodeOptimizer, node_optimizer
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.marl import copies as side_by_side, models
@@ -118,7 +119,7 @@ def pqn_vdn(
         import optax
 
         optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.radam(5e-4))
-    checks.optimizer(where, "optimizer", optimizer)
+    steps = node_optimizer(where, optimizer)
 
     def init(key: Array) -> PyTree:
         def seen(key: Array) -> Array:
@@ -138,7 +139,7 @@ def pqn_vdn(
         checks.integer(where, "eval_steps", eval_steps, 1),
     )
     problem = problem_of(environment, init, evaluate, num_copies * num_steps, environment.source)
-    algorithm = _algorithm(where, environment, optimizer, net, sharing, settings)
+    algorithm = _algorithm(where, environment, steps, net, sharing, settings)
 
     def measure(state: PQNState) -> Info:
         return {**met(state.copies), "environment_steps": state.environment_steps}
@@ -159,7 +160,7 @@ def lambda_returns(rewards: Array, after: Array, over: Array, discount: Any, tra
 
 
 def _algorithm(
-    where: str, environment: Environment, optimizer: Any, net: Net, sharing: Sharing, settings: Settings
+    where: str, environment: Environment, steps: NodeOptimizer, net: Net, sharing: Sharing, settings: Settings
 ) -> Algorithm:
     import optax
 
@@ -171,7 +172,7 @@ def _algorithm(
         mine = first_rows(params, groups)
         copies = side_by_side.begin(keys.stream(key, "begin"), environment, settings.num_copies)
         none = jnp.zeros((), jnp.uint32)
-        state = jax.vmap(optimizer.init)(mine)
+        state = steps.init(mine)
         return PQNState(mine, state, exchange.init(mine), copies, none, counters.counter())
 
     def values_of(params: PyTree, lived: Lived) -> Array:
@@ -182,16 +183,20 @@ def _algorithm(
         return 0.5 * jnp.mean(jnp.square(wanted - together))
 
     def improve(key: Array, state: PQNState, lived: Lived, wanted: Array) -> tuple[PyTree, PyTree, Array]:
-        def minibatch(carry: tuple[PyTree, PyTree], rows: Array) -> tuple[tuple[PyTree, PyTree], Array]:
-            params, optimizer_state = carry
+        def minibatch(carry: tuple[PyTree, PyTree], part: tuple[Array, Array]) -> tuple[tuple[PyTree, PyTree], Array]:
+            (params, optimizer_state), (draw, rows) = carry, part
             mine, then = jax.tree.map(lambda leaf: leaf[:, rows], (lived, wanted))
             loss, gradients = jax.value_and_grad(error)(params, mine, then)
-            updates, optimizer_state = jax.vmap(optimizer.update)(gradients, optimizer_state, params)
+            losses = jnp.broadcast_to(loss, (groups,))
+            updates, optimizer_state = steps.update(
+                draw, jnp.arange(groups), gradients, optimizer_state, params, losses
+            )
             return (optax.apply_updates(params, updates), optimizer_state), loss
 
         def epoch(carry: tuple[PyTree, PyTree], draw: Array) -> tuple[tuple[PyTree, PyTree], Array]:
             order = jnp.argsort(jax.random.bits(draw, (settings.num_copies,)))
-            return jax.lax.scan(minibatch, carry, order.reshape(settings.num_minibatches, -1))
+            draws = keys.fold_in(draw, jnp.arange(settings.num_minibatches))
+            return jax.lax.scan(minibatch, carry, (draws, order.reshape(settings.num_minibatches, -1)))
 
         draws = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(settings.num_epochs))
         (params, optimizer_state), losses = jax.lax.scan(epoch, (state.params, state.optimizer_state), draws)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.algorithms.optimizers import node_optimizer, server_optimizer
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.marl import copies as side_by_side, mixers, models
@@ -175,7 +176,6 @@ def _learner(
         import optax
 
         optimizer = optax.chain(optax.clip_by_global_norm(25.0), optax.radam(5e-3))
-    checks.optimizer(where, "optimizer", optimizer)
 
     def init(key: Array) -> PyTree:
         def seen(key: Array) -> Array:
@@ -215,6 +215,7 @@ def _algorithm(
 ) -> Algorithm:
     import optax
 
+    steps, team_steps = node_optimizer(where, optimizer), server_optimizer(where, optimizer, "optimizer")
     num_agents, groups = environment.num_agents, sharing.num_groups(environment)
     exchange = exchange_of(where, sharing, environment)
     has_team = mixer.apply is not None
@@ -235,7 +236,7 @@ def _algorithm(
         shape = lambda leaf: (settings.capacity, leaf.shape[0], *leaf.shape[2:])  # noqa: E731
         replay = jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), like)
         team = mixer.init(keys.stream(key, "mixer"), world_of(environment, copies)[0])
-        optimizer_state = (jax.vmap(optimizer.init)(mine), optimizer.init(team))
+        optimizer_state = (steps.init(mine), team_steps.init(team))
         return QState(
             mine,
             team,
@@ -275,9 +276,10 @@ def _algorithm(
             learned, (own_state, team_state) = carry
             rows = jax.random.randint(draw, (settings.batch_size,), 0, filled)
             lived = jax.tree.map(lambda leaf: jnp.swapaxes(leaf[rows], 0, 1), state.replay)
-            (_, losses), gradients = jax.value_and_grad(errors, has_aux=True)(learned, state.targets, lived)
-            updates, own_state = jax.vmap(optimizer.update)(gradients[0], own_state, learned[0])
-            team_updates, team_state = optimizer.update(gradients[1], team_state, learned[1])
+            (loss, losses), gradients = jax.value_and_grad(errors, has_aux=True)(learned, state.targets, lived)
+            all_groups = jnp.broadcast_to(loss, (groups,))
+            updates, own_state = steps.update(draw, jnp.arange(groups), gradients[0], own_state, learned[0], all_groups)
+            team_updates, team_state = team_steps.update(draw, gradients[1], team_state, learned[1], loss)
             learned = (optax.apply_updates(learned[0], updates), optax.apply_updates(learned[1], team_updates))
             return (learned, (own_state, team_state)), losses
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,8 +76,15 @@ def load(
     format, NaN (with its place).
     """
     options = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
-    if header is not None:
-        checks.instance("load", "header", header, bool)
+    for argument, value in {"header": header, "regression": regression}.items():
+        if value is not None:
+            checks.instance("load", argument, value, bool)
+    checks.instance("load", "standardise", standardise, bool)
+    checks.number("load", "test_fraction", test_fraction, 0.0, 1.0, open_minimum=True, open_maximum=True)
+    if label is not None:
+        checks.instance("load", "label", label, str, "Columns without names are '0', '1', ...")
+    if not isinstance(data_dir, str | os.PathLike | None):
+        checks.fail("load", "data_dir", "a path", repr(data_dir)[:60])
     if isinstance(columns, str) or not all(isinstance(name, str) for name in _listed(columns)):
         checks.fail("load", "columns", "a list of names", repr(columns)[:80], "Such as columns=['user'].")
     columns = list(columns)
@@ -90,6 +97,11 @@ def load(
     if not isinstance(source, str | os.PathLike):
         checks.fail("load", "source", "a name, a path or a data set", type(source).__name__, "Use dataset(x, y).")
     path = _path(source)
+    is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
+    if str(source) in NAMES or path.is_dir():
+        for argument, value in {"label": label, "columns": columns or None, "header": header}.items():
+            if value is not None:
+                checks.fail("load", argument, "left out: this source has no columns to name", repr(value)[:60])
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
     if path.is_dir():
@@ -97,8 +109,8 @@ def load(
             made = dataset(name=path.name, **client_folders.read(path), **options)
             return made._replace(clients=client_folders.CLIENT)
         kind, files = data_files.read_folder(path)
-        return _images(path.name, kind, files)
-    if path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES)):
+        return _images(path.name, kind, files, options)
+    if is_table:
         if not path.is_file():
             checks.fail("load", "source", "a file that exists", str(path))
         return _from_file(path, label, columns, header, options)
@@ -119,7 +131,7 @@ def _path(source: Any) -> Path:
 
 
 def _listed(columns: Any) -> list[Any]:
-    return list(columns) if isinstance(columns, Iterable) else [columns]
+    return list(columns) if np.iterable(columns) else [columns]
 
 
 @checks.typed
@@ -151,6 +163,7 @@ def dataset(
     `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
     """
     where = "dataset"
+    checks.instance(where, "name", name, str)
     for flag, value in {"regression": regression, "standardise": standardise}.items():
         if value is not None:
             checks.instance(where, flag, value, bool)
@@ -161,7 +174,7 @@ def dataset(
     split = test_inputs is None
     for name, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
         checks.known(where, name, number)
-    if split and test_columns:
+    if split and test_columns is not None:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
     test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
@@ -199,7 +212,8 @@ def _keys(where: str, argument: str, given: Any, num: int) -> dict[str, np.ndarr
     """Natural keys by name, `[num]` each."""
     if not isinstance(given, Mapping | None):
         checks.fail(where, argument, "a dict of arrays by name", type(given).__name__)
-    made = {str(key): values.keys(where, f"{argument}[{key!r}]", value) for key, value in (given or {}).items()}
+    named = {} if given is None else given
+    made = {str(key): values.keys(where, f"{argument}[{key!r}]", value) for key, value in named.items()}
     for key, value in made.items():
         checks.shape(where, f"{argument}[{key!r}]", value, (num,))
     return made
@@ -225,10 +239,12 @@ def synthetic_classification(
     num_classes = checks.integer(where, "num_classes", num_classes, 2)
     num_examples = checks.integer(where, "num_examples", num_examples, 2 * num_classes)
     num_features = checks.integer(where, "num_features", num_features, 1)
+    values.fits(where, "num_features", num_features, num_features * num_classes)
+    values.fits(where, "num_examples", num_examples, num_features * num_examples)
+    seed = checks.integer(where, "seed", seed, 0)
     checks.number(where, "separation", separation, 0.0)
     checks.known(where, "separation and label_noise", (separation, label_noise), "known numbers")
     checks.probability(where, "label_noise", label_noise)
-    checks.integer(where, "seed", seed, 0)
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((num_classes, num_features))
     centres *= separation / np.linalg.norm(centres, axis=1, keepdims=True)
@@ -251,12 +267,13 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         mean, std = PIXELS[name]
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)  # whole numbers 0..16
-        return dataset(images, bunch.target, name=name, num_classes=10, offset=mean, scale=1 / std, **options)
+        moments = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
+        return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
-    return _images(name, kind, data_files.read_verified(name, data_dir))
+    return _images(name, kind, data_files.read_verified(name, data_dir), options)
 
 
-def _images(name: str, kind: str, files: list[tuple[Path, bytes]]) -> Dataset:
+def _images(name: str, kind: str, files: list[tuple[Path, bytes]], options: dict[str, Any]) -> Dataset:
     """Images and labels of a training and a test set out of the files of one folder."""
     if kind == "cifar":
         parts = [data_files.parse_cifar(path, contents) for path, contents in files]
@@ -267,8 +284,8 @@ def _images(name: str, kind: str, files: list[tuple[Path, bytes]]) -> Dataset:
     known: dict[str, Any] = {}
     if name in PIXELS:
         mean, std = PIXELS[name]
-        known = {"num_classes": 10, "offset": mean, "scale": 1 / std}
-    return dataset(x, y, test_inputs=test_x, test_labels=test_y, name=name, **known)
+        known = {"num_classes": 10} if options["standardise"] else {"num_classes": 10, "offset": mean, "scale": 1 / std}
+    return dataset(x, y, test_inputs=test_x, test_labels=test_y, name=name, **known, **options)
 
 
 def _moments(pixels: np.ndarray) -> tuple[float, float]:

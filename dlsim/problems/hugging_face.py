@@ -30,8 +30,12 @@ def read(source: Any, label: str | None, columns: Sequence[str]) -> dict[str, An
     splits = source if isinstance(source, Mapping) else {"train": source}
     train, test = splits["train"], splits.get("test")
     for split in (train, test):
-        if split is not None and not hasattr(split, "__getitem__"):
-            got, fix = type(split).__name__, "Download it: load_dataset(..., streaming=False)."
+        try:
+            readable = split is None or len(split[split.column_names[0]][:1]) >= 0
+        except (TypeError, NotImplementedError, IndexError, KeyError):
+            readable = False
+        if not readable:
+            got, fix = type(split).__name__, "Not as a stream: load_dataset(..., streaming=False)."
             checks.fail("load", "source", "a data set whose columns can be read by name", got, fix)
     unused = [str(name) for name in splits if name not in ("train", "test")]
     names = list(train.column_names)

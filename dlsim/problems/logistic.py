@@ -77,9 +77,16 @@ def logistic_regression(
       processor time for 60,000 x 785), `evaluate` one pass of M D operations a model.
     """
     checks.number(_WHERE, "regularization", regularization, 0.0)
+    checks.instance(_WHERE, "intercept", intercept, bool)
+    checks.instance(_WHERE, "solve", solve, bool)
     data = load(dataset, data_dir=data_dir)
     class_signs = _class_signs(data, positive)
     parts = make_partition(data, num_nodes, iid() if partition is None else partition, seed)
+    if parts.local_test is not None and parts.local_test.of_training:
+        checks.fail(
+            _WHERE, "partition", "one without test examples of the nodes' own", "local_test", "Use supervised()."
+        )
+    parts = parts._replace(local_test=None)
     if parts.noise is not None or parts.rotation is not None:
         fix = "Use supervised() for those."
         checks.fail(_WHERE, "partition", "one without feature shift", "noise or rotation", fix)
@@ -120,9 +127,19 @@ def logistic_regression(
     def seen(ids: Array) -> Array:
         return _as_seen(inputs.at[ids].get(mode="promise_in_bounds"), data, intercept)
 
+    def smoothness() -> Any:
+        """The greatest lambda_max(A_i'A_i) / (4 m_i), and mu: the logistic function bends by 1/4 at most."""
+        greatest = 0.0
+        for i in range(num_nodes):
+            rows = np.asarray(_as_seen(inputs[parts.of_node(i)], data, intercept), np.float64)
+            gram = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
+            greatest = max(greatest, float(np.linalg.eigvalsh(gram)[-1]) / len(rows))
+        return greatest / 4 + regularization
+
     value = _global_loss(seen, objective, regularization, optimum, best)
     return problem._replace(
         optimum=optimum,
+        smoothness=smoothness,
         evaluate=lambda params, node_ids=None: {**value(params), "accuracy": test(params, node_ids)},
     )
 
@@ -136,6 +153,8 @@ def _class_signs(data: Dataset, positive: Sequence[int] | None) -> np.ndarray:
             fix = f"Say which are +1: positive={tuple(range(data.num_classes // 2, data.num_classes))}."
             checks.fail(_WHERE, "dataset", "of two classes", f"{data.num_classes}", fix)
         positive = (1,)
+    if isinstance(positive, str) or not np.iterable(positive):
+        checks.fail(_WHERE, "positive", "a list of classes", repr(positive)[:60], "Such as positive=(1,).")
     chosen = {checks.integer(_WHERE, "positive", c, 0, data.num_classes - 1) for c in positive}
     if not 0 < len(chosen) < data.num_classes:
         rule = f"some but not all of the {data.num_classes} classes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -177,7 +177,7 @@ def _fast_convolution(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any
 
 def _sizes(where: str, argument: str, sizes: Any) -> tuple[int, ...]:
     """Whole numbers from 1, any number of them."""
-    if isinstance(sizes, str) or not np.iterable(sizes):
+    if isinstance(sizes, str | bytes | Mapping | set) or not np.iterable(sizes):
         checks.fail(where, argument, "a tuple of integers >= 1", repr(sizes)[:60])
     return tuple(checks.integer(where, argument, size, 1) for size in sizes)
 

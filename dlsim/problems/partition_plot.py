@@ -20,6 +20,8 @@ def describe(made: Partition, dataset: Dataset) -> np.ndarray:
 
     For regression, `[N, 1]`: the nodes' sizes.
     """
+    checks.instance("describe", "made", made, Partition, "Make one: partition(dataset, num_nodes, iid()).")
+    checks.instance("describe", "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
     num_nodes, num_classes = len(made.sizes), max(dataset.num_classes, 1)
     nodes = np.repeat(np.arange(num_nodes), made.sizes)
     # Runs need not lie end to end: a hand-made partition may share one list among nodes.
@@ -38,6 +40,8 @@ def plot_partition(made: Partition, dataset: Dataset, ax: Axes | None = None) ->
     """
     counts = describe(made, dataset)
     num_nodes, num_classes = counts.shape
+    if ax is not None and not hasattr(ax, "set_xlabel"):
+        checks.fail("plot_partition", "ax", "matplotlib axes", type(ax).__name__, "Such as plt.gca().")
     if ax is None:
         import matplotlib.pyplot as plt
 

@@ -12,6 +12,7 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Problem
 from dlsim.problems.blocks import check_rows
+from dlsim.problems.values import fits
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -75,10 +76,13 @@ def quadratic(
     """
     num_nodes = checks.integer("quadratic", "num_nodes", num_nodes, 1)
     dimension = checks.integer("quadratic", "dimension", dimension, 1)
+    checks.one_of("quadratic", "curvature", curvature, ("diagonal", "dense"))
+    checks.instance("quadratic", "shared_curvature", shared_curvature, bool)
+    fits("quadratic", "dimension", dimension, dimension * (dimension if curvature == "dense" else 1))
+    fits("quadratic", "num_nodes", num_nodes, num_nodes * dimension)
     checks.number("quadratic", "heterogeneity", heterogeneity, 0.0)
     checks.number("quadratic", "gradient_noise", gradient_noise, 0.0)
     checks.number("quadratic", "condition_number", condition_number, 1.0)
-    checks.one_of("quadratic", "curvature", curvature, ("diagonal", "dense"))
     seed = checks.integer("quadratic", "seed", seed, 0)
     if num_nodes == 1 and checks.is_concrete(heterogeneity) and heterogeneity > 0:
         checks.fail("quadratic", "heterogeneity", "0 for one node", heterogeneity, "Pass heterogeneity=0.0.")
@@ -150,6 +154,7 @@ def quadratic(
         batch_size=1,
         optimum=optimum,
         proximal=proximal,
+        smoothness=lambda: 1.0,
     )
 
 

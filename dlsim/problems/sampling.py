@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks, keys
 
 Array = jax.Array
+LARGEST_BATCH = 2**20  # it is drawn one position after the other
 
 WITHOUT_REPLACEMENT, WITH_REPLACEMENT = SAMPLING = ("without_replacement", "with_replacement")
 
@@ -33,14 +35,16 @@ def batch_positions(
     Cost: one call of the generator for all nodes and, without replacement, B steps of [B, n] comparisons.
     Source: R. Floyd's algorithm, in Bentley, Programming Pearls: a sample of brilliance, Comm. ACM 1987.
     """
-    checks.one_of("batch_positions", "sampling", sampling, SAMPLING)
-    batch_size = checks.integer("batch_positions", "batch_size", batch_size, 1)
-    checks.shape("batch_positions", "node_ids", node_ids, (None,))
-    checks.shape("batch_positions", "sizes", sizes, (jnp.shape(node_ids)[0],))
-    node_ids, sizes = jnp.asarray(node_ids), jnp.asarray(sizes)
-    for name, given in (("node_ids", node_ids), ("sizes", sizes)):
-        if not jnp.issubdtype(given.dtype, jnp.integer):
-            checks.fail("batch_positions", name, "integers", f"dtype {given.dtype}")
+    where = "batch_positions"
+    checks.one_of(where, "sampling", sampling, SAMPLING)
+    batch_size = checks.integer(where, "batch_size", batch_size, 1, LARGEST_BATCH)
+    is_typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not isinstance(key, Array) or key.ndim != 1 - is_typed or not (is_typed or key.dtype == jnp.uint32):
+        checks.fail(where, "key", "a key, such as jax.random.key(0)", type(key).__name__)
+    for name, ids in {"node_ids": node_ids, "sizes": sizes}.items():
+        if not isinstance(ids, Array | np.ndarray) or not jnp.issubdtype(ids.dtype, jnp.integer):
+            checks.fail(where, name, "an array of integers [n]", type(ids).__name__)
+        checks.shape(where, name, ids, (None,) if ids is node_ids else (node_ids.shape[0],))
     words = keys.node_bits(key, node_ids, batch_size).T  # nodes on the minor axis: all nodes take a step at once
     sizes = sizes.astype(jnp.int32)
     if sampling == WITH_REPLACEMENT:

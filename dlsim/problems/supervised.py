@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple, Protocol
 
@@ -210,6 +211,11 @@ def _check_node_block(node_block: int | str | None) -> None:
 
 def _loss(loss: str | LossFn | None, num_classes: int) -> LossFn:
     if callable(loss):
+        try:
+            inspect.signature(loss).bind(None, None)
+        except (TypeError, ValueError):
+            got = getattr(loss, "__name__", type(loss).__name__)
+            checks.fail("supervised", "loss", "a name or a function of (outputs, labels)", got)
         return loss
     name = ("cross_entropy" if num_classes else "squared") if loss is None else loss
     checks.one_of("supervised", "loss", name, LOSSES)

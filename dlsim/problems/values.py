@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -18,6 +19,17 @@ MISSING |= {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
 GAP_FIX = "Drop that row or fill the gap (rename the value, if it is one)."
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def fits(where: str, argument: str, value: int, count: int) -> None:
+    """One line for so many float64 numbers as this machine's memory cannot hold, before any is made."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # a system that does not tell
+        return
+    if 8 * count > memory:
+        rule = f"small enough for {memory / 2**30:.0f} GiB of memory"
+        checks.fail(where, argument, rule, f"{value}, which needs {8 * count / 2**30:.3g} GiB")
 
 
 def is_number(cell: str) -> bool:
@@ -197,6 +209,8 @@ def classes(
     where: str, labels: np.ndarray, test_labels: np.ndarray, num_classes: int | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Labels as int32 in 0..C-1, and C."""
+    if num_classes is not None:
+        num_classes = checks.integer(where, "num_classes", num_classes, 1, 2**31 - 1)
     if labels.dtype.kind == "U":
         names = np.unique(np.concatenate([labels, test_labels]))
         labels, test_labels = (np.searchsorted(names, part) for part in (labels, test_labels))

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.configs import cited
-from dlsim.results import SWEEP, SavedRun, load
+from dlsim.results import SWEEP, SavedRun, is_sealed, load
 
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
 
@@ -39,7 +39,7 @@ def find_runs(folders: Sequence[str | os.PathLike[str]]) -> list[pathlib.Path]:
     if not folders:
         checks.fail(where, "runs", "one or more folders of runs", "none")
     for folder in folders:
-        root = pathlib.Path(folder)
+        root = files.given_path(where, "runs", folder)
         if not root.is_dir():
             checks.fail(where, "runs", "a folder of runs", f"{folder}, which is none")
         # What is hidden is unfinished, or being replaced.
@@ -109,12 +109,13 @@ def facts(saved: SavedRun) -> list[tuple[str, Any]]:
         ("mode", about.get("mode")),
         ("seeds", sizes.get("seed", 1)),
         ("steps", int(saved.results.step.values[-1]) if "step" in saved.results.coords else None),
-        ("runs", sum(len(part["seeds"]) for part in about.get("runs", []))),
+        ("runs", sum(len(part.get("seeds", [])) for part in about.get("runs", []))),
         ("device", f"{about.get('platform')} {about.get('device_kind')}, {about.get('num_cores')} cores"),
         ("took", took),
         ("finished", about.get("finished")),
         ("versions", versions),
         ("commit", f"{commit}{' with changes' if about.get('dirty') else ''}" if commit else None),
         ("file", f"{about.get('file')} (sha256 {str(about.get('file_sha256'))[:16]})"),
+        ("files", "as the run wrote them" if is_sealed(about) else "not checked: saved before runs kept digests"),
         ("all finite", "yes" if about.get("ok", True) else "no: a run diverged"),
     ]

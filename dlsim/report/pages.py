@@ -58,14 +58,16 @@ def badge(verdict: str) -> str:
     return f'<span class="badge {CLASSES[verdict]}"><span aria-hidden="true">{SHAPES[verdict]}</span> {verdict}</span>'
 
 
-def index(pages: Sequence[Page]) -> str:
-    """All runs, with filters."""
+def index(pages: Sequence[Page], left_out: Sequence[str] = ()) -> str:
+    """All runs, with filters; `left_out` says which could not be read, a line for each."""
     verdicts = [verdict for page in pages for verdict in page.verdicts]
     counts = ", ".join(f"{verdicts.count(name)} {word}" for name, word in WORDS.items())
     kinds = sorted({page.kind for page in pages})
     options = "".join(f'<option value="{esc(kind)}">{esc(kind)}</option>' for kind in kinds)
     choices = "".join(f'<option value="{esc(name)}">{esc(name)}</option>' for name in VERDICTS.values())
     cards = "\n".join(card(page) for page in pages)
+    listed = "".join(f"<li>{esc(line)}</li>" for line in left_out)
+    missing = f"\n<section><h2>Left out</h2><ul>{listed}</ul></section>" if left_out else ""
     body = f"""<header><h1>Runs and claims</h1>
 <p>{len(pages)} run{"s" if len(pages) != 1 else ""}, {len(verdicts)} claims: {esc(counts)}.</p></header>
 <main id="main">
@@ -78,7 +80,7 @@ def index(pages: Sequence[Page]) -> str:
 <ul class="cards">
 {cards}
 </ul>
-<p id="nothing" hidden>No run fits these filters.</p>
+<p id="nothing" hidden>No run fits these filters.</p>{missing}
 </main>"""
     return document("Runs and claims", body, ["index.js"])
 

@@ -19,7 +19,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlsim import checks, files, locks
@@ -91,8 +91,8 @@ def save(
     if the disk is full.
     """
     identity = identify(provenance["experiment"], provenance.get("mode"), config)
-    with locked(run_dir):
-        target = check_folder(run_dir, identity, extends=(folder_of(run_dir) / SWEEP).is_dir())
+    with locked(run_dir) as target:
+        check_folder(target, identity, extends=(target / SWEEP).is_dir())
         staging, old = _beside(target)
         _clear(staging)
         staging.mkdir(parents=True)
@@ -175,9 +175,12 @@ def folder_of(run_dir: str | os.PathLike[str], where: str = "run", argument: str
     return folder.resolve() if folder.is_symlink() else folder
 
 
-def locked(run_dir: str | os.PathLike[str]) -> contextlib.AbstractContextManager[None]:
-    """Hold a run's folder: no other process writes it meanwhile; ValueError with one line if one does already."""
-    return locks.beside(folder_of(run_dir), "run", "out", "Choose another --out.")
+@contextlib.contextmanager
+def locked(run_dir: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Hold a run's folder, and give its absolute path; ValueError with one line if another process writes it now."""
+    folder = folder_of(run_dir)
+    with locks.beside(folder, "run", "out", "Choose another --out."):
+        yield folder
 
 
 def check_folder(run_dir: str | os.PathLike[str], identity: dict[str, Any], *, extends: bool = False) -> pathlib.Path:

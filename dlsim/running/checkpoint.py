@@ -7,7 +7,10 @@ a folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
+import os
 import pathlib
 import shutil
 import warnings
@@ -25,6 +28,7 @@ from dlsim.running.history import History
 from dlsim.running.meshes import is_leader, put, to_host, told
 
 KEPT = 2  # the newest and the one before
+LEAST_BYTES = 4 << 20  # what must be left on a disk for a checkpoint that takes so much or more (it is compressed)
 MARK = f"{files.SCRATCH}checkpoints"  # tells a folder of checkpoints from one whose folders have numbers for names
 _PARTS = ("_CHECKPOINT_METADATA", "meta", "state")  # what a checkpoint holds, unless it is damaged
 _FIX = "Resume with the settings of that run, or use another folder."
@@ -139,10 +143,17 @@ class Store:
         fix = "Free some space there, then resume."
         try:
             with files.writing("simulate", "checkpoint_dir", self._folder, fix):
+                # Where hardly anything is left it is told before orbax's many threads find out one by one.
+                needed = LEAST_BYTES // 16 + sum(leaf.nbytes for leaf in leaves + rows)
+                if shutil.disk_usage(self._folder).free < min(needed, LEAST_BYTES):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 (self._folder / MARK).touch()
+                _without_tracebacks()
                 self._manager.save(step, args=args)
         except BaseException:
             self._has_failed = True
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()  # other threads write on
             for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)  # what did not fit
             raise
@@ -254,6 +265,18 @@ class Store:
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
         return leaves
+
+
+def _without_tracebacks() -> None:
+    """From now on orbax's threads do not log, each with its traceback, that a disk is full: that is raised as well."""
+    logger = logging.getLogger("absl")
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return error is None or files.why_unwritable(error) is None
+
+    if not any(getattr(known, "__name__", "") == "keep" for known in logger.filters):
+        logger.addFilter(keep)
 
 
 def _name(i: int) -> str:

@@ -20,7 +20,7 @@ def content(leaf: Any) -> str:
     """Digest of an array's shape, type and values."""
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    array = np.ascontiguousarray(leaf)
+    array: Any = np.ascontiguousarray(leaf)
     return f"{array.dtype}{array.shape}{hashlib.sha256(array.reshape(-1).view(np.uint8)).hexdigest()}"
 
 

@@ -19,6 +19,7 @@ from dlsim.running.stopping import Interrupted
 
 if TYPE_CHECKING:
     from dlsim.running.checkpoint import Store
+    from dlsim.running.early import Watch
     from dlsim.running.history import History
 
 CHUNK_SECONDS = 0.5  # aimed at: short enough for a live bar, long enough that the host costs nothing
@@ -54,6 +55,7 @@ def play(
     stopped: Callable[[], int | None] = lambda: None,
     first_chunk: int = 1,
     feeds: Sequence[Feed | None] = (),
+    watch: Watch | None = None,
 ) -> Played:
     """Run the programs for `num_steps` steps.
 
@@ -68,6 +70,8 @@ def play(
       stopped: asked after every chunk; the number of a signal ends the loop with `Interrupted` once the state is saved.
       first_chunk: steps of the first chunk, where the pace is known; the length then follows `CHUNK_SECONDS`.
       feeds: what the host prepares, one a run; none: nothing.
+      watch: rules that end the run early.  Each record is then a chunk of its own, so that the last state is that of the
+        record that decided, however long chunks would be.
     """
     from dlsim.running import checkpoint
 
@@ -88,19 +92,24 @@ def play(
         resume = checkpoints is not None and checkpoints.resume
         carry, history, step = _begin(programs, store, resume, num_steps, every, has_runs)
         first_step, chunk = step, first_chunk
+        if watch is not None:
+            watch.note(history.steps, history.rows())
         report(step, history)
         began = saved_at = time.perf_counter()
         feeder = _Feeder(feeds, key, has_runs, num_steps)
-        while step < num_steps:
+        while step < num_steps and not (watch is not None and watch.is_done):
             before = time.perf_counter()
             carry = feeder.serve(carry, step)
-            records, steps = _plan(step, min(num_steps, feeder.until), every, chunk)
+            records, steps = _plan(step, min(num_steps, feeder.until), every, chunk, 1 if watch else CHUNK_RECORDS)
             carry, buffer = programs.advance(carry, records, steps)
             jax.block_until_ready(carry.step)
             taken = time.perf_counter() - before
             reached = [step + steps * (i + 1) for i in range(records)]
             step = reached[-1]
-            _keep(history, buffer, reached, num_steps, every, has_runs)
+            kept = _keep(history, buffer, reached, num_steps, every, has_runs)
+            if watch is not None and kept is not None:
+                watch.note(*kept)
+            is_last = step == num_steps or (watch is not None and watch.is_done)
             report(step, history)
             waited, stop = time.perf_counter() - saved_at, int(stopped() or 0)
             if shared:
@@ -108,11 +117,11 @@ def play(
             chunk = _next_chunk(records * steps, taken)
             if checkpoints is not None:
                 due = waited > checkpoints.seconds or stop > 0
-                if checkpoints.at_end if step == num_steps else due:
+                if checkpoints.at_end if is_last else due:
                     store = opened(checkpoints) if store is None else store
                     store.save(step, carry, history)
                     saved_at = time.perf_counter()
-            if stop and step < num_steps:
+            if stop and not is_last:
                 raise Interrupted.by(stop, f"stopped at step {step} of {num_steps}")
         return Played(carry, history, step - first_step, time.perf_counter() - began)
 
@@ -182,20 +191,24 @@ def _begin(
     return carry, history, 0
 
 
-def _keep(history: History, buffer: Info, reached: list[int], num_steps: int, every: int, has_runs: bool) -> None:
-    """Add the records of a chunk that stand on a multiple of `every` or at the end."""
+def _keep(
+    history: History, buffer: Info, reached: list[int], num_steps: int, every: int, has_runs: bool
+) -> tuple[list[int], Info] | None:
+    """Add the records of a chunk that stand on a multiple of `every` or at the end; gives their steps and rows."""
     kept = [i for i, step in enumerate(reached) if step % every == 0 or step == num_steps]
     if kept:
         rows = jax.tree.map(lambda leaf: np.take(np.asarray(leaf), kept, axis=int(has_runs)), buffer)
         history.append([reached[i] for i in kept], rows, has_runs)
+        return [reached[i] for i in kept], rows
+    return None
 
 
-def _plan(step: int, num_steps: int, every: int, chunk: int) -> tuple[int, int]:
+def _plan(step: int, num_steps: int, every: int, chunk: int, most: int = CHUNK_RECORDS) -> tuple[int, int]:
     """The next chunk as (records, steps a record): up to a record's boundary first, then whole records."""
     to_boundary = min(every - step % every, num_steps - step)
     if to_boundary < every or chunk < every:
         return 1, min(to_boundary, max(chunk, 1))
-    return max(1, min(chunk // every, (num_steps - step) // every, CHUNK_RECORDS)), every
+    return max(1, min(chunk // every, (num_steps - step) // every, most)), every
 
 
 def _of_all(taken: float, waited: float, stop: int) -> tuple[float, float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.core import Array, Process, PyTree, Record
 from dlsim.running import progress_bar, status
+from dlsim.running.early import Stop, Watch, rules
 from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import is_leader, node_mesh
 from dlsim.running.programs import Programs, compile_process
@@ -43,12 +45,13 @@ def simulate(
     record: Record | None = None,
     *,
     seed: int | Sequence[int] | None = None,
-    checkpoint_dir: str | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 30.0,
     resume: bool = False,
     progress: str | bool = "auto",
     label: str = "",
     mesh: Any = None,
+    stop: Stop | Sequence[Stop] | None = None,
 ) -> Run:
     """Run `process` for `num_steps` steps.
 
@@ -62,19 +65,27 @@ def simulate(
       record: what to keep and how often; default: what the process measures, about 100 times.
       seed: an int, or several: they run side by side, vectorised, and the results gain a `seed` axis.
       checkpoint_dir: a folder for checkpoints; one is written every `checkpoint_seconds`, at the end, on Ctrl-C and
-        on SIGTERM (as Slurm sends it before a job's time is up; without a folder it ends the process, as ever).
-      resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.
+        on SIGTERM (as Slurm sends it before a job's time is up; without a folder it ends the process, as ever).  One
+        process at a time can use it.
+      resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.  It must be of this process:
+        the same programs, numbers (rates) and arrays (data, partition, graph), the same seeds and records.
       progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
       label: a name for the bar.
       mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
         devices may be those of several processes (`dlsim.meshes.start_distributed`).
+      stop: end the run early: `dlsim.stop_at("accuracy", at_least=0.9)`, `dlsim.stop_on_plateau("loss", patience=10)`, or
+        several, of which the first to hold counts.  The host looks at every record and at nothing else, so let `record`
+        be as far apart as the answer may be late.  Several runs end when all have a reason to.  `results.attrs["stopped"]`
+        and `status.stopped` say why the run ended; the results hold the records that were made.  A run that is resumed
+        stops at the same step with the same bits, or goes on where a new rule asks for more.
 
     Returns:
       Run(state, results, status, timing).
 
     Raises:
-      ValueError: bad arguments, or a checkpoint of another run.
-      Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`. A second Ctrl-C stops at once.
+      ValueError: bad arguments, a checkpoint of another run, or a checkpoint folder that another process uses.
+      OSError: the disk is full, in one line.
+      Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`.  A second Ctrl-C stops at once.
     """
     checks.instance("simulate", "process", process, Process, "Make one with dlsim.learn(problem, algorithm, network).")
     num_steps = checks.count("simulate", "num_steps", num_steps, checks.MOST_STEPS)
@@ -92,15 +103,20 @@ def simulate(
     if resume and checkpoint_dir is None:
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
     seeds, key = _keys(key, seed)
-    checkpoints = None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoint_seconds, resume)
+    checkpoints = None
+    if checkpoint_dir is not None:
+        folder = files.given_path("simulate", "checkpoint_dir", checkpoint_dir)
+        checkpoints = Checkpoints(str(folder), checkpoint_seconds, resume)
     if checkpoint_dir is not None and mesh is None and jax.process_count() > 1:
         fix = "Pass mesh, so that they run it together, or give each process a folder and no start_distributed."
         got = f"given to a run that each of {jax.process_count()} processes does alone"
         checks.fail("simulate", "checkpoint_dir", "of one run", got, fix)
+    stops = rules("simulate", stop)
     programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
     if mesh is not None and not is_leader():
         progress = False
     updates = _updates(programs)
+    watch = Watch(stops, programs.shapes[1], seeds) if stops else None
     with Interrupts(checkpoint_dir is not None) as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
         began: list[float] = []
 
@@ -119,7 +135,12 @@ def simulate(
             report=report,
             stopped=lambda: interrupts.first,
             feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
+            watch=watch,
         )
+        ended = int(played.history.steps[-1])
+        stopped = "" if watch is None else watch.says(ended)
+        if stopped:
+            bar.say(ended, f"stopped {stopped}")
     done, seconds = played.num_done, played.seconds
     timing = {
         "compile_seconds": programs.compile_seconds,
@@ -127,7 +148,10 @@ def simulate(
         "steps_per_second": done / seconds if done else 0.0,
         "node_updates_per_second": done * updates / seconds if done else 0.0,
     }
-    return Run(played.carry.state, played.history.dataset(seeds), status.Status(played.carry.log, seeds), timing)
+    dataset = played.history.dataset(seeds)
+    if stopped:
+        dataset.attrs["stopped"] = stopped
+    return Run(played.carry.state, dataset, status.Status(played.carry.log, seeds, stopped), timing)
 
 
 def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int] | None, Array]:
@@ -139,7 +163,7 @@ def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int
     if np.ndim(seed) == 0:
         return None, jax.random.key(checks.seed("simulate", seed))
     labels = checks.seeds("simulate", seed)  # type: ignore[arg-type]
-    return labels, jnp.stack([jax.random.key(label) for label in labels])
+    return labels, jax.vmap(jax.random.key)(np.asarray(labels, np.uint32))  # all at once: they may be many
 
 
 def _updates(programs: Programs) -> int:

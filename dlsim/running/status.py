@@ -76,13 +76,17 @@ def update(log: StatusLog, status: Array, step: Array) -> StatusLog:
 
 
 class Status:
-    """The log on the host: `ok`, `bits`, `report()`, `first(bit) -> (step, node)`; one row a seed."""
+    """The log on the host: `ok`, `bits`, `report()`, `first(bit) -> (step, node)`; one row a seed.
 
-    def __init__(self, log: StatusLog, seeds: list[Any] | None = None) -> None:
+    `stopped` says why a run with `stop` ended, and is empty for any other.
+    """
+
+    def __init__(self, log: StatusLog, seeds: list[Any] | None = None, stopped: str = "") -> None:
         self.bits = np.atleast_1d(np.asarray(log.bits))
         self.first_step = np.asarray(log.first_step).reshape(len(self.bits), -1)
         self.first_node = np.asarray(log.first_node).reshape(len(self.bits), -1)
         self.seeds = seeds
+        self.stopped = stopped  # why the run ended, where `stop` was given
 
     @property
     def ok(self) -> bool:

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.configs import MODES, NEEDED, cited
 
 EXPERIMENTS = pathlib.Path("experiments")
@@ -98,11 +98,11 @@ def entries(folder: str | os.PathLike[str]) -> list[Entry]:
 def experiments_folder(folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Where experiments are: the folder given, or `experiments` here, or that of the checkout."""
     if folder is not None:
-        place = pathlib.Path(folder)
+        place = files.given_path("reproduce", "folder", folder)
         if not place.is_dir():
             checks.fail("reproduce", "folder", "a folder of experiments", str(place))
         return place
-    checkout = pathlib.Path(__file__).parent.parent
+    checkout = pathlib.Path(__file__).parents[2]
     for root in (pathlib.Path(), checkout):
         if (root / EXPERIMENTS).is_dir() and entries(root / EXPERIMENTS):
             return root / EXPERIMENTS

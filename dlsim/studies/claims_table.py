@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.results import Claim
 from dlsim.studies.reproduce import Reproduced
 
@@ -76,18 +76,15 @@ def seconds(one: Reproduced) -> float | None:
 def write(done: Sequence[Reproduced], file: str | os.PathLike[str]) -> pathlib.Path:
     """Write the claims table as Markdown (`.md`), CSV or JSON, by the name's ending; whole or not at all."""
     path = check_file(file)
-    temporary = path.with_name(f".{path.name}.new")
-    if path.suffix == ".md":
-        temporary.write_text(markdown(done, path.parent), encoding="utf-8")
-    else:
-        temporary.write_text({".csv": _csv, ".json": _json}[path.suffix](done), encoding="utf-8")
-    temporary.replace(path)
+    text = markdown(done, path.parent) if path.suffix == ".md" else {".csv": _csv, ".json": _json}[path.suffix](done)
+    with files.writing("reproduce", "--table", path):
+        files.write_whole(path, lambda file: file.write(text.encode()))
     return path
 
 
 def check_file(file: str | os.PathLike[str]) -> pathlib.Path:
     """A path that the table can be written to; ValueError with one line otherwise."""
-    path = pathlib.Path(file)
+    path = files.given_path("reproduce", "--table", file)
     if path.suffix not in ENDINGS:
         checks.fail("reproduce", "--table", f"a file that ends in {', '.join(ENDINGS)}", str(path))
     if path.is_dir() or not path.absolute().parent.is_dir():

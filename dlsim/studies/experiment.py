@@ -31,11 +31,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlsim import checks, results
+from dlsim import checks, files, results
 from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment, make_config
 from dlsim.plotting.networks import Networks, drawing_of
 from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.studies.catalogue import code_digest
+from dlsim.studies.judging import judge
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan
@@ -44,7 +45,6 @@ from dlsim.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
-    from matplotlib.figure import Figure
 
     from dlsim.sweeps.workers import Workers
 
@@ -91,34 +91,37 @@ def run_experiment(
       options: how runs share programs and devices, from `dlsim.sweeps.api.make_options`.
       tell: called with the plan before anything runs.
 
-    Raises ValueError with one clear line for bad settings, and leaves nothing behind if no run got anywhere; Interrupted
-    on Ctrl-C, after which `resume` goes on.  If `claims` or `figure` fails, the runs are kept: mend it, then `resume`.
+    Raises ValueError with one clear line for bad settings, or if another process is at it in this folder, and leaves
+    nothing behind if no run got anywhere; OSError with one line if the disk is full; Interrupted on Ctrl-C, after which
+    `resume` goes on.  If `claims` or `figure` fails, the runs are kept: mend it, then `resume`.
     """
     clock = time.monotonic()
     experiment = load_experiment(path)
     config = make_config(experiment, mode, overrides, seeds)
     identity = results.identify(experiment.name, mode, config.to_dict())
-    folder = results.check_folder(default_folder(experiment.name, mode) if out is None else out, identity)
-    networks = Networks()
-    source = networks.watch(from_experiment(experiment, config, None, range(config.num_seeds)))
-    options = _options(experiment, options)
-    if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
-        return results.load(folder)
-    started = _check_partial(folder / PARTIAL, identity, resume)
-    store = Store(folder / PARTIAL)
-    store.refresh()
-    plan = plan_sweep(source, store, options)  # bad settings are told before anything is written
-    check_memory(plan, options)
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    began = started or _open_partial(folder / PARTIAL, identity)
-    try:
-        store.open(identity)
-        tell(plan)
-        outcome = _timed(execute(plan, store, options, progress), plan, clock)
-    except BaseException:
-        _clear_if_empty(folder / PARTIAL, new)
-        raise
-    return _finish(experiment, mode, config.to_dict(), identity, outcome, folder, began, networks)
+    with results.locked(default_folder(experiment.name, mode) if out is None else out) as folder:
+        results.check_folder(folder, identity)
+        networks = Networks()
+        source = networks.watch(from_experiment(experiment, config, None, range(config.num_seeds)))
+        options = _options(experiment, options)
+        if resume and (folder / "provenance.json").exists() and not (folder / PARTIAL).exists():
+            return results.load(folder)
+        started = _check_partial(folder / PARTIAL, identity, resume)
+        store = Store(folder / PARTIAL)
+        store.check(identity)
+        store.refresh()
+        plan = plan_sweep(source, store, options)  # bad settings are told before anything is written
+        check_memory(plan, options)
+        new = [place for place in (folder, *folder.parents) if not place.exists()]
+        try:
+            began = started or _open_partial(folder / PARTIAL, identity)
+            store.open(identity)
+            tell(plan)
+            outcome = _timed(execute(plan, store, options, progress), plan, clock)
+        except BaseException:
+            _clear_if_empty(folder / PARTIAL, new)
+            raise
+        return _finish(experiment, mode, config.to_dict(), identity, outcome, folder, began, networks)
 
 
 def sweep_experiment(
@@ -151,36 +154,26 @@ def sweep_experiment(
     settings = {key: list(values) for key, values in source.axes.items()}
     identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
     place = pathlib.Path("runs") / f"{experiment.name}-{mode}-sweep" if out is None else out
-    folder = results.check_folder(place, identity, extends=True)
-    store = Store(folder / SWEEP)
-    store.check({**identity, "axes": sorted(source.axes)})
-    store.refresh()
-    plan = plan_sweep(source, store, options)
-    tell(plan)
-    if plan_only:
-        return plan
-    if workers is None:  # the memory of other machines is not known here
-        check_memory(plan, options)
-    began = _now()
-    store.open({**identity, "axes": sorted(source.axes)})
-    where = str(pathlib.Path(path).absolute())
-    make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
-    remote = None if workers is None else workers.bind(make_source)
-    outcome = execute(plan, store, options, progress, workers=remote)
-    own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
-    is_own = set(own) == set(source.axes)
-    return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
-
-
-def _judge(experiment: Experiment, dataset: xarray.Dataset, is_own: bool) -> tuple[list[Claim], Figure | None]:
-    """The file's claims and figure, which are about the file's axes; of other axes an overview is drawn."""
-    module = experiment.module
-    if is_own:
-        made: list[Claim] = module.claims(dataset) if hasattr(module, "claims") else []
-        return made, module.figure(dataset) if hasattr(module, "figure") else None
-    from dlsim.plotting.overview import overview
-
-    return [], overview(dataset)
+    with contextlib.nullcontext(results.folder_of(place)) if plan_only else results.locked(place) as folder:
+        results.check_folder(folder, identity, extends=True)
+        store = Store(folder / SWEEP)
+        store.check({**identity, "axes": sorted(source.axes)})
+        store.refresh()
+        plan = plan_sweep(source, store, options)
+        tell(plan)
+        if plan_only:
+            return plan
+        if workers is None:  # the memory of other machines is not known here
+            check_memory(plan, options)
+        began = _now()
+        store.open({**identity, "axes": sorted(source.axes)})
+        where = str(experiment.path)
+        make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
+        remote = None if workers is None else workers.bind(make_source)
+        outcome = execute(plan, store, options, progress, workers=remote)
+        own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
+        is_own = set(own) == set(source.axes)
+        return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
 
 
 def _drawings(
@@ -231,7 +224,7 @@ def _finish(
     """Claims, figure and provenance of the runs, saved with them."""
     attributes = {"experiment": experiment.name, "mode": mode, "config": json.dumps(identity["config"])}
     dataset = outcome.dataset.assign_attrs(attributes)
-    made, figure = _judge(experiment, dataset, is_own)
+    made, figure = judge(experiment, mode, config, dataset, is_own)
     drawings = _drawings(experiment, dataset, networks, is_own)
     provenance = {
         "experiment": experiment.name,
@@ -280,7 +273,9 @@ def _check_partial(partial: pathlib.Path, identity: dict[str, Any], resume: bool
     if not resume:
         fix = "Go on with --resume, or remove that folder."
         checks.fail("run", "out", "without an unfinished run", str(partial), fix)
-    held: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
+    held: dict[str, Any] = results.read_json(note, "run", dict)
+    if not {"experiment", "mode", "config", "started"} <= held.keys() or not isinstance(held["config"], dict):
+        checks.fail("run", note.name, "readable JSON, as a run leaves it", str(note), f"Remove {partial}.")
     if held["experiment"] != identity["experiment"]:
         got = f"{partial.parent} with an unfinished run of {held['experiment']!r}"
         checks.fail("run", "out", f"a folder of {identity['experiment']!r}", got, "Choose another --out.")
@@ -292,11 +287,12 @@ def _check_partial(partial: pathlib.Path, identity: dict[str, Any], resume: bool
 
 def _open_partial(partial: pathlib.Path, identity: dict[str, Any]) -> str:
     """Make the folder of a run that begins now."""
-    partial.mkdir(parents=True, exist_ok=True)
     began = _now()
-    temporary = partial / "identity.tmp"
-    temporary.write_text(json.dumps({**identity, "started": began}), encoding="utf-8")
-    temporary.replace(partial / "identity.json")
+    text = json.dumps({**identity, "started": began})
+    with files.writing("run", "out", partial.parent):
+        partial.mkdir(parents=True, exist_ok=True)
+        files.clear_dead(partial)
+        files.write_whole(partial / "identity.json", lambda file: file.write(text.encode()))
     return began
 
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.results import PARTIAL, SavedRun, load
 from dlsim.studies import catalogue
 from dlsim.studies.catalogue import Entry
@@ -61,10 +61,11 @@ def reproduce(
     Raises ValueError with one line for an unknown name, or a mode that one of them does not have, before anything runs.
     """
     chosen = find(papers, mode, folder)
+    place_of_runs = files.given_path("reproduce", "out", out)
     done = []
     for place, paper in enumerate(chosen):
         begin(paper, place, len(chosen))
-        one = _run(paper, mode or paper.two_cores, seeds, pathlib.Path(out), progress, options, tell)
+        one = _run(paper, mode or paper.two_cores, seeds, place_of_runs, progress, options, tell)
         end(one)
         done.append(one)
     return done
@@ -112,7 +113,7 @@ def found_before(paper: Entry, mode: str, out: str | os.PathLike[str]) -> Reprod
     """The finished run of an experiment that `out` holds; None if there is none that can be read."""
     import hashlib
 
-    place = pathlib.Path(out) / f"{paper.name}-{mode}"
+    place = files.given_path("reproduce", "out", out) / f"{paper.name}-{mode}"
     if not (place / "provenance.json").is_file():
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -85,27 +85,55 @@ def sweep(
       ValueError: one line, before anything runs.
       Interrupted: Ctrl-C, or SIGTERM where there is `out`; finished blocks, and the state of those in flight, are in `out`.
     """
-    chosen = {**(axes or {}), **more_axes}
-    for key in chosen:
-        if axes and key in axes and key in more_axes:
-            checks.fail("sweep", f"axis {key}", "given once", "twice", "Name it in axes or as a keyword.")
-        if isinstance(chosen[key], str) or (
-            not isinstance(chosen[key], Sequence | range) and not hasattr(chosen[key], "__len__")
-        ):
-            checks.fail("sweep", f"axis {key}", "a list of values", repr(chosen[key]), f"Write {key}=[...].")
+    chosen = _check_axes(axes, more_axes)
+    checks.flag("sweep", "common_topologies", common_topologies)
+    workers = _check_workers(workers)
+    if out is not None:
+        out = checks.path("sweep", "out", out, "a folder, or None")
     source, mode = _source(what, chosen, seed, num_steps, record)
     store = Store(out)
     about: dict[str, Any] = {"experiment": source.name, "mode": mode, "config": {}}
     options = make_options(layout, memory, lanes, mesh)
     progress_bar.check("sweep", progress)
-    store.check(about)
-    store.refresh()
-    plan = plan_sweep(source, store, options, common_topologies=common_topologies)
+    with store.locked():
+        store.check(about)
+        store.refresh()
+        plan = plan_sweep(source, store, options, common_topologies=common_topologies)
+        if workers is None:
+            check_memory(plan, options)
+        store.open(about)  # last: bad settings are told before anything is written
+        bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
+        return execute(plan, store, options, progress, workers=bound).dataset
+
+
+def _check_axes(axes: Any, more_axes: dict[str, Any]) -> dict[str, Any]:
+    """All axes by name, each a list of values in an order."""
+    if axes is not None and not isinstance(axes, Mapping):
+        fix = 'Write e.g. {"learning_rate": [0.01, 0.1]}.'
+        checks.fail("sweep", "axes", "a mapping from names to lists of values", checks.describe(axes), fix)
+    chosen = {**(axes or {}), **more_axes}
+    for key, values in chosen.items():
+        if not isinstance(key, str):
+            checks.fail("sweep", "axis", "a name", checks.describe(key))
+        if axes and key in axes and key in more_axes:
+            checks.fail("sweep", f"axis {key}", "given once", "twice", "Name it in axes or as a keyword.")
+        has_order = not isinstance(values, str | bytes | Mapping | Set | type) and hasattr(values, "__len__")
+        if not has_order or getattr(values, "shape", None) == ():
+            checks.fail("sweep", f"axis {key}", "a list of values", checks.describe(values), f"Write {key}=[...].")
+    return chosen
+
+
+def _check_workers(workers: Any) -> Any:
+    """What blocks go to: None, a name with a number, or an object that binds."""
     if workers is None:
-        check_memory(plan, options)
-    store.open(about)  # last: bad settings are told before anything is written
-    bound = None if workers is None else bind_workers(workers, source, what, chosen, mode, seed)
-    return execute(plan, store, options, progress, workers=bound).dataset
+        return None
+    from dlsim.sweeps.workers import parse
+
+    made = parse(workers) if isinstance(workers, str) else workers
+    if isinstance(made, type) or not callable(getattr(made, "bind", None)):
+        fix = "See dlsim.sweeps.workers."
+        checks.fail("sweep", "workers", "None, a word such as ray:4, or workers", checks.describe(made), fix)
+    return made
 
 
 def bind_workers(workers: Any, source: Source, what: Any, axes: dict[str, Any], mode: str | None, seed: Any) -> Any:

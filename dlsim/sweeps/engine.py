@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 from dlsim.running.history import History
 from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import Placement, laid_over, place
@@ -188,7 +188,8 @@ class Engine:
                 list(pool.map(lane, [device for device, _ in places]))
         real = [error for error in errors if not isinstance(error, Interrupted)]
         for error in real:
-            if not any(text in str(error) for text in _OUT_OF_MEMORY):
+            # Of a disk that is full, storage says RESOURCE_EXHAUSTED too.
+            if files.why_unwritable(error) is not None or not any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise error
         if real:
             return real[0]

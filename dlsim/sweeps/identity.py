@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from dlsim.configs.beside import files_beside
-from dlsim.sweeps.signature import content
+from dlsim.running.jaxpr_text import content
 
 NOT_BUILDING = (
     "get_config",
@@ -33,7 +33,7 @@ NOT_BUILDING = (
 )  # functions of a file that no run depends on
 NOT_DECIDING = (
     "analysis", "bench", "environments/rendering", "plotting", "report", "results", "running/progress_bar.py",
-    "studies", "sweeps", "terminal", "__main__.py", "experiment.py",
+    "studies", "sweeps", "terminal", "__main__.py", "experiment.py", "files.py", "locks.py",
 )  # rooms and files of the package that no result depends on  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")

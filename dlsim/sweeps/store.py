@@ -4,7 +4,8 @@
     blocks/<digest>.npz    results of the runs of one block
     current/<digest>/      checkpoints of a block in flight
 
-Files are never changed, so that several processes and machines may write into one folder.
+Files are never changed, so that the workers of a sweep, on several machines, may write into one folder.  Two sweeps
+may not: `locked` holds the folder for one.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -24,10 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files, locks
 from dlsim.results import difference, plain
 
 _VALUE = "value:"
+_DIGEST = re.compile(r"[0-9a-f]{24}")  # the name of what is ours
 _PLAIN = ("steps", "bits", "first_step", "first_node", "seconds")  # fields that are arrays
 
 
@@ -57,9 +59,15 @@ class Store:
     """Where finished blocks are kept: in a folder, or in memory alone (`folder=None`)."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        self.folder = None if folder is None else pathlib.Path(folder).absolute()
+        self.folder = None if folder is None else files.given_path("sweep", "out", folder).absolute()
         self._held: dict[str, Block] = {}
         self._files: set[str] = set()  # names of the blocks that were read or written
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder: no other sweep writes into it meanwhile; ValueError with one line if one does already."""
+        if self.folder is None:
+            return contextlib.nullcontext()
+        return locks.inside(self.folder, "sweep", "out", "Choose another --out.")
 
     def check(self, about: dict[str, Any]) -> dict[str, Any] | None:
         """What the folder is of, None if it is new; one line if that is another sweep than `about`.
@@ -94,12 +102,17 @@ class Store:
         if self.folder is None:
             return
         held = self.check(about)
+        axes = sorted({*about.get("axes", ()), *((held or {}).get("axes", ()))})
+        text = json.dumps({**plain(about), "axes": axes}, indent=2).encode()
         try:
-            (self.folder / "blocks").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # First of all, for it tells the folder from one of another kind.
+            files.write_whole(self.folder / "sweep.json", lambda file: file.write(text))
+            (self.folder / "blocks").mkdir(exist_ok=True)
         except OSError as error:
             checks.fail("sweep", "out", "a folder that can be written", f"{self.folder} ({error.strerror})")
-        axes = sorted({*about.get("axes", ()), *((held or {}).get("axes", ()))})
-        _write(self.folder / "sweep.json", json.dumps({**plain(about), "axes": axes}, indent=2).encode())
+        files.clear_dead(self.folder)
+        files.clear_dead(self.folder / "blocks")
         self.refresh()
 
     def refresh(self) -> None:
@@ -107,7 +120,7 @@ class Store:
         if self.folder is None:
             return
         for file in sorted((self.folder / "blocks").glob("*.npz")):
-            if file.stem not in self._files:
+            if file.stem not in self._files and _DIGEST.fullmatch(file.stem):
                 block = _read(file)
                 if block is not None:
                     self._files.add(file.stem)
@@ -138,9 +151,14 @@ class Store:
 
     def clear_checkpoints(self, identities: Sequence[str] | None = None) -> None:
         """Remove those of a block, or all."""
-        if self.folder is not None:
-            place = self.folder / "current"
-            shutil.rmtree(place if identities is None else place / digest(identities), ignore_errors=True)
+        if self.folder is None:
+            return
+        place = self.folder / "current"
+        ours = [path for path in place.glob("*") if _DIGEST.fullmatch(path.name)]
+        for path in ours if identities is None else [place / digest(identities)]:
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def write_block(folder: pathlib.Path, block: Block) -> None:
@@ -149,15 +167,11 @@ def write_block(folder: pathlib.Path, block: Block) -> None:
     arrays: dict[str, Any] = {_VALUE + name: array for name, (_, array) in block.variables.items()}
     arrays |= {name: np.asarray(getattr(block, name)) for name in _PLAIN}
     meta = json.dumps(plain({**block.meta, "dims": names}))
-    with tempfile.NamedTemporaryFile(dir=folder / "blocks", prefix=".new-", delete=False) as file:
-        try:
-            np.savez(file, identities=np.asarray(block.identities), meta=np.asarray(meta), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
-    pathlib.Path(file.name).replace(folder / "blocks" / f"{block.digest}.npz")
+    with files.writing("sweep", "out", folder, "Free some space there, then resume."):
+        files.write_whole(
+            folder / "blocks" / f"{block.digest}.npz",
+            lambda file: np.savez(file, identities=np.asarray(block.identities), meta=np.asarray(meta), **arrays),
+        )
 
 
 def _read(file: pathlib.Path) -> Block | None:
@@ -167,7 +181,10 @@ def _read(file: pathlib.Path) -> Block | None:
     except FileNotFoundError:  # another process was faster
         return None
     try:
-        return _parsed(data)
+        block = _parsed(data)
+        if block.digest != file.stem:
+            raise ValueError("of other runs")
+        return block
     except Exception as error:  # whatever a damaged file makes the readers raise
         warnings.warn(f"block {file.name} is damaged ({type(error).__name__}); its runs are run again", stacklevel=3)
         with contextlib.suppress(OSError):
@@ -195,9 +212,16 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
     """One line if something is there that no sweep and no run has put there; hidden files are nobody's work."""
     if folder.exists() and not folder.is_dir():
         checks.fail("sweep", "out", "a folder", f"the file {folder}")
-    known = ("blocks", "current", "jobs", "identity.json")
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in there if name not in known and not name.startswith(".")]
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    # Folders of our names are made after the note that is missing here, so what is in them is somebody else's.
+    ours = [path for path in there if path.name in ("blocks", "current", "jobs") and path.is_dir()]
+    foreign = [
+        path.name
+        for path in there
+        if not path.name.startswith(".")
+        and path.name not in ("identity.json", "identity.tmp")
+        and (path not in ours or any(path.iterdir()))
+    ]
     if foreign:
         got = f"{folder} with other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})"
         checks.fail("sweep", "out", "a new folder, or one of a sweep", got)
@@ -205,11 +229,3 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
 
 def _without(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in names}
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    pathlib.Path(file.name).replace(path)

@@ -50,7 +50,7 @@ def _main(given: list[str], signals: Signals) -> int:
 def _never_fail_to_print() -> None:
     """A character that the terminal's encoding lacks is written as its number, and does not end the run."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 

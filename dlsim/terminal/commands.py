@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import pathlib
+import sys
 from typing import Any
 
 MOST_DEVICES = 64  # that a CPU is split into, or its cores: each takes memory and threads
@@ -92,7 +93,7 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
     )
     if isinstance(saved, SavedRun):
         runs.report(saved)
-        if options.csv:
+        if options.csv is not None:
             from dlsim.analysis import to_csv
 
             print(f"csv:     {to_csv(saved.results, options.csv)}")
@@ -109,7 +110,7 @@ def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
         return 0
     if not options.papers:
         raise ValueError("reproduce: experiment must be numbers, names or all, got none. --list shows them.")
-    if options.table:
+    if options.table is not None:
         claims_table.check_file(options.table)
     _prepare(options)
     chosen = reproduce.find(options.papers, options.mode, options.folder)
@@ -125,7 +126,7 @@ def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
         end=papers.tell_end,
     )
     papers.tell_claims(done)
-    if options.table:
+    if options.table is not None:
         print(f"table:   {claims_table.write(done, options.table)}")
     return 0 if reproduce.all_ran(done) else 1
 
@@ -133,8 +134,12 @@ def _reproduce(options: argparse.Namespace, _: list[str]) -> int:
 def _report(options: argparse.Namespace, _: list[str]) -> int:
     from dlsim.report import write_report
 
-    print(f"report: {write_report(options.runs, options.out)}")
-    return 0
+    left_out: list[str] = []
+    path = write_report(options.runs, options.out, tell=left_out.append)
+    for line in left_out:
+        print(f"dlsim: left out: {line}", file=sys.stderr)
+    print(f"report: {path}")
+    return 1 if left_out else 0
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,9 +187,10 @@ def _keep_compiled_programs() -> None:
 
 
 def _list(options: argparse.Namespace, _: list[str]) -> int:
+    from dlsim import files
     from dlsim.studies import catalogue
 
-    folder = pathlib.Path(options.folder)
+    folder = files.given_path("list", "folder", options.folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"list: folder must be a folder of experiments, got {folder}.")
     found = catalogue.entries(folder)

@@ -346,7 +346,7 @@ def _draw_bytes(panel: Axes, results: xarray.Dataset) -> None:
 
     sizes = [size for size in SIZES if f"bids {size} nulled" in results.case.values]
     users = [int(size.split()[0]) for size in sizes]
-    rounds = [n for n in (5, 10, 20) if n <= int(results.step.values[-1])] or [int(results.step.values[-1])]
+    rounds = [n for n in (5, 10, 20) if n in results.step.values] or [int(results.step.values[-1])]
     for place, n in enumerate(rounds):
         sent = [float(results.bytes_sent.sel(case=f"bids {s} nulled", step=n).mean()) / 1024 for s in sizes]
         panel.plot(users, sent, "o-", markersize=3, color=plotting.COLORS[place], label=f"{n} rounds")

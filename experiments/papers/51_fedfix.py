@@ -242,7 +242,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 )
             )
     pair = [f"scalar F-80 {name}" for name in ("async", "fedfix-0.3")]
-    if all(case in have for case in pair):
+    rates = results.learning_rate.values
+    if all(case in have for case in pair) and STEADY_RATE in rates:
         quick, fixed = (float(late.sel(case=c, learning_rate=STEADY_RATE).std("step").mean()) for c in pair)
         out.append(
             Claim(
@@ -253,7 +254,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 holds=fixed < quick / STEADIER if is_long else None,
             )
         )
-    if all(f"digits F-80 {name}" in have for name in SCHEMES):
+    if all(f"digits F-80 {name}" in have for name in SCHEMES) and FIXED_RATE in rates and UNSTEADY_RATE in rates:
         out.extend(_digits_claims(results, is_long))
     return out
 
@@ -267,11 +268,13 @@ def _reaching(results: xarray.Dataset, scheme: str, rate: float) -> np.ndarray:
 
 
 def _wavering(results: xarray.Dataset, scheme: str, rate: float) -> np.ndarray:
-    """Standard deviation of the test loss about its trend over the last third, by seed."""
+    """Standard deviation of the test loss about its trend over the last third, by seed; NaN without three records."""
     one = results.sel(case=f"digits F-80 {scheme}", learning_rate=rate).loss
     values = one.isel(step=slice(-(one.sizes["step"] // 3), None)).values
     values = values.reshape(-1, values.shape[-1])
     time = np.arange(values.shape[1])
+    if len(time) < 3 or not np.isfinite(values).all():
+        return np.full(len(values), np.nan)
     return np.array([np.std(row - np.polyval(np.polyfit(time, row, 1), time)) for row in values])
 
 
@@ -336,7 +339,7 @@ def figure(results: xarray.Dataset) -> Figure:
         below = panels[1, 1]
         for place, (scheme, limit) in enumerate(_limits().items()):
             case = f"scalar F-80 {scheme}"
-            if case in have:
+            if case in have and BIAS_RATE in results.learning_rate:
                 one = results.sel(case=case, learning_rate=BIAS_RATE).isel(seed=0)
                 below.plot(one.simulated_seconds, one.place, color=plotting.COLORS[place], lw=0.8, label=TITLES[scheme])
                 below.axhline(limit, color=plotting.COLORS[place], ls="--", lw=0.7)

@@ -127,7 +127,8 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     checks.one_of("thousand_nodes", "algorithm", config.algorithm, METHODS)
     problem = make_problem(config)
     network = make_network(config.topology, config.num_nodes, config.lowering)
-    inner = getattr(dlsim.algorithms, config.algorithm)(problem, optax.sgd(config.learning_rate))
+    options = {"order": "combine_then_adapt"} if config.algorithm == "gradient_tracking" else {}
+    inner = getattr(dlsim.algorithms, config.algorithm)(problem, optax.sgd(config.learning_rate), **options)
     mode = modes(config.topology, config.num_nodes)[1][:, slowest(config.topology, config.num_nodes)]
     with jax.ensure_compile_time_eval():
         pattern = jnp.asarray(mode * np.sqrt(config.num_nodes), jnp.float32)

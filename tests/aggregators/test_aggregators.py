@@ -202,3 +202,116 @@ def test_bad_input(make, line: str) -> None:
 def test_every_rule_is_tried() -> None:
     known = set(itertools.chain(ORACLES, RULES)) - {"multi_krum", "trimmed_mean_2"}
     assert known == set(aggregators.__all__)
+
+
+def one_node(own: list[float], heard: list[list[float]], weights: list[float] | None = None):
+    """A node, what it heard and its weights, each with a leading axis of one node."""
+    share = [1 / (len(heard) + 1)] * len(heard) if weights is None else weights
+    return np.array([own]), np.array([heard]), np.ones((1, len(heard)), bool), np.array([share])
+
+
+def exact(rule: dlsim.Aggregator, own, heard, mask, weights) -> np.ndarray:
+    """What the rule gives for vectors, without a tree."""
+    inbox = Inbox(jnp.asarray(heard, jnp.float32), jnp.asarray(weights), jnp.asarray(mask), jnp.zeros(mask.shape, int))
+    return np.asarray(jax.jit(rule.apply)(KEY, (), jnp.asarray(own, jnp.float32), inbox)[1])
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e19, 1e30, 1e38, 3e38])
+def test_clipping_at_every_scale(size: float) -> None:
+    """Four equal entries have norm 2 size: clipped at 1 and halved, 1/4 each; where they are below 1, half of them."""
+    scene = one_node([0.0] * 4, [[size] * 4], [0.5])
+    wanted = 0.5 * size * min(1, 1 / (2 * size))
+    np.testing.assert_allclose(exact(aggregators.self_centered_clipping(1.0), *scene), wanted, rtol=1e-6)
+    # With a radius of the entries' own size, whatever it is, half of that each.
+    np.testing.assert_allclose(exact(aggregators.self_centered_clipping(size), *scene), 0.25 * size, rtol=1e-6)
+
+
+def test_clipping_where_even_the_difference_overflows() -> None:
+    scene = one_node([-3e38, 1.0], [[3e38, 1.0]], [0.5])
+    np.testing.assert_allclose(exact(aggregators.self_centered_clipping(1e37), *scene), [[-2.95e38, 1.0]], rtol=1e-6)
+
+
+def test_clipping_is_the_same_beside_a_node_out_of_range() -> None:
+    own, heard, mask, weights = scene()
+    plain = apply(aggregators.self_centered_clipping(1.5), own, heard, mask, weights)
+    heard[0] = 1e25
+    got = apply(aggregators.self_centered_clipping(1.5), own, heard, mask, weights)
+    np.testing.assert_array_equal(got[1:], plain[1:])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e18, 1e19, 1e30, 1e37])
+def test_rules_that_measure_are_the_same_at_every_scale(size: float) -> None:
+    own, heard, mask, weights = scene()
+    own, heard = np.clip(own, -3, 3), np.clip(heard, -3, 3)
+    for rule, scaled in (
+        (aggregators.krum(1), aggregators.krum(1)),
+        (aggregators.krum(1, num_selected=2), aggregators.krum(1, num_selected=2)),
+        (aggregators.geometric_median(smoothing=1e-6), aggregators.geometric_median(smoothing=1e-6 * size)),
+        (aggregators.self_centered_clipping(1.5), aggregators.self_centered_clipping(1.5 * size)),
+        (aggregators.median(), aggregators.median()),
+    ):
+        plain = apply(rule, own, heard, mask, weights)
+        got = apply(scaled, own * size, heard * size, mask, weights)
+        np.testing.assert_allclose(got / size, plain, atol=2e-5)
+
+
+def test_half_precision_is_measured_in_single() -> None:
+    """300^2 is no float16, and (1/256)^2 has lost its digits in bfloat16."""
+    own, heard = jnp.zeros((1, 4), jnp.float16), jnp.full((1, 1, 4), 300, jnp.float16)
+    inbox = Inbox(heard, jnp.full((1, 1), 0.5), jnp.ones((1, 1), bool), jnp.zeros((1, 1), int))
+    _, got = aggregators.self_centered_clipping(1.0).apply(KEY, (), own, inbox)
+    assert got.dtype == jnp.float16
+    np.testing.assert_allclose(got, 0.25, rtol=1e-3)
+
+
+def test_a_node_far_away_joins_the_geometric_median_of_the_others() -> None:
+    own, heard, mask, weights = scene(num=1, width=5)
+    mask[:] = True
+    got = exact(aggregators.geometric_median(num_iterations=200), own + 1e25, heard, mask, weights)
+    # A lie pulls by a unit vector however far it is: the median of six with one at 1e12 in that direction.
+    near = exact(aggregators.geometric_median(num_iterations=200), own + 1e12, heard, mask, weights)
+    np.testing.assert_allclose(got, near, atol=1e-3)
+    assert np.abs(got).max() < 3
+
+
+@pytest.mark.parametrize("away", [0.0, 4.5e3, 4.5e4, 1e6, 1e20, 1e30, -3e38])
+def test_krum_picks_what_float64_picks_however_far_the_node_itself_is(away: float) -> None:
+    """Nine candidates, f = 1, d = 20, the others N(0, 1): a hundred picks, a hundred right."""
+    rng = np.random.default_rng(0)
+    own = (away + rng.standard_normal((100, 20))).astype(np.float32)
+    heard = rng.standard_normal((100, 8, 20)).astype(np.float32)
+    got = exact(aggregators.krum(1), own, heard, np.ones((100, 8), bool), np.full((100, 8), 1 / 9))
+    wanted = [krum(np.vstack([o[None], h]).astype(np.float64), 1, 1) for o, h in zip(own, heard, strict=True)]
+    np.testing.assert_array_equal(got, np.array(wanted).astype(np.float32))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_krum_gives_ties_to_the_first(scale: float) -> None:
+    """Twins tie, and so do whole numbers whose squared distances have the same sum."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 50)), rng.standard_normal((2, 50))
+    # Two pairs of twins: each twin has the same distances as the other, the pairs are as far from each other.
+    heard = [list(scale * a[0]), list(scale * b[0]), list(scale * b[0]), list(scale * a[0])]
+    got = exact(aggregators.krum(0, num_selected=3), *one_node(list(scale * (a[1] + 50)), heard))
+    # c - f - 2 = 3 nearest: twins, and twice the others: all four tie, and the first three win.
+    np.testing.assert_allclose(got[0], scale * (a[0] + 2 * b[0]) / 3, rtol=1e-5)
+    first = exact(aggregators.krum(0), *one_node(list(scale * (a[1] + 50)), heard))
+    np.testing.assert_array_equal(first[0], (scale * a[0]).astype(np.float32))
+    whole = exact(aggregators.krum(0), *one_node([5.0], [[0.0], [1.0], [2.0], [3.0], [4.0]]))
+    assert whole == 2.0  # 2 and 3 score 1 + 1 + 4 + 4 both: the first of them
+
+
+def test_pairs_are_never_held_as_differences() -> None:
+    """n K^2 D numbers would be 2.5 GB for a thousand nodes of nine candidates and 7,850 parameters."""
+    num, width, dimension = 50, 8, 1000
+    inbox = Inbox(
+        jax.ShapeDtypeStruct((num, width, dimension), jnp.float32),
+        jax.ShapeDtypeStruct((num, width), jnp.float32),
+        jax.ShapeDtypeStruct((num, width), bool),
+        jax.ShapeDtypeStruct((num, width), jnp.int32),
+    )
+    own = jax.ShapeDtypeStruct((num, dimension), jnp.float32)
+    for many in (lambda f: f, lambda f: jax.vmap(f, axis_size=1, in_axes=None)):
+        compiled = jax.jit(many(lambda own, inbox: aggregators.krum(1).apply(KEY, (), own, inbox)[1]))
+        used = compiled.lower(own, inbox).compile().memory_analysis()
+        assert used.temp_size_in_bytes < 4 * 4 * num * (width + 1) * dimension

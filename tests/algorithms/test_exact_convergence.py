@@ -66,7 +66,9 @@ class Row(NamedTuple):
 ROWS = (
     Row(
         "gradient_tracking-combine_then_adapt",
-        lambda p, full: algorithms.gradient_tracking(p, optax.sgd(RATE), use_full_gradient=full),
+        lambda p, full: algorithms.gradient_tracking(
+            p, optax.sgd(RATE), order="combine_then_adapt", use_full_gradient=full
+        ),
         tracking(0),
     ),
     Row(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +14,9 @@ import pytest
 import six_nodes
 from oracles import gradient_tracking as oracle
 
-from dlsim import algorithms, networks
-from dlsim.algorithms.gradient_tracking import invariant_tracking
+from dlsim import algorithms, networks, problems
+from dlsim.algorithms.gradient_tracking import invariant_tracking, stable_step
+from dlsim.learning.learn import learn
 
 ORDERS = {"combine_then_adapt": oracle.diging, "adapt_then_combine": oracle.aug_dgm}
 every_order = pytest.mark.parametrize("order", ORDERS)
@@ -30,13 +35,15 @@ def test_it_agrees_with_the_oracle(order: str, use_full_gradient: bool) -> None:
     six_nodes.agree(six_nodes.models(six_nodes.play(algorithm, six_nodes.network())), expected)
 
 
-def test_the_default_order_is_diging() -> None:
+def test_the_default_order_is_that_of_dsgd() -> None:
     problem, network = six_nodes.problem(), six_nodes.network()
     default, named = (
         six_nodes.models(six_nodes.play(algorithms.gradient_tracking(problem, optax.sgd(0.1), **options), network))
-        for options in ({}, {"order": "combine_then_adapt"})
+        for options in ({}, {"order": "adapt_then_combine"})
     )
     np.testing.assert_array_equal(default, named)
+    orders = [inspect.signature(m).parameters["order"].default for m in (algorithms.dsgd, algorithms.gradient_tracking)]
+    assert orders == ["adapt_then_combine"] * 2
 
 
 @every_order
@@ -113,3 +120,76 @@ def test_bad_input_is_one_clear_line() -> None:
     problem = six_nodes.problem()
     with pytest.raises(ValueError, match="gradient_tracking: order must be one of .* got 'atc'"):
         algorithms.gradient_tracking(problem, optax.sgd(0.1), order="atc")
+
+
+def flat(condition_number: float = 1.0, num_nodes: int = 16) -> Any:
+    """One curvature for all, of eigenvalues 1: L = 1 on the dot."""
+    return problems.quadratic(num_nodes, 3, heterogeneity=1.0, condition_number=condition_number, shared_curvature=True)
+
+
+NETWORKS = {
+    "ring": (lambda: networks.ring(16), {"combine_then_adapt": 2 / 9, "adapt_then_combine": 2.0}),
+    "torus": (lambda: networks.torus(16), {"combine_then_adapt": 2 / 25, "adapt_then_combine": 2 / 9}),
+    "complete": (lambda: networks.complete(16), {"combine_then_adapt": 1 / 2, "adapt_then_combine": 2.0}),
+}
+
+
+@every_order
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_stable_below_the_limit_that_it_states_and_not_above(name: str, order: str) -> None:
+    """Least eigenvalues -1/3, -3/5 and 0; the warning comes above the limit, and not below it."""
+    network, limits = NETWORKS[name][0](), NETWORKS[name][1]
+    least = networks.spectrum(network).min()
+    np.testing.assert_allclose(stable_step(order, float(least)), limits[order], rtol=1e-5)
+    for factor, is_stable in ((0.95, True), (1.05, False)):
+        process = learn(
+            flat(), algorithms.gradient_tracking(flat(), optax.sgd(factor * limits[order]), order=order), network
+        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            start = jax.jit(process.init)(jax.random.key(0))
+        assert all("may diverge" in str(w.message) for w in said) and bool(said) != is_stable
+        apart = start.algorithm.params + 0.1 * jax.random.normal(jax.random.key(1), (16, 3))
+        state = start._replace(algorithm=start.algorithm._replace(params=apart))
+        step = process.step
+        state = jax.lax.fori_loop(0, 8000, lambda t, s, step=step: step(jax.random.key(0), s)[0], state)
+        error = np.abs(np.asarray(state.algorithm.params) - flat().optimum).max()
+        assert (error < 1e-3) if is_stable else not error < 1, (factor, error)
+
+
+def test_the_line_says_the_rate_the_limit_and_what_to_do() -> None:
+    process = learn(
+        flat(), algorithms.gradient_tracking(flat(), optax.sgd(0.1), order="combine_then_adapt"), networks.torus(16)
+    )
+    with pytest.warns(UserWarning, match=r"rate 0.1 may diverge: eta L = 0.1 is not below 0.08, .* -0.6. Lower the"):
+        process.init(jax.random.key(0))
+
+
+def test_nothing_is_said_where_the_rate_is_not_a_number_of_plain_descent() -> None:
+    """Momentum, schedules and optimisers of their own scale have no eta; a tracer's value is not known."""
+    rates = [optax.sgd(3.0, momentum=0.9), optax.adam(3.0), optax.sgd(lambda count: 3.0 / (1 + count))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for optimizer in rates:
+            learn(flat(), algorithms.gradient_tracking(flat(), optimizer), networks.torus(16)).init(jax.random.key(0))
+        jax.jit(
+            lambda rate: learn(flat(), algorithms.gradient_tracking(flat(), optax.sgd(rate)), networks.torus(16)).init(
+                jax.random.key(0)
+            )
+        )(3.0)
+
+
+def test_logistic_regression_knows_how_far_it_bends() -> None:
+    """No Hessian of any node, anywhere, has a greater eigenvalue than L, and at zero, where sigma' = 1/4, one has it."""
+    problem = problems.logistic_regression(num_nodes=4, regularization=0.05)
+    ids, origin = jnp.arange(4), jnp.zeros((4, problem.optimum.shape[0]))
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return problem.full_gradient(jax.random.key(0), x, ids)[0]
+
+    def column(entry: jax.Array) -> jax.Array:
+        return jax.jvp(gradient, (origin,), (jnp.broadcast_to(entry, origin.shape),))[1]
+
+    hessians = np.moveaxis(np.asarray(jax.jit(jax.vmap(column))(jnp.eye(origin.shape[1]))), 0, -1)
+    greatest = np.linalg.eigvalsh(hessians.astype(np.float64)).max()
+    np.testing.assert_allclose(problem.smoothness(), greatest, rtol=1e-4)

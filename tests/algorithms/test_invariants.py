@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("gradient_tracking.invariant_tracking",
-        lambda p: algorithms.gradient_tracking(p, optax.sgd(RATE)), lambda s: s.tracker),
+        lambda p: algorithms.gradient_tracking(p, optax.sgd(RATE), order="combine_then_adapt"), lambda s: s.tracker),
     Row("gradient_tracking.invariant_tracking",
         lambda p: algorithms.gradient_tracking(p, optax.sgd(RATE), order="adapt_then_combine"), lambda s: s.tracker),
     Row("k_gt.invariant_correction",

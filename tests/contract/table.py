@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from contract import world
 
-from dlsim import algorithms, trees
+from dlsim import aggregators, algorithms, trees
 from dlsim.core import Aggregator, Algorithm, Array, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -83,6 +83,11 @@ def neighborhood_mean() -> Aggregator:
     return Aggregator(init=init, apply=apply, source="a toy")
 
 
+def noisy(rate: Any) -> optax.GradientTransformation:
+    """SGD on gradients with noise of its own."""
+    return optax.chain(optax.add_noise(1e-3, 0.55, key=0), optax.sgd(rate))
+
+
 def zero_vector(state: PyTree, info: dict[str, Any], network: Network) -> Array:
     del state, info, network
     return jnp.zeros(world.DIMENSION)
@@ -118,6 +123,7 @@ CASES = (
         variant="local_steps",
     ),
     Case("dsgd", lambda p, rate: algorithms.dsgd(p, optax.adam(rate)), variant="adam"),
+    Case("dsgd", lambda p, rate: algorithms.dsgd(p, noisy(rate)), variant="noise"),
     Case(
         "dsgd",
         lambda p, rate: algorithms.dsgd(p, optax.sgd(rate), aggregator=neighborhood_mean()),
@@ -133,18 +139,18 @@ CASES = (
     ),
     Case(
         "gradient_tracking",
-        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="combine_then_adapt"),
+        variant="combine_then_adapt",
         invariants=(TRACKING,),
     ),
     Case(
         "gradient_tracking",
-        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="adapt_then_combine"),
-        variant="adapt_then_combine",
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
         invariants=(TRACKING,),
         reduces_to=(
             Reduction(
                 "on the complete graph every tracker is the mean gradient: gradient descent",
-                lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), order="adapt_then_combine"),
+                lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate)),
                 lambda p, rate: algorithms.centralized_sgd(p, optax.sgd(rate)),
                 world.complete,
             ),
@@ -270,7 +276,78 @@ CASES = (
     Case(
         "fedavg",
         lambda p, rate: algorithms.fedavg(p, optax.sgd(rate), server_optimizer=optax.adam(rate)),
-        variant="fedadam",
+        variant="adam_at_the_server",
+    ),
+    Case(
+        "fedavg",
+        lambda p, rate: algorithms.fedavg(
+            p, optax.sgd(rate), num_local_steps=2, aggregator=aggregators.trimmed_mean(1)
+        ),
+        variant="aggregator",
+        reduces_to=(
+            Reduction(
+                "the mean of what the clients sent is their uniform mean",
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate), aggregator=neighborhood_mean()),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate), weighting="uniform"),
+            ),
+        ),
+    ),
+    Case(
+        "fedavg",
+        lambda p, rate: algorithms.fedavg(p, optax.sgd(rate), num_local_steps=2, clip_norm=2 * rate),
+        variant="clip",
+        reduces_to=(
+            Reduction(
+                "with a bound that nobody reaches it is FedAvg",
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate), clip_norm=1e6),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
+    Case(
+        "fedavg",
+        lambda p, rate: algorithms.fedavg(p, noisy(lambda count: 2 * rate / (1 + count)), num_local_steps=2),
+        variant="schedule_and_noise",
+        reduces_to=(
+            Reduction(
+                "at a rate that stays it is FedAvg at that rate",
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(lambda count: rate)),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
+    Case(
+        "fedadam",
+        lambda p, rate: algorithms.fedadam(p, optax.sgd(rate), rate / 2, num_local_steps=2),
+        reduces_to=(
+            Reduction(
+                "without moments and with tau beyond all movements it is FedAvg",
+                lambda p, rate: algorithms.fedadam(p, optax.sgd(rate), 1e4, beta_1=0.0, beta_2=0.0, tau=1e4),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
+    Case(
+        "fedyogi",
+        lambda p, rate: algorithms.fedyogi(p, optax.sgd(rate), rate / 2, num_local_steps=2),
+        reduces_to=(
+            Reduction(
+                "with tau beyond all movements v stays tau^2, and at eta = 2 tau it is FedAvg",
+                lambda p, rate: algorithms.fedyogi(p, optax.sgd(rate), 2e4, beta_1=0.0, tau=1e4),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
+    Case(
+        "fedadagrad",
+        lambda p, rate: algorithms.fedadagrad(p, optax.sgd(rate), rate, num_local_steps=2),
+        reduces_to=(
+            Reduction(
+                "with tau beyond all movements v stays tau^2, and at eta = 2 tau it is FedAvg",
+                lambda p, rate: algorithms.fedadagrad(p, optax.sgd(rate), 2e4, tau=1e4),
+                lambda p, rate: algorithms.fedavg(p, optax.sgd(rate)),
+            ),
+        ),
     ),
     Case(
         "fedprox",
@@ -305,6 +382,20 @@ CASES = (
         "scaffold",
         lambda p, rate: algorithms.scaffold(p, rate, num_local_steps=3, option="I"),
         variant="option_one",
+    ),
+    Case(
+        "scaffold",
+        lambda p, rate: algorithms.scaffold(
+            p, lambda count: 2 * rate / (1 + count), num_local_steps=3, weighting="examples"
+        ),
+        variant="schedule",
+        reduces_to=(
+            Reduction(
+                "at a rate that stays, with as many examples at each, it is SCAFFOLD",
+                lambda p, rate: algorithms.scaffold(p, lambda count: rate, weighting="examples"),
+                lambda p, rate: algorithms.scaffold(p, rate),
+            ),
+        ),
     ),
     Case(
         "isolated_training",

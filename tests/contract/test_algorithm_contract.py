@@ -119,7 +119,7 @@ def test_the_network_must_have_what_it_requires(case: Case) -> None:
         "doubly_stochastic": world.directed(),
         "column_stochastic": world.uneven("uniform_neighbor"),
     }
-    for name in algorithm.requires - {"server", "fixed_topology"}:
+    for name in algorithm.requires - {"server", "fixed_topology", "common_start"}:
         network = lacking[name]
         assert name not in network.properties
         with pytest.raises(ValueError, match=r"learn: network must be .* for this algorithm, got"):

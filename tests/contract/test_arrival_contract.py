@@ -52,11 +52,18 @@ def linear(world: Any) -> Any:
     return lambda x, client: matrices[client] @ x + offset[client]
 
 
+def falling(version: Any) -> Any:
+    """A rate by the server's version, for Python numbers and arrays."""
+    return RATE * 0.9**version
+
+
+@pytest.mark.parametrize("rate", [RATE, falling], ids=["constant", "falling"])
 @pytest.mark.parametrize("name", METHODS)
-def test_it_is_what_a_plain_loop_over_jobs_does(name: str) -> None:
+def test_it_is_what_a_plain_loop_over_jobs_does(name: str, rate: Any) -> None:
+    """With a schedule, a job works at the rate of the version it began with, whatever has been made since."""
     world = problem(0.0)
     method = METHODS[name]
-    algorithm = method.make(world, RATE)
+    algorithm = method.make(world, rate)
     network = networks.complete(NUM_NODES)
     made = dlsim.learn(world, algorithm, network, timing=clocks.timing(window=0.5))
     found = run(made)
@@ -66,12 +73,12 @@ def test_it_is_what_a_plain_loop_over_jobs_does(name: str) -> None:
     assert jobs.use[-1] > until
     start = np.zeros(5)
     if method.oracle == "movements":
-        expected = federated_arrivals.movements(jobs, start, linear(world), RATE, until)
+        expected = federated_arrivals.movements(jobs, start, linear(world), rate, until)
     elif method.oracle == "interpolation":
-        expected = federated_arrivals.interpolation(jobs, start, linear(world), RATE, 0.6, until)
+        expected = federated_arrivals.interpolation(jobs, start, linear(world), rate, 0.6, until)
     else:
-        step = RATE * STEPS
-        expected = federated_arrivals.anarchy(jobs, start, linear(world), RATE, step, NUM_NODES, method.keeps, until)
+        step = (lambda version: STEPS * falling(version)) if callable(rate) else STEPS * rate
+        expected = federated_arrivals.anarchy(jobs, start, linear(world), rate, step, NUM_NODES, method.keeps, until)
     assert np.abs(expected).max() > 0.05
     np.testing.assert_allclose(found.state.params, expected, rtol=2e-5, atol=2e-6)
     used = jobs.use <= until

@@ -296,6 +296,6 @@ def test_paths_and_commands_named_in_pages_exist():
         options = set(
             re.findall(r"--(?!config)([a-z][a-z-]+)", " ".join(re.findall(r"^ *dlsim .*$", text, flags=re.M)))
         )
-        known = (ROOT / "dlsim" / "terminal" / "cli.py").read_text()
+        known = (ROOT / "dlsim" / "terminal" / "options.py").read_text()
         missing += [f"{path.name}: --{name}" for name in options if f'"--{name}"' not in known]
     assert missing == []

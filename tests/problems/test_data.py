@@ -10,6 +10,7 @@ import pytest
 
 from dlsim.problems import data, data_files
 from dlsim.problems.data import dataset, load, synthetic_classification
+from dlsim.problems.partition import by_column, partition
 
 SIZES = {"fashion_mnist": (28, 28, 1), "mnist": (28, 28, 1)}
 
@@ -121,6 +122,39 @@ def test_folder_of_idx_files(tmp_path, zipped):
     np.testing.assert_allclose([d.offset, 1 / d.scale], [x.mean(), x.std()])
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_files_by_the_names_they_have_elsewhere(tmp_path, zipped):
+    plain = write_idx(tmp_path / "a", zipped=zipped)
+    dotted = tmp_path / "dotted"
+    dotted.mkdir()
+    for path in (tmp_path / "a").iterdir():
+        (dotted / path.name.replace("-idx", ".idx")).write_bytes(path.read_bytes())
+    emnist = tmp_path / "emnist"
+    emnist.mkdir()
+    for path in (tmp_path / "a").iterdir():
+        (emnist / f"emnist-letters-{path.name.replace('t10k', 'test')}").write_bytes(path.read_bytes())
+    write_idx(tmp_path / "root" / "MNIST" / "raw", zipped=zipped)  # torchvision's
+    for folder in (dotted, emnist, tmp_path / "root", tmp_path / "root" / "MNIST"):
+        d = load(folder)
+        np.testing.assert_array_equal(d.inputs[..., 0], plain[0])
+        np.testing.assert_array_equal(d.test_labels, plain[3])
+    write_idx(tmp_path / "root" / "FashionMNIST" / "raw")
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "root")
+    assert "got FashionMNIST/raw, MNIST/raw. Give the path of one" in one_line(error)
+    (tmp_path / "py" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "py" / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"")
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "py")
+    assert "binary version" in one_line(error)
+
+
+def test_named_data_in_torchvisions_folder(bare_machine, monkeypatch):
+    write_idx(bare_machine / "root" / "MNIST" / "raw")
+    monkeypatch.setitem(data_files.SOURCES, "mnist", data_files.SOURCES["mnist"]._replace(sha256=()))
+    assert load("mnist", data_dir=bare_machine / "root").inputs.shape == (20, 6, 5, 1)
+
+
 def write_cifar(folder, per_file=7):
     folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
@@ -177,12 +211,14 @@ def test_csv(tmp_path):
     scaled = load(tmp_path / "a.csv", columns=["user"], standardise=True)
     np.testing.assert_allclose(scaled.inputs.std(axis=0), 1, rtol=1e-5)
     (tmp_path / "b.csv").write_text("\n".join(f"{i},{i % 2}" for i in range(10)))  # no header
-    d = load(tmp_path / "b.csv")
+    with pytest.warns(UserWarning, match="column '0' counts the rows"):
+        d = load(tmp_path / "b.csv")
     assert len(d.labels) + len(d.test_labels) == 10 and d.num_classes == 2
     np.testing.assert_array_equal(d.inputs[:, 0] % 2, d.labels)
     with gzip.open(tmp_path / "b.csv.gz", "wt") as file:
         file.write((tmp_path / "b.csv").read_text())
-    np.testing.assert_array_equal(load(tmp_path / "b.csv.gz").inputs, d.inputs)
+    with pytest.warns(UserWarning, match="column '0' counts the rows"):
+        np.testing.assert_array_equal(load(tmp_path / "b.csv.gz").inputs, d.inputs)
 
 
 class FakeSplit:
@@ -216,6 +252,52 @@ def test_hugging_face_objects():
     assert "one input column" in one_line(error)
 
 
+def test_hugging_face_columns_are_kept_and_what_is_not_used_is_said():
+    x, labels = np.arange(24.0).reshape(12, 2), [i % 3 for i in range(12)]
+    columns = {"features": x, "label": labels, "user_id": [str(i % 4) for i in range(12)], "boxes": np.zeros((12, 4))}
+    columns["note"] = ["n" * 300] * 12
+    splits = {"train": FakeSplit(columns), "test": FakeSplit(columns), "validation": FakeSplit(columns)}
+    with pytest.warns(UserWarning, match="load: validation, boxes, note of this data set is not used") as said:
+        d = load(splits)
+    assert said[0].filename == __file__
+    assert set(d.columns) == set(d.test_columns) == {"user_id"}
+    made = partition(d, 4, by_column("user_id"))
+    for node in range(4):
+        np.testing.assert_array_equal(made.of_node(node) % 4, node)
+    np.testing.assert_array_equal(np.sort(made.local_test.indices), np.arange(12))
+    for gap in (None, float("nan")):
+        with pytest.raises(ValueError, match=r"labels must be (known in every row|finite), got .* at index"):
+            load(FakeSplit({"features": x, "label": [*labels[:4], gap, *labels[5:]]}))
+        with pytest.raises(ValueError, match="user must be known in every row, got .* at index 0"):
+            load(FakeSplit({"features": x, "label": labels, "user": [gap, *"abcdefghijk"]}), columns=["user"])
+    with pytest.raises(ValueError, match="boxes must be a column of one value an example"):
+        load(FakeSplit({**columns}), columns=["boxes"])
+
+
+def test_grey_images_among_coloured_ones_are_one_line():
+    class Ragged(FakeSplit):
+        def with_format(self, kind):
+            return Ragged(self.columns)
+
+    images = [np.zeros((4, 4, 3), np.uint8)] * 5 + [np.zeros((4, 4), np.uint8)]
+    with pytest.raises(ValueError) as error:
+        load(Ragged({"image": images, "label": [0, 1] * 3}))
+    assert "got [4, 4, 3] at index 0 and [4, 4] at index 5. Convert them: data.map(" in one_line(error)
+    with pytest.raises(ValueError) as error:
+        load(Ragged({"image": [np.zeros((4, 4)), np.zeros((5, 4))], "label": [0, 1]}))
+    assert "Resize or pad them first" in one_line(error)
+
+
+def test_a_stream_is_one_line():
+    class Stream(FakeSplit):
+        def __getitem__(self, key):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError) as error:
+        load(Stream({"x": [1], "label": [0]}))
+    assert "got Stream. Not as a stream" in one_line(error)
+
+
 # Arrays
 
 
@@ -230,6 +312,16 @@ def test_dataset_keeps_what_it_can():
     assert r.num_classes == 0 and len(r.test_labels) == 2
     assert dataset(x, np.arange(10) % 2, regression=True).labels.dtype == np.float32
     assert dataset(x, ["b", "a"] * 5).labels.sum() == 4  # "b" is class 1; one of five is held out
+
+
+def test_standardised_images_are_not_scaled_twice(tmp_path):
+    write_idx(tmp_path / "mine")
+    for d in (load("digits", standardise=True), load(tmp_path / "mine", standardise=True)):
+        seen = ((d.inputs.astype(np.float32) - d.offset) * d.scale).reshape(len(d.inputs), -1)
+        varies = d.inputs.reshape(len(d.inputs), -1).std(axis=0) > 0
+        np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(seen.std(axis=0)[varies], 1, rtol=1e-4)
+    assert load(tmp_path / "mine", regression=True).num_classes == 0
 
 
 def test_synthetic_says_so_and_is_learnable():
@@ -350,6 +442,18 @@ def test_bad_arrays():
         (lambda: load("mnits"), "Did you mean 'mnist'"),
         (lambda: load("nowhere.npz"), "nowhere.npz"),
         (lambda: load(x), "ndarray"),
+        (lambda: load("digits", label="x"), "label must be left out: this source has no columns to name"),
+        (lambda: load("digits", columns=["user"]), "columns must be left out"),
+        (lambda: load("digits", standardise="no"), "standardise must be a bool, got 'no'"),
+        (lambda: load("digits", data_dir=3), "data_dir must be a path, got 3"),
+        (lambda: dataset(x, y, regression="no"), "regression must be a bool, got 'no'"),
+        (lambda: dataset(x, y, num_classes="two"), "num_classes must be an integer"),
+        (lambda: dataset(x, y, test_columns={}), "test_columns must be given together with test_inputs"),
+        (lambda: dataset(x, y, name=3), "name must be a str, got 3"),
+        (lambda: dataset(object(), y), "of shape [M, ...]"),
+        (lambda: synthetic_classification(10**13), "num_examples must be small enough for"),
+        (lambda: synthetic_classification(40, 10**13), "num_features must be small enough for"),
+        (lambda: synthetic_classification(seed=None), "seed must be an integer >= 0, got None"),
         (lambda: synthetic_classification(5, 2, 4), "num_examples"),
     ]
     for make, reason in cases:

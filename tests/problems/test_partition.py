@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from dlsim.problems.data import dataset, load
+from dlsim.problems.index_lists import partition_from_lists
 from dlsim.problems.partition import (
     Partition,
     by_column,
@@ -150,6 +151,82 @@ def test_pathological_nodes_have_exactly_that_many_classes(num_nodes, classes, s
     for c in range(5):
         held = counts[counts[:, c] > 0, c]
         assert len(held) == 0 or held.max() - held.min() <= 1
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+@pytest.mark.parametrize("num_nodes", [5, 26, 60])
+def test_pathological_takes_any_labels(first, num_nodes):
+    """Letters are 1 to 26: 27 classes, of which the first has no example."""
+    data = dataset(np.arange(2600)[:, None], np.arange(2600) % 26 + first)
+    counts = describe(partition(data, num_nodes, pathological(2)), data)
+    assert ((counts > 0).sum(axis=1) == 2).all() and counts[:, :first].sum() == 0
+    if num_nodes >= 26:
+        assert (counts.sum(axis=0)[first:] == np.bincount(data.labels)[first:]).all()
+
+
+def test_pathological_advises_what_helps():
+    letters = dataset(np.arange(130)[:, None], np.arange(130) % 26 + 1)
+    with pytest.raises(
+        ValueError, match=r"class \d+ must be .*, got 4 for \d+ nodes\. Use fewer nodes or fewer classes_per"
+    ):
+        partition(letters, 104, pathological(2))
+    with pytest.raises(ValueError, match=r"pathological: classes_per_node must be an integer in \[1, 26\], got 27"):
+        partition(letters, 4, pathological(27))
+    rare = dataset(np.arange(100)[:, None], np.repeat([1, 2], [3, 97]))
+    with pytest.raises(
+        ValueError, match=r"class 1 must be .*, got 2 for 3 nodes\. Use fewer nodes, or leave rare classes"
+    ):
+        partition(rare, 6, pathological(1))
+
+
+def test_partition_from_lists():
+    made = partition_from_lists([[3, 1], (4,), np.array([0, 2, 9])])
+    assert made.indices.tolist() == [3, 1, 4, 0, 2, 9] and made.sizes.tolist() == [2, 1, 3]
+    assert made.offsets.tolist() == [0, 2, 3] and made.of_node(2).tolist() == [0, 2, 9]
+    assert partition(DATA, 3, made) is made
+    shifted = partition(DATA, 3, feature_shift(0.3, base=made))
+    np.testing.assert_array_equal(shifted.indices, made.indices)
+    tested = partition_from_lists([[0], [1]], test_lists=[[4, 3], [0]])
+    assert tested.local_test.indices.tolist() == [4, 3, 0] and not tested.local_test.of_training
+    assert partition(DATA, 2, tested) is tested
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: partition_from_lists("ab"), "lists must be one list of example ids a node, got str"),
+        (lambda: partition_from_lists([]), "lists must be of 1 to"),
+        (lambda: partition_from_lists([[1], []]), "lists[1] must be one or more example ids"),
+        (lambda: partition_from_lists([1, 2]), "lists[0] must be one or more example ids, whole numbers from 0, got 1"),
+        (lambda: partition_from_lists([[0.5]]), "got [0.5]"),
+        (lambda: partition_from_lists([[-1]]), "got [-1]"),
+        (lambda: partition_from_lists([[7, 3, 7]]), "of different ids, got 7 2 times"),
+        (lambda: partition_from_lists([[0], [1]], test_lists=[[0]]), "test_lists must be 2, as many as lists, got 1"),
+        (lambda: partition(DATA, 1, partition_from_lists([[400]])), "training examples 0 to 399, got 400"),
+        (lambda: partition(DATA, 1, partition_from_lists([[0]], test_lists=[[5]])), "test examples 0 to 4, got 5"),
+        (lambda: partition(DATA, 2, partition_from_lists([[0]])), "of shape [2], got [1]"),
+        (lambda: partition(DATA, 2, [[0], [1]]), "got list. Of lists of example ids: partition_from_lists(lists)"),
+        (lambda: partition("digits", 2, iid()), "dataset must be a Dataset, got 'digits'. Make one: load"),
+        (lambda: partition(DATA, 2, iid(), seed="a"), "seed must be an integer >= 0, got 'a'"),
+        (lambda: partition(DATA, 2, iid(), seed=None), "seed must be an integer >= 0, got None"),
+        (lambda: partition(DATA, 10**12, iid()), "num_nodes must be an integer in [1, 2147483647]"),
+        (
+            lambda: feature_shift(0.1, base="iid"),
+            "feature_shift: base must be a function of (rng, dataset",
+        ),
+        (lambda: rotation_shift(2, base=[[0]]), "rotation_shift: base must be"),
+        (lambda: concept_shift(2, base=iid), "concept_shift: base must be"),
+        (lambda: dirichlet(0.1, balanced="no"), "dirichlet: balanced must be a bool, got 'no'"),
+        (lambda: by_column(3), "by_column: name must be a str, got 3"),
+        (lambda: describe([[0]], DATA), "describe: made must be a Partition, got list"),
+        (lambda: describe(partition(DATA, 2, iid()), "digits"), "describe: dataset must be a Dataset, got 'digits'"),
+        (lambda: plot_partition(DATA, DATA), "describe: made must be a Partition, got Dataset"),
+    ],
+)
+def test_what_is_no_partition_is_one_line(make, reason):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert reason in str(error.value) and "\n" not in str(error.value)
 
 
 def test_quantity_skew():

@@ -182,3 +182,17 @@ def test_one_line_for_bad_input(arguments, reason):
     with pytest.raises(ValueError) as error:
         quadratic(**{"num_nodes": 3, "dimension": 2, **arguments})
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_nodes": 10**12}, "num_nodes must be small enough for .* GiB of memory, got 1000000000000, which needs"),
+        ({"dimension": 10**12}, "dimension must be small enough"),
+        ({"dimension": 10**6, "curvature": "dense"}, "dimension must be small enough"),
+        ({"shared_curvature": "no"}, "shared_curvature must be a bool, got 'no'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_anything_is_made(options, reason):
+    with pytest.raises(ValueError, match=f"quadratic: {reason}"):
+        quadratic(**{"num_nodes": 3, "dimension": 2, **options})

@@ -84,3 +84,17 @@ def test_unknown_sampling_names_the_known_ones():
         ValueError, match=r"batch_positions: sampling must be one of .*without_replacement.*Did you mean"
     ):
         batch_positions(KEY, jnp.arange(2), jnp.array([5, 5]), 2, "without_replacment")
+
+
+def test_bad_arguments_get_one_clear_line():
+    good = {"key": jax.random.key(0), "node_ids": jnp.arange(3), "sizes": jnp.array([4, 5, 6]), "batch_size": 2}
+    for name, bad, reason in (
+        ("key", 0, "key must be a key"),
+        ("node_ids", [0, 1], "node_ids must be an array of integers"),
+        ("node_ids", jnp.ones(3), "node_ids must be an array of integers"),
+        ("sizes", jnp.arange(4), r"sizes must be of shape \[3\], got \[4\]"),
+        ("batch_size", 0, "batch_size must be an integer"),
+        ("batch_size", 10**12, "batch_size must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=f"batch_positions: {reason}"):
+            batch_positions(**{**good, name: bad})

@@ -1,5 +1,7 @@
 """Node-stacked learning against a plain loop over nodes."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,10 +278,38 @@ def test_bad_data_get_one_clear_line():
         supervised("softmax", vectors, Partition(np.array([99], np.int32), np.zeros(1, np.int32), np.ones(1, np.int32)))
 
 
-def test_batch_size_defaults_to_32_or_the_smallest_node():
-    assert supervised("softmax", IMAGES, parts(iid())).batch_size == 32
-    assert supervised("softmax", IMAGES, SKEWED).batch_size == 6
-    assert supervised("softmax", IMAGES, SKEWED, sampling="with_replacement").batch_size == 32
+def test_batch_size_defaults_to_32_or_the_smallest_node_which_is_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert supervised("softmax", IMAGES, parts(iid())).batch_size == 32
+        assert supervised("softmax", IMAGES, SKEWED, sampling="with_replacement").batch_size == 32
+        assert supervised("softmax", IMAGES, SKEWED, batch_size=6).batch_size == 6
+    node = int(np.argmin(SKEWED.sizes))
+    message = rf"supervised: batch_size is 6 instead of 32, all that node {node} holds; batch_size=6 says the same"
+    for make in (
+        lambda: supervised("softmax", IMAGES, SKEWED),
+        lambda: classification(IMAGES, 9, partition=SKEWED, model="softmax"),
+    ):
+        with pytest.warns(UserWarning, match=message) as said:
+            assert make().batch_size == 6
+        assert len(said) == 1 and said[0].filename == __file__ and "\n" not in str(said[0].message)
+
+
+def test_names_and_lists_where_data_and_partitions_go_are_one_line():
+    for make, reason in (
+        (lambda: supervised("mlp", "digits", SKEWED), r"dataset must be a Dataset, got 'digits'\. Make one: load"),
+        (
+            lambda: supervised("mlp", IMAGES, [[0], [1]]),
+            r"partition must be a Partition, got list\. Make one: .*from_lists",
+        ),
+        (lambda: supervised("mlp", IMAGES, iid()), r"partition must be a Partition, got function partition_fn"),
+        (lambda: supervised("softmax", IMAGES, SKEWED, node_block="abc"), r"node_block must be .*, got 'abc'"),
+        (lambda: supervised("softmax", IMAGES, SKEWED, loss={}), r"supervised: loss must be"),
+        (lambda: classification([[1.0, 2.0]], 3), r"load: source must be a name, a path or a data set, got list"),
+        (lambda: classification(IMAGES, 3, partition=[[0], [1], [2]]), r"partition_from_lists\(lists\)"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            make()
 
 
 def test_classification_of_digits_learns():

@@ -79,3 +79,35 @@ def test_two_processes_are_as_good_as_one_and_resume(tmp_path: pathlib.Path) -> 
     same(found, "damaged", whole)
     assert "is damaged" in (tmp_path / "second_0.log").read_text()
     assert "is damaged" not in (tmp_path / "second_1.log").read_text()
+
+
+LISTENING = """
+import dlsim, sys
+dlsim.meshes.start_distributed(f"{sys.argv[1]}:{sys.argv[2]}", 1, 0)
+tables = [open(f"/proc/net/{name}").read() for name in ("tcp", "tcp6")]
+rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+print(sorted({row[1].split(":")[0] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == int(sys.argv[2])}))
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="reads what Linux listens on")
+@pytest.mark.parametrize("named", [None, "0.0.0.0"])
+def test_process_0_listens_on_the_address_given_and_nowhere_else(named: str | None) -> None:
+    """127.0.0.1 as the kernel writes it, in IPv4 or mapped into IPv6; everywhere only for one who says so."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    said = {} if named is None else {"JAX_COORDINATOR_BIND_ADDRESS": f"{named}:{port}"}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING, "127.0.0.1", port],
+        env=environment(JAX_PLATFORMS="cpu", **said),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    local, everywhere = (
+        {"0100007F", "0000000000000000FFFF00000100007F"},
+        {"00000000", "0" * 32, "0" * 16 + "FFFF" + "0" * 12},
+    )
+    listened = set(json.loads(done.stdout.splitlines()[-1].replace("'", '"')))
+    assert listened and listened <= (local if named is None else everywhere), done.stderr[-1000:]

@@ -217,6 +217,13 @@ def test_state_must_be_a_fixed_point(step: object, line: str) -> None:
         ({"seed": [], "num_steps": 2}, r"seed must be one or more distinct integers, got \[\]"),
         ({"seed": 0.5, "num_steps": 2}, "seed must be an integer >= 0, got 0.5"),
         ({"seed": 0, "num_steps": 2, "record": Record(every=0)}, "record.every must be an integer >= 1, got 0"),
+        (
+            {"seed": 0, "num_steps": 2, "record": Record(every=2**31)},
+            r"record.every must be an integer in \[1, 2147483647\]",
+        ),
+        ({"seed": 0, "num_steps": 2**40}, r"num_steps must be an integer in \[1, 2147483647\], got 1099511627776"),
+        ({"seed": range(3_000_000), "num_steps": 2}, "seed must be at most 100000 distinct integers, got 3000000"),
+        ({"seed": iter(range(3_000_000)), "num_steps": 2}, "seed must be an integer >= 0, got <range_iterator"),
         ({"seed": 0, "num_steps": 2, "resume": True}, "checkpoint_dir must be given to resume"),
         ({"seed": 0, "num_steps": 2, "checkpoint_seconds": -1.0}, r"checkpoint_seconds must be a number in \[0, inf"),
         ({"seed": 0, "num_steps": 2, "progress": "loud"}, "progress must be True, False or .auto., got .loud."),
@@ -270,7 +277,7 @@ def test_x64() -> None:
     script = """
 import jax, jax.numpy as jnp, numpy as np
 from dlsim.core import Record
-from dlsim.simulate import simulate
+from dlsim import simulate
 from toys import walk
 wide = walk()
 wide = wide._replace(

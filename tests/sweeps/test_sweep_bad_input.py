@@ -34,6 +34,25 @@ OF_A_FUNCTION = {
     ),
     "no list": ({"rate": 0.5}, {}, r"axis rate must be a list of values, got 0.5. Write rate=\[...\]"),
     "a string": ({"size": "abc"}, {}, r"axis size must be a list of values, got 'abc'"),
+    "a dict": ({"size": {2: 3}}, {}, r"axis size must be a list of values, got \{2: 3\}. Write size=\[...\]"),
+    "a set, which has no order": ({"size": {2, 3}}, {}, r"axis size must be a list of values, got \{2, 3\}. Write"),
+    "a function": ({"size": len}, {}, r"axis size must be a list of values, got builtin_function_or_method len. Write"),
+    "an array without a length": ({"size": np.array(3)}, {}, r"axis size must be a list of values, got array 3. Write"),
+    "bytes": ({"size": b"ab"}, {}, r"axis size must be a list of values, got b'ab'"),
+    "a number for a name": ({3: [0.5]}, {}, r"sweep: axis must be a name, got 3\."),
+    "pairs": ([("rate", [0.5])], {}, r"sweep: axes must be a mapping from names to lists of values, got \[\('rate'"),
+    "no axes, but no mapping": (
+        [],
+        {},
+        r"sweep: axes must be a mapping from names to lists of values, got \[\]\. Write e",
+    ),
+    "a function for axes": (len, {}, r"sweep: axes must be a mapping from names to lists .*, got builtin_function"),
+    "no flag": ({}, {"common_topologies": "yes"}, r"sweep: common_topologies must be True or False, got 'yes'\."),
+    "no workers": ({}, {"workers": 4}, r"sweep: workers must be None, a word such as ray:4, or workers, got 4\. See"),
+    "unknown workers": ({}, {"workers": "rays:4"}, r"sweep: workers must be one of ray, .*Did you mean 'ray'"),
+    "no folder": ({}, {"out": 5}, r"sweep: out must be a folder, or None, got 5\."),
+    "a folder without a name": ({}, {"out": ""}, r"sweep: out must be a folder, or None, got ''\."),
+    "no step that int32 holds": ({}, {"num_steps": 2**31}, r"sweep: num_steps must be an integer in \[1, 2147483647\]"),
     "no finite number": ({"rate": [0.5, np.nan]}, {}, r"sweep: axis rate must be finite, got"),
     "a wrong type": ({"rate": ["fast"]}, {}, r"walk: rate must be a number, got 'fast'"),
     "a name of its own": ({"step": [1, 2]}, {}, r"axis must be another name than seed, step, .*, got 'step'. Rename"),
@@ -43,6 +62,17 @@ OF_A_FUNCTION = {
     "a seed that is none": ({}, {"seed": 0.5}, r"sweep: seed must be an integer"),
     "no steps": ({}, {"num_steps": None}, r"sweep: num_steps must be an integer >= 1, got None"),
     "zero steps": ({}, {"num_steps": 0}, r"sweep: num_steps must be an integer >= 1, got 0"),
+    "too many steps": ({}, {"num_steps": 2**31}, r"sweep: num_steps must be an integer in \[1, 2147483647\]"),
+    "too many seeds": (
+        {},
+        {"seed": range(10**7)},
+        r"sweep: seed must be at most 100000 distinct integers, got 10000000",
+    ),
+    "records too far apart": (
+        {},
+        {"record": dlsim.Record(every=2**40)},
+        r"record.every must be an integer in \[1, 2147483647\], got 1099511627776",
+    ),
     "no record": ({}, {"record": 5}, r"sweep: record must be a Record, got 5"),
     "no layout": ({}, {"layout": "vmp"}, r"sweep: layout must be auto, vmap, map, .*, got 'vmp'"),
     "no size": ({}, {"memory": "much"}, r"sweep: memory must be a size such as 8GiB or 500MB, got 'much'"),
@@ -61,8 +91,8 @@ def checked_walk(rate=0.9, size=3, step=1):
 @pytest.mark.parametrize("name", OF_A_FUNCTION)
 def test_bad_input_of_a_function(name, tmp_path):
     axes, more, message = OF_A_FUNCTION[name]
-    settings = {"num_steps": 2, "progress": False, **more}
-    one_line(lambda: dlsim.sweep(checked_walk, axes, out=tmp_path / "out", **settings), message)
+    settings = {"num_steps": 2, "progress": False, "out": tmp_path / "out", **more}
+    one_line(lambda: dlsim.sweep(checked_walk, axes, **settings), message)
     assert list(tmp_path.iterdir()) == []
 
 

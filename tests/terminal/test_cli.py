@@ -71,6 +71,17 @@ def test_a_diverging_run_is_reported(tmp_path, capsys):
         (["run", SMALL, "--seeds", "0"], "seeds must be an integer >= 1, got 0"),
         (["run", SMALL, "--out", "/proc/nowhere"], "out must be a folder that can be written"),
         (["run", SMALL, "--threads", "0"], "--threads must be an integer >= 1, got 0"),
+        (["run", SMALL, "--threads", "100000"], "--threads must be an integer in [1, "),
+        (["run", SMALL, "--mesh", "nodes=2000"], "--mesh must be nodes=N with N in [1, "),
+        (["run", SMALL, "--mesh", "99999999999"], "--mesh must be nodes=N with N in [1, "),
+        (["run", SMALL, "--mesh", "nodes=²"], "--mesh must be a number of devices or nodes=4, got 'nodes=²'"),
+        (["run", SMALL, "--mesh", "9" * 5000], "--mesh must be a number of devices or nodes=4"),
+        (["run", SMALL, "--seeds", "3000000"], "--seeds must be an integer in [1, 100000], got 3000000"),
+        (["sweep", SMALL, "--seeds", "-1"], "--seeds must be an integer >= 1, got -1"),
+        (["reproduce", "all", "--seeds", "3000000"], "--seeds must be an integer in [1, 100000], got 3000000"),
+        (["run", SMALL, "--config.num_seeds=2147483648"], "config.num_seeds must be an integer in [1, 100000]"),
+        (["run", SMALL, "--config.num_steps=2147483648"], "num_steps must be an integer in [1, 2147483647]"),
+        (["sweep", SMALL, "--axis", "num_steps=5,1099511627776"], "num_steps must be an integer in [1, 2147483647]"),
         (["list", "nowhere"], "list: folder must be a folder of experiments"),
     ],
 )
@@ -187,3 +198,28 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     ours, theirs = (results.load(folder).results.drop_vars("seconds_per_step") for folder in (out, whole))
     xarray.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert json.loads((out / "provenance.json").read_text())["ok"] is True
+
+
+@pytest.mark.slow
+def test_a_terminal_that_knows_only_ascii(tmp_path):
+    """A study in UTF-8 runs, is judged, reported and taken up there; what it prints is spelled out."""
+    text = pathlib.Path(SMALL).read_text(encoding="utf-8").replace("the complete graph agrees", "‖x − x̄‖ → 0")
+    study, out = tmp_path / "study.py", tmp_path / "run"
+    study.write_text(text.replace("An experiment", "Une étude: an experiment"), encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    world = {**{name: value for name, value in os.environ.items() if not name.startswith("LC_")}, **plain}
+
+    def call(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "dlsim", *map(str, words)], env=world, cwd=ROOT, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode("ascii")
+
+    printed = call("run", f"{study}:tiny", "--out", out)
+    assert "\\u2016x \\u2212 x\\u0304\\u2016 \\u2192 0" in printed
+    assert "after 6 steps" in call("run", f"{study}:tiny", "--out", out, "--resume")
+    assert "Une" in call("list", tmp_path)
+    call("report", out, "--out", tmp_path / "site")
+    pages = "".join(page.read_text(encoding="utf-8") for page in (tmp_path / "site").glob("*.html"))
+    assert "‖x − x̄‖ → 0" in pages and "Une étude" in pages

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info
-from dlsim.environments.environment import Environment, box, check_actions, check_size, discrete
+from dlsim.environments.environment import Environment, as_array, box, check_actions, check_size, discrete
 
 MOVES = np.array([[0, 1], [0, -1], [1, 0], [-1, 0], [0, 0]])  # right, left, up, down, stay
 PAYOFFS = ((1.0, 1.0, -2.0), (1.0, 1.0, -2.0))
@@ -60,10 +60,7 @@ def coin_game(
     check_size(where, planes=4, cells=size * size)
     checks.flag(where, "egocentric", egocentric)
     checks.flag(where, "shares_rewards", shares_rewards)
-    if checks.is_concrete(payoffs):
-        checks.array(where, "payoffs", payoffs, (2, 3))
-    else:
-        checks.shape(where, "payoffs", jnp.asarray(payoffs), (2, 3))
+    payoffs = as_array(where, "payoffs", payoffs, (2, 3))
     max_steps = num_steps * num_games
 
     def observe(state: CoinState) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Info
-from dlsim.environments.environment import Environment, box, check_actions, discrete
+from dlsim.environments.environment import Environment, as_array, box, check_actions, discrete
 
 # Payoffs of the row player and of the column player.  Action 0 cooperates (stag, dove), action 1 does not.
 GAMES = {
@@ -47,9 +47,7 @@ def matrix_game(payoffs: Any = "prisoners_dilemma", num_rounds: int = 100) -> En
     where = "matrix_game"
     if isinstance(payoffs, str):
         payoffs = GAMES[checks.one_of(where, "payoffs", payoffs, GAMES)]
-    table = jnp.asarray(
-        checks.array(where, "payoffs", payoffs) if checks.is_concrete(payoffs) else payoffs, jnp.float32
-    )
+    table = jnp.asarray(as_array(where, "payoffs", payoffs), jnp.float32)
     num_agents = table.shape[0] if table.ndim else 0
     if num_agents < 1 or table.ndim != num_agents + 1 or 0 in table.shape:
         fix = "Give each agent a table with one axis for each agent's actions."

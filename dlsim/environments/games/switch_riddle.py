@@ -43,7 +43,7 @@ def switch_riddle(
     NeurIPS 2016, with the rules of Rutherford et al., JaxMARL, NeurIPS 2024.
     """
     where = "switch_riddle"
-    checks.integer(where, "num_agents", num_agents, 3, 2**29)
+    checks.integer(where, "num_agents", num_agents, 3, limit=2**29)
     checks.number(where, "reward_alive", reward_alive)
     checks.number(where, "reward_dead", reward_dead)
     checks.flag(where, "bulb", bulb)

@@ -117,9 +117,9 @@ def fisher_market(
     Returns a `Market`, whose `trade` is that of round R.  O(R U C) work, two gathers and one scatter-add a round.
     """
     where = "fisher_market"
-    near = as_array(where, "near", near, (None, None), "integers")
-    worth = as_array(where, "worth", worth, near.shape)
-    budgets, supply = as_array(where, "budgets", budgets, (near.shape[0],)), as_array(where, "supply", supply, (None,))
+    near = as_array(where, "near", near, kind="integers")
+    worth, budgets = as_array(where, "worth", worth), as_array(where, "budgets", budgets)
+    supply = as_array(where, "supply", supply)
     check_market(where, near, worth, budgets, supply)
     rounds = checks.integer(where, "rounds", rounds, 1)
     checks.number(where, "tolerance", tolerance, 0.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 
 PASSABLE, BLOCKED = ".GS", "@OTW"
 MOST_CELLS = 2**28  # of a map that is drawn on the host: some 2 GB on the way
@@ -135,9 +135,9 @@ def read_map(path: str | pathlib.Path) -> np.ndarray:
     `.`, `G` and `S` can be stood on; `@`, `O`, `T` and `W` cannot.
     """
     where = "read_map"
-    path = checks.path(where, "path", path, "a readable text file")
+    file = files.given_path(where, "path", path)
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         checks.fail(where, "path", "a readable text file", f"{str(path)!r} ({type(error).__name__})", "Check the path.")
     return parse_map(text, where=f"read_map {str(path)!r}")

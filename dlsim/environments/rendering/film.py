@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, files
 
 ENDINGS = (".gif", ".html", ".mp4")
 
@@ -54,7 +54,7 @@ run(true);
 
 def check_path(where: str, path: str | pathlib.Path) -> pathlib.Path:
     """A path whose ending says what to write, and for .mp4 that there is an ffmpeg to write it."""
-    path = pathlib.Path(checks.path(where, "path", path, "a file to write"))
+    path = files.given_path(where, "path", path)
     if path.suffix.lower() not in ENDINGS:
         checks.fail(where, "path", f"a file that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}", repr(str(path)))
     if path.suffix.lower() == ".mp4" and _ffmpeg() is None:
@@ -66,12 +66,13 @@ def check_path(where: str, path: str | pathlib.Path) -> pathlib.Path:
 def write(frames: Sequence[np.ndarray], path: pathlib.Path, frames_per_second: float, title: str) -> None:
     """Write frames, each uint8 `[H, W, 3]`, as the ending of the path says."""
     ending = path.suffix.lower()
-    if ending == ".mp4":
-        _write_mp4(frames, path, frames_per_second)
-    elif ending == ".html":
-        path.write_text(_page(frames, frames_per_second, title), encoding="utf-8")
-    else:
-        _write_gif(frames, path, frames_per_second)
+    with files.writing("animate", "path", path), files.staged(path) as staging:
+        if ending == ".mp4":
+            _write_mp4(frames, staging, frames_per_second, path)
+        elif ending == ".html":
+            staging.write_text(_page(frames, frames_per_second, title), encoding="utf-8")
+        else:
+            _write_gif(frames, staging, frames_per_second)
 
 
 def _write_gif(frames: Sequence[np.ndarray], path: pathlib.Path, frames_per_second: float) -> None:
@@ -108,7 +109,7 @@ def _ffmpeg() -> str | None:
     return shutil.which(matplotlib.rcParams["animation.ffmpeg_path"])
 
 
-def _write_mp4(frames: Sequence[np.ndarray], path: pathlib.Path, frames_per_second: float) -> None:
+def _write_mp4(frames: Sequence[np.ndarray], path: pathlib.Path, frames_per_second: float, shown: pathlib.Path) -> None:
     height, width = (
         frames[0].shape[0] // 2 * 2,
         frames[0].shape[1] // 2 * 2,
@@ -120,4 +121,4 @@ def _write_mp4(frames: Sequence[np.ndarray], path: pathlib.Path, frames_per_seco
     done = subprocess.run(command, input=pixels, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing said"]
-        raise RuntimeError(f"animate: ffmpeg did not write {str(path)!r}: {said[-1]}. Use .gif or .html.")
+        raise RuntimeError(f"animate: ffmpeg did not write {str(shown)!r}: {said[-1]}. Use .gif or .html.")

@@ -46,7 +46,7 @@ def units(**counts: int) -> tuple[int, ...]:
     """Types of a team, in the order given: `units(stalker=2, zealot=3)`."""
     for name, count in counts.items():
         checks.one_of("units", "a type", name, TYPES)
-        checks.integer("units", name, count, 1, MOST_UNITS)
+        checks.integer("units", name, count, 1, limit=MOST_UNITS)
     return tuple(TYPES.index(name) for name, count in counts.items() for _ in range(count))
 
 

@@ -148,14 +148,15 @@ def _scenario(where: str, scenario: str | Scenario) -> Scenario:
     if isinstance(scenario, str):
         return SCENARIOS[checks.one_of(where, "scenario", scenario, SCENARIOS)]
     checks.instance(where, "scenario", scenario, Scenario, "Use e.g. Scenario(units(marine=3), units(marine=3)).")
+    teams = []
     for side in ("allies", "enemies"):
         team = checks.integers(where, side, getattr(scenario, side), minimum=0, maximum=len(TYPES) - 1)
         if len(team) == 0:
             checks.fail(where, side, "one unit or more", "none")
-        scenario = scenario._replace(**{side: team})
+        teams.append(team)
     for name in ("random_places", "random_types"):
         checks.flag(where, name, getattr(scenario, name))
-    return scenario
+    return scenario._replace(allies=teams[0], enemies=teams[1])
 
 
 def metrics(rules: Rules, state: SkirmishState) -> Info:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import keys
+from dlsim import checks, keys
 from dlsim.core import Array
 from dlsim.environments import grid
 from dlsim.environments.environment import Environment
@@ -34,6 +34,7 @@ def foraging(
 
     Differs: the reference pays 0.5 for every round spent next to the food.
     """
+    checks.integer("foraging", "size", size, 8)
     world.check_sizes("foraging", size, size, 8)
     walls = inner_walls(size)
     free = int((size - 2) ** 2 - 8 - max((plane[1:-1, 1:-1]).sum() for plane in walls))

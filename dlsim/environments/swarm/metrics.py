@@ -117,7 +117,9 @@ def message_metrics(texts: Sequence[str], embeddings: Any = None) -> dict[str, f
     }
     if embeddings is None:
         return out
-    rows = checks.array(where, "embeddings", embeddings, (len(texts), None)).astype(float)
+    rows = checks.array(where, "embeddings", embeddings).astype(float)
+    if rows.ndim != 2 or len(rows) != len(texts):
+        checks.fail(where, "embeddings", f"of shape [{len(texts)}, D]", list(rows.shape))
     rows = rows[said]
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     pairs = np.triu_indices(len(said), 1)

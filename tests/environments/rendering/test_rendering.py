@@ -2,7 +2,6 @@
 
 import base64
 import io
-import pathlib
 import re
 import shutil
 import subprocess
@@ -78,19 +77,21 @@ def test_films_are_handed_to_ffmpeg(tmp_path, monkeypatch):
     import matplotlib
 
     stand_in = tmp_path / "ffmpeg"
-    stand_in.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" > "$last.arguments"\ncat > "$last"\n')
+    stand_in.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" > "$(dirname "$0")/arguments"\ncat > "$last"\n')
     stand_in.chmod(0o755)
     monkeypatch.setitem(matplotlib.rcParams, "animation.ffmpeg_path", str(stand_in))
     path = animate(*hunt(), tmp_path / "hunt.mp4", 10, size=4.01)
     pixels = np.frombuffer(path.read_bytes(), np.uint8).reshape(3, 400, 400, 3)
     assert not np.array_equal(pixels[0], pixels[1]) and (pixels == np.asarray([31, 119, 180])).all(-1).any()
-    told = pathlib.Path(f"{path}.arguments").read_text()
+    told = (tmp_path / "arguments").read_text()
     assert "-s 400x400 -r 10.0" in told and "-pix_fmt yuv420p" in told
     stand_in.write_text("#!/bin/sh\necho no such codec >&2\nexit 1\n")
     with pytest.raises(
         RuntimeError, match=r"animate: ffmpeg did not write '.*hunt.mp4': no such codec. Use .gif or .html."
     ):
         animate(*hunt(), path)
+    assert path.stat().st_size == 3 * 400 * 400 * 3, "the earlier film stays"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["arguments", "ffmpeg", "hunt.mp4"]
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None, reason="needs ffmpeg")

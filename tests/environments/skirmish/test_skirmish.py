@@ -237,7 +237,7 @@ def test_random_starts_are_mirrored_or_surround():
         (lambda: skirmish("2s3y"), "skirmish: scenario must be one of 2s3z"),
         (lambda: skirmish(3), "skirmish: scenario must be a Scenario, got 3"),
         (lambda: skirmish(Scenario((), (0,))), "skirmish: allies must be one unit or more, got none"),
-        (lambda: skirmish(Scenario((0,), (6,))), "skirmish: enemies must be an integer in [0, 5], got 6"),
+        (lambda: skirmish(Scenario((0,), (6,))), "skirmish: enemies[0] must be an integer in [0, 5], got 6"),
         (lambda: skirmish(enemy="human"), "skirmish: enemy must be one of scripted, agents"),
         (lambda: skirmish(attack="far"), "skirmish: attack must be one of nearest, random"),
         (lambda: skirmish(width=0.0), "skirmish: width must be a number in (0, inf), got 0"),

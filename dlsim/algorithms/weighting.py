@@ -1,0 +1,53 @@
+"""Whose data counts how much where there is no server to weigh by: the nodes' own objectives are scaled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dlsim import checks, trees
+from dlsim.core import Array, Problem, PyTree
+
+WEIGHTINGS = ("uniform", "examples")
+
+
+def weighted(where: str, problem: Problem, weighting: str) -> Problem:
+    """The problem whose f_i are scaled by n_i / mean(n), for `"examples"`; for `"uniform"` the problem itself.
+
+    mean_i (n_i / mean n) f_i = sum_i n_i f_i / sum_i n_i, so what a method without a server agrees on is the optimum over
+    all examples, and a gradient step is n_i / mean(n) times as long at node i.  Losses are told as they are.
+    """
+    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
+    checks.one_of(where, "weighting", weighting, WEIGHTINGS)
+    if weighting == "uniform":
+        return problem
+    sizes = np.asarray(problem.num_examples, np.float64)
+    if not sizes.sum() > 0:
+        checks.fail(where, "weighting", "'uniform' where no node has examples", repr(weighting))
+    shares = jnp.asarray(sizes / sizes.mean(), float)
+
+    def scaled(gradient: Any) -> Any:
+        def of_rows(key: Array, params: PyTree, node_ids: Array, *examples: Array) -> tuple[PyTree, Array]:
+            gradients, losses = gradient(key, params, node_ids, *examples)
+            return trees.scale(shares[node_ids], gradients), losses
+
+        return of_rows
+
+    def proximal(params: PyTree, rho: Any, node_ids: Array) -> PyTree:
+        # argmin s f_i(y) + rho/2 ||y - x||^2 is that of f_i with rho / s; a node without examples stays where it is.
+        assert problem.proximal is not None
+        share = shares[node_ids]
+        heavy = problem.proximal(params, rho / jnp.where(share > 0, share, 1), node_ids)
+        return trees.select(share > 0, heavy, params)
+
+    smoothness = problem.smoothness
+    return problem._replace(
+        gradient=scaled(problem.gradient),
+        full_gradient=scaled(problem.full_gradient),
+        gradient_at=None if problem.gradient_at is None else scaled(problem.gradient_at),
+        proximal=None if problem.proximal is None else proximal,
+        optimum=None,
+        smoothness=None if smoothness is None else lambda: float(shares.max()) * smoothness(),
+    )

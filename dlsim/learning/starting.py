@@ -1,0 +1,66 @@
+"""Where the nodes' models start: as the problem makes them, or from models that are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.core import Algorithm, Array, ArrivalAlgorithm, EventAlgorithm, InitFn, Problem, PyTree
+
+
+def starting_models(
+    problem: Problem, algorithm: Algorithm | EventAlgorithm | ArrivalAlgorithm, given: PyTree | None
+) -> InitFn:
+    """`(key) -> models [N, ...]` that a method starts from, or `[...]` for a server of arrivals.
+
+    `given` is None, one model `[...]` for all, or one a node, every leaf `[N, ...]`.  What is given becomes constants of
+    the process.
+    """
+    num = problem.num_nodes
+    is_one = isinstance(algorithm, ArrivalAlgorithm)
+    if given is None:
+
+        def drawn(key: Array) -> PyTree:
+            model = problem.init(keys.stream(key, "params"))
+            return jax.tree.map(jnp.asarray, model) if is_one else trees.replicate(model, num)
+
+        return drawn
+    if isinstance(algorithm, EventAlgorithm) and not algorithm.trains:
+        _fail("None for a method that trains nothing", "given", "Its values are its own argument.")
+    models, is_stacked = _checked(problem, given)
+    if is_stacked and (is_one or algorithm.requires & {"server", "common_start"}):
+        fix = "Pass one of them, or their mean: jax.tree.map(lambda leaf: leaf.mean(0), models)."
+        _fail("one model for a method whose nodes start alike", "one a node", fix)
+
+    def start(key: Array) -> PyTree:
+        del key
+        if is_stacked or is_one:  # a copy: the state is given away to the steps, the constants are not
+            return jax.tree.map(jnp.array, models)
+        return jax.tree.map(jnp.array, trees.replicate(models, num))
+
+    return start
+
+
+def _checked(problem: Problem, given: PyTree) -> tuple[PyTree, bool]:
+    """The models as arrays, and whether there is one a node."""
+    like = jax.eval_shape(problem.init, jax.random.key(0))
+    if jax.tree.structure(given) != jax.tree.structure(like):
+        wanted = jax.tree.structure(like)
+        _fail(f"a tree like the problem's model, {wanted}", str(jax.tree.structure(given)))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
+    leaves, likes = [jnp.asarray(leaf) for leaf in jax.tree.leaves(given)], jax.tree.leaves(like)
+    is_stacked = bool(leaves) and leaves[0].shape == (problem.num_nodes, *likes[0].shape)
+    for path, leaf, one in zip(paths, leaves, likes, strict=True):
+        wanted_shape = (problem.num_nodes, *one.shape) if is_stacked else one.shape
+        if leaf.shape != wanted_shape or leaf.dtype != one.dtype:
+            rule = f"{one.dtype} {list(one.shape)}, or {[problem.num_nodes, *one.shape]} with one a node"
+            _fail(f"{rule}, at {path}" if path else rule, f"{leaf.dtype} {list(leaf.shape)}")
+        checks.finite("learn", f"initial_params{path}", leaf)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), is_stacked
+
+
+def _fail(rule: str, got: Any, fix: str = "") -> None:
+    checks.fail("learn", "initial_params", rule, got, fix)
