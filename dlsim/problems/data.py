@@ -178,7 +178,7 @@ def dataset(
     split = test_inputs is None
     for name, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
         checks.known(where, name, number)
-    if split and isinstance(test_columns, Mapping) and test_columns:
+    if split and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
     test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
@@ -249,7 +249,6 @@ def synthetic_classification(
     checks.number(where, "separation", separation, 0.0)
     checks.known(where, "separation and label_noise", (separation, label_noise), "known numbers")
     checks.probability(where, "label_noise", label_noise)
-    checks.integer(where, "seed", seed, 0)
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((num_classes, num_features))
     centres *= separation / np.linalg.norm(centres, axis=1, keepdims=True)

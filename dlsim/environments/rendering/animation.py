@@ -58,8 +58,8 @@ def animate(
     from matplotlib.figure import Figure
 
     _check_render("animate", environment)
-    checks.known("animate", "size and frames_per_second", (size, frames_per_second), "known numbers")
     path = film.check_path("animate", path)
+    checks.known("animate", "size and frames_per_second", (size, frames_per_second), "known numbers")
     checks.number("animate", "frames_per_second", frames_per_second, 0, open_minimum=True)
     checks.number("animate", "size", size, 0, MOST_INCHES, open_minimum=True)
     check_state("animate", "states", environment, states, stacked=True)
