@@ -16,6 +16,7 @@ lock beside the folder says which.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 import time
@@ -100,7 +101,10 @@ def save(
             with files.writing("run", "out", target, "Free some space there, then resume."):
                 write_json(staging / "config.json", config)
                 write_json(staging / "claims.json", [claim._asdict() for claim in claims])
-                dataset.to_netcdf(staging / "results.nc", engine="h5netcdf")
+                # In memory first: on a full disk HDF5 does not fail, it crashes when it closes the file.
+                held = io.BytesIO()
+                dataset.to_netcdf(held, engine="h5netcdf")
+                (staging / "results.nc").write_bytes(held.getbuffer())
                 if figure is not None:
                     _write_figure(staging, figure)
                 if networks:

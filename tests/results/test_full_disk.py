@@ -92,7 +92,7 @@ def hidden(folder: pathlib.Path) -> list[str]:
     return [path.name for path in folder.rglob(".dlsim-*") if path.name != ".dlsim-checkpoints"]
 
 
-LIMITS = {"checkpoint": 20_000, "sweep": 60_000, "run": 3_000, "report": 20_000}
+LIMITS = {"checkpoint": 20_000, "sweep": 60_000, "run": 9_000, "report": 20_000}
 WHERE = {
     "checkpoint": "simulate: checkpoint_dir",
     "sweep": "sweep: out",
