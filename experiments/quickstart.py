@@ -11,21 +11,21 @@ Expected (default mode, 300 rounds, 3 seeds, about one minute on 2 cores): mean 
 point over seeds.  On the ring, whose spectral gap is least, tracking gains nine points.
 
 What was tried first, and did not hold: the claims on gradient tracking (at most two points behind D-SGD) were written
-for each method in its default order of that time, D-SGD adapt-then-combine and tracking combine-then-adapt, and for
-400 rounds.  Tracking was then 5.4 +- 0.6 points behind on the torus and 2.3 +- 0.3 on the random graph (3 seeds).
-After that the order became a setting of both methods and the rounds 300, with thresholds as they were.  The order
-decides: over 400 rounds adapt-then-combine gives +0.9 points on the torus and +1.3 on the random graph,
-combine-then-adapt for both methods -3.7 and -0.9, so that the claim fails on the torus also like for like
+for each method in its default order of that time, D-SGD adapt-then-combine and tracking combine-then-adapt, and for 400
+rounds. Tracking was then 5.4 +- 0.6 points behind on the torus and 2.3 +- 0.3 on the random graph (3 seeds). After
+that the order became a setting of both methods and the rounds 300, with thresholds as they were. The order decides:
+over 400 rounds adapt-then-combine gives +0.9 points on the torus and +1.3 on the random graph, combine-then-adapt for
+both methods -3.7 and -0.9, so that the claim fails on the torus also like for like
 (`--config.order=combine_then_adapt`). At rates 0.025 and 0.1 the default's claims hold on ring and torus as at 0.05.
 
 On the torus tracking loses seven points between rounds 50 and 80 before it recovers: it passes its stability limit.
-Adapt-then-combine tracking is stable where eta L < (1 + l)^2 / (2 l^2), l the least eigenvalue of W: that is 2/9 on
-the torus (l = -3/5), 0.62 on the random graph (-0.47) and 2 on ring and complete graph, or at this rate L < 4.4, 12
-and 40. Of the consensus distance at round 80, 0.15 in seed 0, 95 % lie along the one eigenvector of l, the chessboard
-in which neighbours swing against each other; once the losses are flatter, it dies out.  The mean model
-(`accuracy_of_mean`) does not dip.  With weights of l = 1/5 (`weights="lazy_metropolis_hastings"`) that part stays
-below 1e-6 and accuracy only rises, as it does at half the rate (`--config.learning_rate=0.025`), where after 300
-rounds it is less than a point behind.
+Adapt-then-combine tracking is stable where eta L < (1 + l)^2 / (2 l^2), l the least eigenvalue of W: that is 2/9 on the
+torus (l = -3/5), 0.62 on the random graph (-0.47) and 2 on ring and complete graph, or at this rate L < 4.4, 12 and 40.
+Of the consensus distance at round 80, 0.15 in seed 0, 95 % lie along the one eigenvector of l, the chessboard in which
+neighbours swing against each other; once the losses are flatter, it dies out. The mean model (`accuracy_of_mean`) loses
+one point. With weights of l = 1/5 (`weights="lazy_metropolis_hastings"`) that part stays below 1e-6 and accuracy only
+rises, as it does at half the rate (`--config.learning_rate=0.025`), where after 300 rounds it is less than a point
+behind.
 """
 
 from __future__ import annotations

@@ -122,8 +122,7 @@ def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
     def leaf(v: Array, c: Array) -> Array:
         return jnp.sum(jnp.square(difference(v, c, unit)).reshape(*v.shape[:2], -1), axis=-1)
 
-    parts = jax.tree.leaves(jax.tree.map(leaf, values, centre))
-    return sum(parts[1:], start=parts[0])
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(leaf, values, centre)))
 
 
 def _pair_squares(values: PyTree, unit: Array | None) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -38,8 +36,8 @@ def population(problem: Problem, params: PyTree, node_ids: Array | None = None) 
 
 def _check_rows(where: str, params: PyTree) -> int:
     """How many models these are, n: every leaf `[n, ...]` of real numbers."""
-    leaves: list[Any] = jax.tree.leaves(params)
-    shapes: list[Any] = [getattr(leaf, "shape", ()) for leaf in leaves]
+    leaves = jax.tree.leaves(params)
+    shapes: list[tuple[int, ...]] = [getattr(leaf, "shape", ()) for leaf in leaves]
     for leaf, shape in zip(leaves or [params], shapes or [()], strict=True):
         if not shape or shape[0] != shapes[0][0] or not checks.is_real_type(leaf.dtype):
             checks.fail(where, "params", "of leaves [n, ...] for one n", checks.describe(leaf))

@@ -47,8 +47,8 @@ def starting_models(
 def _checked(problem: Problem, given: PyTree) -> tuple[PyTree, bool]:
     """The models as arrays, and whether there is one a node."""
     like = jax.eval_shape(problem.init, jax.random.key(0))
-    if jax.tree.structure(given) != jax.tree.structure(like):
-        wanted = jax.tree.structure(like)
+    wanted: Any = jax.tree.structure(like)
+    if jax.tree.structure(given) != wanted:
         _fail(f"a tree like the problem's model, {wanted}", str(jax.tree.structure(given)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
     leaves, likes = [jnp.asarray(leaf) for leaf in jax.tree.leaves(given)], jax.tree.leaves(like)
@@ -59,7 +59,7 @@ def _checked(problem: Problem, given: PyTree) -> tuple[PyTree, bool]:
             rule = f"{one.dtype} {list(one.shape)}, or {[problem.num_nodes, *one.shape]} with one a node"
             _fail(f"{rule}, at {path}" if path else rule, f"{leaf.dtype} {list(leaf.shape)}")
         checks.finite("learn", f"initial_params{path}", leaf)
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), is_stacked
+    return jax.tree.unflatten(wanted, leaves), is_stacked
 
 
 def _fail(rule: str, got: Any, fix: str = "") -> None:

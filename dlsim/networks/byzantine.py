@@ -36,9 +36,10 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     """
     where = "byzantine"
     checks.known(where, "node_ids", node_ids, "known while tracing", "Sweep it as structure.")
-    liars = np.unique(checks.array(where, "node_ids", node_ids, minimum=0, maximum=checks.LARGEST_INTEGER))
-    if liars.size == 0 or not np.issubdtype(liars.dtype, np.integer):
-        checks.fail(where, "node_ids", "one or more node ids >= 0", checks.describe(node_ids))
+    liars = np.unique(checks.array(where, "node_ids", node_ids))
+    is_id = liars.size > 0 and np.issubdtype(liars.dtype, np.integer)
+    if not is_id or liars[0] < 0 or liars[-1] > checks.LARGEST_INTEGER:
+        checks.fail(where, "node_ids", "one or more node ids >= 0, below 2^31", checks.describe(node_ids))
     checks.one_of(where, "attack", attack, ATTACKS)
     checks.number(where, "strength", strength, 0.0)
 

@@ -103,14 +103,16 @@ def graph(
 
 def _ends(name: str, given: Any, num_nodes: int) -> np.ndarray:
     """One end of each edge, int64 `[E]`, all of them nodes."""
-    ends = checks.array("graph", name, given, (None,))
-    checks.known("graph", name, ends, "known values", "A graph is built outside jit and vmap.")
-    if len(ends) and not np.issubdtype(ends.dtype, np.integer):
-        checks.fail("graph", name, "integers", f"dtype {ends.dtype}")
+    ends = given
+    if not (isinstance(given, np.ndarray) and given.ndim == 1 and np.issubdtype(given.dtype, np.integer)):
+        checks.known("graph", name, given, "known values", "A graph is built outside jit and vmap.")
+        ends = checks.array("graph", name, given, (None,))
+        if len(ends) and not np.issubdtype(ends.dtype, np.integer):
+            checks.fail("graph", name, "integers", f"dtype {ends.dtype}")
     if len(ends) and (ends.min() < 0 or ends.max() >= num_nodes):
         bad = int(ends.max()) if ends.max() >= num_nodes else int(ends.min())
         checks.fail("graph", "edges", f"between nodes 0 and {num_nodes - 1}", f"node {bad}")
-    return ends.astype(np.int64)
+    return ends.astype(np.int64, copy=False)
 
 
 def check_graph(where: str, value: Any, *, weighted: bool = False, argument: str = "network") -> Any:

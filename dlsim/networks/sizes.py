@@ -23,7 +23,7 @@ def total_memory() -> int:
     except (AttributeError, ValueError, OSError):
         return 2**63
     try:
-        return min(total, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(total, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no such limit, or the word "max"
         return total
 

@@ -75,7 +75,7 @@ def load(
     Raises ValueError of one line: unknown name, missing file (with the command that installs it), wrong hash, bad
     format, NaN (with its place).
     """
-    options = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
+    options: dict[str, Any] = {"test_fraction": test_fraction, "regression": regression, "standardise": standardise}
     for argument, value in {"header": header, "regression": regression}.items():
         if value is not None:
             checks.instance("load", argument, value, bool)
@@ -96,12 +96,15 @@ def load(
         return _from_arrays("custom", "source", source, "a dict of arrays", columns, options)
     if not isinstance(source, str | os.PathLike):
         checks.fail("load", "source", "a name, a path or a data set", type(source).__name__, "Use dataset(x, y).")
-    path = _path(source)
+    path = _path("source", source)
+    if data_dir is not None:
+        _path("data_dir", data_dir)
     is_table = path.name.removesuffix(".gz").endswith((".npz", ".npy", *tables.SUFFIXES))
     if str(source) in NAMES or path.is_dir():
-        for argument, value in {"label": label, "columns": columns or None, "header": header}.items():
-            if value is not None:
-                checks.fail("load", argument, "left out: this source has no columns to name", repr(value)[:60])
+        named = {"label": label, "columns": columns or None, "header": header}
+        given = next((argument for argument, value in named.items() if value is not None), None)
+        if given is not None:
+            checks.fail("load", given, "left out: this source has no columns to name", repr(named[given])[:60])
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
     if path.is_dir():
@@ -121,12 +124,12 @@ def load(
     raise AssertionError  # unreachable: no such name
 
 
-def _path(source: Any) -> Path:
+def _path(argument: str, source: Any) -> Path:
     try:
         path = Path(source).expanduser()
         path.is_dir()
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, too long a name, an unknown ~user
-        checks.fail("load", "source", "a name or a path", f"{str(source)[:60]!r} ({error})")
+        checks.fail("load", argument, "a name or a path", f"{str(source)[:60]!r} ({type(error).__name__})")
     return path
 
 
@@ -160,7 +163,8 @@ def dataset(
     order in which the examples came.  `offset` and `scale` are 0 and 1; but images of bytes, `[M, height, width]` or
     `[M, height, width, channels]`, get a channel axis if they lack it, and where neither is given, an offset and scale
     that bring their training pixels to mean 0 and variance 1.  `num_classes` is C, by default the highest label plus one;
-    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`) and `name` as in `Dataset`.
+    `standardise` and `regression` as in `load`; `columns` (natural keys, each `[M]`), `test_columns` (those
+    of the test examples) and `name` as in `Dataset`.
     """
     where = "dataset"
     checks.instance(where, "name", name, str)
@@ -174,7 +178,7 @@ def dataset(
     split = test_inputs is None
     for name, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
         checks.known(where, name, number)
-    if split and test_columns is not None:
+    if split and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
     test_y = y[:0] if split else values.array(where, "test_labels", test_labels)
@@ -267,7 +271,7 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         mean, std = PIXELS[name]
         bunch = load_digits()
         images = bunch.images.astype(np.uint8)  # whole numbers 0..16
-        moments = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
+        moments: dict[str, Any] = {} if options["standardise"] else {"offset": mean, "scale": 1 / std}
         return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
     return _images(name, kind, data_files.read_verified(name, data_dir), options)

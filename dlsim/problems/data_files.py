@@ -139,12 +139,12 @@ def read_folder(folder: Path) -> tuple[str, list[tuple[Path, bytes]]]:
     found = {place: kind for place in places if (kind := _kind(place))}
     if folder in found or len(found) == 1:
         place = folder if folder in found else next(iter(found))
-        kind, files = found[place]
+        form, files = found[place]
         paths = [_present(place, file) for file in files]
         missing = [file for file, path in zip(files, paths, strict=True) if path is None]
         if missing:
             checks.fail("load", str(place), f"a folder with all of {', '.join(files)}", f"no {missing[0]}")
-        return kind, [(path, unpacked(path)) for path in paths if path is not None]
+        return form, [(path, unpacked(path)) for path in paths if path is not None]
     if found:
         names = ", ".join(str(place.relative_to(folder)) for place in found)
         checks.fail("load", str(folder), "a folder of one data set", names, "Give the path of one of them.")

@@ -52,6 +52,7 @@ def partition(dataset: Dataset, num_nodes: int, partitioner: PartitionFn | Parti
     """
     checks.instance("partition", "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
     num_nodes = checks.integer("partition", "num_nodes", num_nodes, 1)
+    checks.integer("partition", "num_nodes", num_nodes, None, LARGEST)
     deal = check_partitioner("partition", "partitioner", partitioner)
     made = deal(np.random.default_rng(checks.integer("partition", "seed", seed, 0)), dataset, num_nodes)
     if not isinstance(made, Partition):
@@ -96,7 +97,8 @@ def check_partition(made: Partition, dataset: Dataset, num_nodes: int) -> Partit
         of_training = made.local_test.of_training
         pool = (num_examples, "training") if of_training else (len(dataset.test_labels), "test")
         _check_runs(where, "local_test.", made.local_test, num_nodes, *pool)
-        shared = np.intersect1d(made.local_test.indices, made.indices) if of_training else []
+        own = made.local_test.indices if of_training else np.zeros(0, np.int32)
+        shared = np.intersect1d(own, made.indices)
         if len(shared):
             checks.fail(where, "local_test", "of examples that no node trains on", f"example {shared[0]} in both")
     return made

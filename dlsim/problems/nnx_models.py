@@ -32,7 +32,8 @@ def is_factory(model: Any) -> bool:
         return False
     partial = model if isinstance(model, functools.partial) else functools.partial(model)
     if isinstance(partial.func, type):  # nnx's classes are called through a metaclass, which hides their arguments
-        partial = functools.partial(partial.func.__init__, None, *partial.args, **partial.keywords)
+        start = getattr(partial.func, "__init__")  # noqa: B009 -- of the class, whatever it is
+        partial = functools.partial(start, None, *partial.args, **partial.keywords)
     try:
         signature = inspect.signature(partial)
         signature.bind(rngs=None)
@@ -59,7 +60,8 @@ def functions(
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Conv) and layer.conv_general_dilated is jax.lax.conv_general_dilated:
             layer.conv_general_dilated = conv_general_dilated
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    split: Any = nnx.split
+    graph, params, rest = split(model, nnx.Param, ...)
     names, treedef = nnx.to_pure_dict(params), jax.tree.structure(params)
     kinds = {type(variable).__name__ for _, variable in nnx.to_flat_state(rest)}
     if any(issubclass(type(variable), nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)):
@@ -69,10 +71,10 @@ def functions(
     def call(leaves: list[Array], others: PyTree, inputs: Array) -> tuple[Any, PyTree]:
         bound = nnx.merge(graph, jax.tree.unflatten(treedef, leaves), others)
         outputs = bound(inputs, **options)
-        return outputs, jax.tree.leaves(nnx.split(bound, nnx.Param, ...)[2])
+        return outputs, jax.tree.leaves(split(bound, nnx.Param, ...)[2])
 
     def init(key: Array) -> PyTree:
-        return _named(nnx.to_pure_dict(nnx.split(module(rngs=nnx.Rngs(key)), nnx.Param, ...)[1]))
+        return _named(nnx.to_pure_dict(split(module(rngs=nnx.Rngs(key)), nnx.Param, ...)[1]))
 
     def start(key: Array) -> PyTree:
         del key

@@ -215,7 +215,7 @@ def classes(
         names = np.unique(np.concatenate([labels, test_labels]))
         labels, test_labels = (np.searchsorted(names, part) for part in (labels, test_labels))
     out = []
-    renumber = "np.unique(labels, return_inverse=True)[1] numbers classes from 0"
+    renumber = "np.unique(labels, return_inverse=True)[1] numbers them"
     for argument, part in (("labels", labels), ("test_labels", test_labels)):
         part = np.asarray(checks.finite(where, argument, part))
         whole = part == np.floor(part) if part.dtype.kind == "f" else np.ones(part.shape, bool)
@@ -223,10 +223,16 @@ def classes(
         bad = np.flatnonzero(~whole | (part < 0) | (part >= top))
         if len(bad):
             bound = "" if num_classes is None else f" below num_classes={num_classes}"
-            fix = f"Pass regression=True, if they are measures; {renumber}."
+            fix = f"Number the classes from 0, or pass regression=True; {renumber}."
             checks.fail(where, argument, f"whole numbers from 0{bound}", f"{part[bad[0]]} at index {bad[0]}", fix)
         if len(part) and int(part.max()) >= 2**31:
-            checks.fail(where, argument, "within 32 bits", int(part.max()), f"{renumber}.".capitalize())
+            checks.fail(
+                where,
+                argument,
+                "within 32 bits",
+                int(part.max()),
+                "np.unique(labels, return_inverse=True)[1] numbers them.",
+            )
         out.append(part.astype(np.int32))
     highest = max(int(part.max()) for part in out if len(part))
     if num_classes is None and highest > 10 * len(labels):

@@ -58,15 +58,15 @@ def badge(verdict: str) -> str:
     return f'<span class="badge {CLASSES[verdict]}"><span aria-hidden="true">{SHAPES[verdict]}</span> {verdict}</span>'
 
 
-def index(pages: Sequence[Page], left_out: Sequence[str] = ()) -> str:
-    """All runs, with filters; `left_out` says which could not be read, a line for each."""
+def index(pages: Sequence[Page], cards: Sequence[str], left_out: Sequence[str] = ()) -> str:
+    """All runs, with filters, as their `card`s; `left_out` says which could not be read, a line for each."""
     verdicts = [verdict for page in pages for verdict in page.verdicts]
     counts = ", ".join(f"{verdicts.count(name)} {word}" for name, word in WORDS.items())
     kinds = sorted({page.kind for page in pages})
     options = "".join(f'<option value="{esc(kind)}">{esc(kind)}</option>' for kind in kinds)
     choices = "".join(f'<option value="{esc(name)}">{esc(name)}</option>' for name in VERDICTS.values())
-    cards = "\n".join(card(page) for page in pages)
     listed = "".join(f"<li>{esc(line)}</li>" for line in left_out)
+    shown = "\n".join(cards)
     missing = f"\n<section><h2>Left out</h2><ul>{listed}</ul></section>" if left_out else ""
     body = f"""<header><h1>Runs and claims</h1>
 <p>{len(pages)} run{"s" if len(pages) != 1 else ""}, {len(verdicts)} claims: {esc(counts)}.</p></header>
@@ -78,7 +78,7 @@ def index(pages: Sequence[Page], left_out: Sequence[str] = ()) -> str:
 </form>
 <p id="count" role="status" aria-live="polite">{len(pages)} shown</p>
 <ul class="cards">
-{cards}
+{shown}
 </ul>
 <p id="nothing" hidden>No run fits these filters.</p>{missing}
 </main>"""

@@ -52,11 +52,11 @@ def write_report(
 
 def _pages(folders: Iterable[pathlib.Path]) -> tuple[dict[str, str], list[str]]:
     """The site's files by name, and a line for each run that is left out."""
-    taken, found, left_out = {"index"}, list[tuple[Page, str]](), list[str]()
+    taken, found, left_out = {"index"}, list[tuple[Page, str, str]](), list[str]()
     for folder in folders:
         try:
             page = read_page(folder, taken)
-            found.append((page, pages.run(page)))
+            found.append((page, pages.card(page), pages.run(page)))
         except Exception as error:  # whatever one does, the others are reported
             text = " ".join(str(error).split()) or type(error).__name__
             is_told = isinstance(error, ValueError) and str(folder) in text
@@ -64,8 +64,8 @@ def _pages(folders: Iterable[pathlib.Path]) -> tuple[dict[str, str], list[str]]:
     found.sort(key=lambda one: (one[0].number == "", one[0].number.zfill(4), one[0].title, one[0].name))
     if not found:
         return {}, left_out
-    made = {"index.html": pages.index([page for page, _ in found], left_out)}
-    return made | {f"{page.name}.html": text for page, text in found}, left_out
+    made = {"index.html": pages.index([page for page, _, _ in found], [card for _, card, _ in found], left_out)}
+    return made | {f"{page.name}.html": text for page, _, text in found}, left_out
 
 
 def _write(target: pathlib.Path, made: dict[str, str]) -> None:

@@ -71,6 +71,8 @@ def difference(held: dict[str, Any], mine: dict[str, Any]) -> str:
             return (
                 f"{A_NUMBER} of {name} other" if first is None else f"{A_NUMBER} of {name} {first[0]}, not {first[1]}"
             )
+    if held.get("tape") != mine.get("tape"):
+        return "another tape of events (clocks or links)"
     for (part, shape, name, digest), (_, other_shape, _, other_digest) in zip(
         held["arrays"], mine["arrays"], strict=False
     ):
@@ -79,8 +81,6 @@ def difference(held: dict[str, Any], mine: dict[str, Any]) -> str:
             return f"{what} {shape}, not {other_shape}"
         if digest != other_digest:
             return f"other values in {what} {shape}"
-    if held.get("tape") != mine.get("tape"):
-        return "another tape of events"
     different = next((name for name, theirs, ours in programs if theirs != ours), None)
     if different is not None:
         return f"another program of {different} (method, model, graph or options)"

@@ -21,7 +21,7 @@ from patience import PATIENCE
 from toys import environment
 
 from dlsim import algorithms, keys, networks
-from dlsim.core import REQUIREMENTS, Algorithm, Process, Record
+from dlsim.core import PROPERTIES, REQUIREMENTS, Algorithm, Process, Record
 from dlsim.learning.learn import learn
 from dlsim.networks.padding import lengthen
 from dlsim.running import counters, status
@@ -119,7 +119,7 @@ def test_the_network_must_have_what_it_requires(case: Case) -> None:
         "doubly_stochastic": world.directed(),
         "column_stochastic": world.uneven("uniform_neighbor"),
     }
-    for name in algorithm.requires - {"server", "fixed_topology", "common_start"}:
+    for name in algorithm.requires & set(PROPERTIES):
         network = lacking[name]
         assert name not in network.properties
         with pytest.raises(ValueError, match=r"learn: network must be .* for this algorithm, got"):

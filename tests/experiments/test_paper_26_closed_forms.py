@@ -54,7 +54,7 @@ def test_a_return_is_the_mean_gradient_along_the_local_path(steps: int, expected
     draws, ids = jax.random.split(jax.random.key(0), 1), jnp.zeros(1, jnp.int32)
     assert problem.optimum is not None
     start = jnp.asarray(problem.optimum)[None] + 1.0
-    returned, _ = algorithm.work(draws, start, ids, jnp.full(1, steps, jnp.int32))
+    returned, _ = algorithm.work(draws, start, ids, jnp.full(1, steps, jnp.int32), jnp.zeros(1, jnp.int32))
     assert float(returned[0, 0]) == pytest.approx(expected, abs=1e-6)
 
 

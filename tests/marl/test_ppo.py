@@ -301,33 +301,3 @@ REFUSED = {
 def test_bad_input(line):
     with pytest.raises(ValueError, match=line):
         REFUSED[line]()
-
-
-# Optimisers that draw.
-
-
-def noisy() -> optax.GradientTransformation:
-    """Noise of size one in place of any step."""
-    return optax.chain(optax.scale(0.0), optax.add_noise(1.0, 0.0, key=0))
-
-
-@pytest.mark.parametrize("make", [marl.ippo, marl.pqn, marl.iql, marl.vdn])
-def test_agents_and_seeds_have_noise_of_their_own(make):
-    options = {"model": marl.feedforward((4,)), "sharing": marl.independent()}
-    if make in (marl.ippo, marl.pqn):
-        options |= {"num_copies": 4, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1}
-    else:
-        options |= {"num_copies": 4, "num_epochs": 1, "batch_size": 4, "capacity": 8, "first_update": 1}
-    learner = make(probe("cooperative", 1), noisy(), **options)
-    process = marl.train(learner)
-    moved = []
-    for seed in (0, 1):
-        before = process.init(jax.random.key(5))
-        after, _ = jax.jit(process.step)(jax.random.key(seed), before)
-        for row in zip(*(jax.tree.leaves(s.algorithm.params) for s in (before, after)), strict=True):
-            if row[0][0].size >= 8:
-                moved.append(np.asarray(row[1] - row[0]).reshape(row[0].shape[0], -1))
-                break
-    draws = np.concatenate(moved)
-    assert np.abs(draws).max() > 0.5, "nothing was drawn"
-    assert all(np.abs(draws[i] - draws[j]).max() > 1e-2 for i in range(len(draws)) for j in range(i))

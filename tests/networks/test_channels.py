@@ -243,7 +243,7 @@ def test_draws_belong_to_node_ids(channel) -> None:
         (lambda: networks.random_k(0.0), r"random_k: fraction must be a number in \(0, 1\], got 0"),
         (lambda: networks.quantize(1), r"quantize: bits must be an integer in \[2, 16\]"),
         (lambda: networks.quantize(4, norm="l3"), "quantize: norm must be one of l2, max"),
-        (lambda: networks.error_feedback(3), "error_feedback: compressor must be a Channel, got int"),
+        (lambda: networks.error_feedback(3), "error_feedback: compressor must be a Channel, got 3"),
         (
             lambda: networks.random_sparsification(0.0),
             r"random_sparsification: probability must be a number in \(0, 1\]",

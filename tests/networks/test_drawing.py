@@ -64,3 +64,9 @@ def test_bad_input():
         draw(topologies.ring(5), np.zeros(4))
     with pytest.raises(ValueError, match="draw: network must be one with at most"):
         draw(complete_network(5000))
+
+
+@pytest.mark.parametrize("num_nodes", [6, 30])
+def test_a_star_is_drawn_alike_every_time(num_nodes):
+    one = topologies.star_graph(num_nodes)
+    np.testing.assert_array_equal(layout(one)[0], layout(one)[0])

@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -118,16 +119,116 @@ def test_network_data_is_that_of_its_topology(tmp_path):
 
 def test_a_report_is_replaced_and_other_files_are_not(tmp_path):
     runs.save(tmp_path / "runs" / "one")
-    index = write_report(tmp_path / "runs", tmp_path / "site")
-    first = index.read_text()
-    (tmp_path / "site" / "old.html").write_text("")
+    runs.save(tmp_path / "more" / "two")
+    write_report([tmp_path / "runs", tmp_path / "more"], tmp_path / "site")
+    assert (tmp_path / "site" / "two.html").exists()
+    first = write_report(tmp_path / "runs", tmp_path / "site").read_text()
     assert write_report(tmp_path / "runs", tmp_path / "site").read_text() == first
     assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [".dlsim-report", "index.html", "one.html"]
+    for name in ("thesis.txt", "own.html"):
+        (tmp_path / "site" / name).write_text("all of it")  # beside the pages of the report
+        with pytest.raises(ValueError, match=rf"or one of an earlier report, got .*site with other files \({name}\)"):
+            write_report(tmp_path / "runs", tmp_path / "site")
+        assert (tmp_path / "site" / name).read_text() == "all of it"
+        (tmp_path / "site" / name).unlink()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(ValueError, match="report: out must be an empty folder, or one of an earlier report"):
         write_report(tmp_path / "runs", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "more", "runs", "site"]
+
+
+def test_what_lies_beside_a_report_is_left_alone(tmp_path):
+    """A killed report leaves its pages in hidden folders, which the next one clears; anything else stays."""
+    runs.save(tmp_path / "runs" / "one")
+    write_report(tmp_path / "runs", tmp_path / "site")
+    shutil.copytree(tmp_path / "site", tmp_path / ".site.new")
+    shutil.copytree(tmp_path / "site", tmp_path / ".site.old")
+    write_report(tmp_path / "runs", tmp_path / "site")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "site"]
+    (tmp_path / ".site.new").mkdir()
+    (tmp_path / ".site.new" / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match=r"report: out must be a folder beside which .site.new is free"):
+        write_report(tmp_path / "runs", tmp_path / "site")
+    assert (tmp_path / ".site.new" / "thesis.txt").exists() and (tmp_path / "site" / "one.html").exists()
+
+
+def test_reports_of_earlier_versions_are_replaced(tmp_path):
+    """Their mark names no files: the pages are theirs."""
+    runs.save(tmp_path / "runs" / "one")
+    write_report(tmp_path / "runs", tmp_path / "site")
+    (tmp_path / "site" / ".dlsim-report").write_text("")
+    (tmp_path / "site" / "old.html").write_text("")
+    write_report(tmp_path / "runs", tmp_path / "site")
+    assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [".dlsim-report", "index.html", "one.html"]
+
+
+def unsealed(folder):
+    path = folder / "provenance.json"
+    held = json.loads(path.read_text())
+    path.write_text(json.dumps({name: held[name] for name in held if name not in ("files", "digest")}))
+    return path
+
+
+TAMPERED = {
+    "claims.json": ("[5]", "{", '[{"text": "x"}]'),
+    "networks.json": ('{"ring": 5}', '{"ring": {}}', '{"ring": {"places": [[0, 0]], "segments": 7}}', "[1]", "{"),
+    "provenance.json": ('{"experiment": 5}', "{", '{"experiment": "x", "mode": "tiny", "runs": [7]}'),
+    "results.nc": ("", "not NetCDF"),
+    "config.json": ("[]", ""),
+    "figure.png": ("no picture",),
+}
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+@pytest.mark.parametrize("name", TAMPERED)
+def test_one_bad_run_does_not_stop_a_report(name, is_sealed, tmp_path, capsys):
+    for i, text in enumerate(TAMPERED[name]):
+        bad = runs.save(tmp_path / "runs" / f"bad-{i}").folder
+        if not is_sealed:
+            unsealed(bad)
+        (bad / name).write_text(text)
+    runs.save(tmp_path / "runs" / "good", title="A sound run")
+    status, printed, err = call(capsys, "report", tmp_path / "runs", "--out", tmp_path / "site")
+    assert status == 1 and printed == f"report: {tmp_path / 'site' / 'index.html'}\n"
+    lines = err.splitlines()
+    assert len(lines) == len(TAMPERED[name]) and all(line.startswith("dlsim: left out: ") for line in lines), err
+    for i, line in enumerate(lines):
+        assert str(tmp_path / "runs" / f"bad-{i}") in line
+    index = (tmp_path / "site" / "index.html").read_text()
+    assert "A sound run" in index and index.count('<li class="card"') == 1 and "<h2>Left out</h2>" in index
+    assert sorted(path.name for path in (tmp_path / "site").glob("*.html")) == ["good.html", "index.html"]
+    Reader(index)
+
+
+def test_pages_say_whether_the_files_are_as_they_were_written(tmp_path):
+    one, other = (runs.save(tmp_path / "runs" / name).folder for name in ("one", "other"))
+    unsealed(other)
+    write_report(tmp_path / "runs", tmp_path / "site")
+    texts = [(tmp_path / "site" / f"{folder.name}.html").read_text() for folder in (one, other)]
+    assert "as the run wrote them" in texts[0]
+    assert "not checked: saved before runs kept digests" in texts[1]
+
+
+def test_two_reports_of_one_folder(tmp_path):
+    from dlsim import locks
+
+    runs.save(tmp_path / "runs" / "one")
+    errors = []
+
+    def other():
+        try:
+            write_report(tmp_path / "runs", tmp_path / "site")
+        except ValueError as error:
+            errors.append(str(error))
+
+    with locks.beside(tmp_path / "site", "report", "out"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(60)
+    assert len(errors) == 1 and "report: out must be a folder that no other process is writing, got" in errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def call(capsys, *words):
@@ -154,15 +255,19 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     cases = {
         ("empty",): "report: runs must be a folder with finished runs",
         ("nowhere",): "report: runs must be a folder of runs",
-        ("newer",): "format_version must be at most 1, got 99",
-        ("damaged",): "claims.json must be readable JSON",
+        (
+            "newer",
+        ): "report: runs must be folders with a run that can be read, got none. The first: results.load: format",
+        ("damaged",): "The first: results.load: claims.json must be the file that the run wrote, got ",
         ("good", "empty"): "report: runs must be a folder with finished runs",
         ("good", "--out", "file"): "report: out must be a folder",
+        ("good", "--out", ""): "report: out must be a path, got ''",
+        ("",): "report: runs must be a path, got ''",
     }
     for words, message in cases.items():
-        given = [word if word.startswith("--") else tmp_path / word for word in words]
+        given = [word if word.startswith("--") or not word else tmp_path / word for word in words]
         out = [] if "--out" in words else ["--out", tmp_path / "site"]
         status, printed, err = call(capsys, "report", *given, *out)
         assert (status, printed) == (2, ""), words
-        assert err.startswith("dlsim: error: ") and message in err and err.count("\n") == 1, err
+        assert err.splitlines()[-1].startswith("dlsim: error: ") and message in err and err.count("\n") == 1, err
         assert not (tmp_path / "site").exists()
