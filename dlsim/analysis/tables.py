@@ -61,7 +61,7 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
 @checks.typed
 def to_table(
     results: xarray.Dataset,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     *,
     at: int | float | str = -1,
     by: str | None = None,

@@ -161,7 +161,7 @@ _MAPPING = Kind("a mapping", lambda value: isinstance(value, Mapping))
 PLAIN = {
     "bool": Kind("True or False", _is_flag),
     "int": Kind("an integer", _is_integer),
-    "float": Kind("a number", _is_number),
+    "float": Kind("a finite number", _is_number),
     "str": Kind("a string", lambda value: isinstance(value, str)),
     "Array": _ARRAY,
     "ndarray": _ARRAY,

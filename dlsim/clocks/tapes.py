@@ -119,8 +119,9 @@ def stream_tape(
     """
     where = "make_tape"
     longest = clocks.LONGEST / clocks.TICKS_PER_SECOND
-    times = {"horizon": horizon, "block": block}
-    checks.known(where, "horizon, block, key and network", (times, key, network), "known values", "Build outside jit.")
+    outside = ("known values", "Make tapes outside jit and vmap.")
+    checks.known(where, "key and network", (key, network), *outside)
+    checks.known(where, "horizon and block", (horizon, block), *outside)
     checks.number(where, "horizon", horizon, 0.0, longest, open_minimum=True)
     checks.number(where, "block", block, 0.0, open_minimum=True)
     checks.instance(where, "network", network, (Network, Graph))
@@ -185,7 +186,9 @@ def tape(
     kind, a, b, ticks = kind[order], a[order], b[order], ticks[order]
     number = _count(kind, a, b) if number is None else _integers("number", number, length)[order]
     stop = (
-        int(ticks[-1]) + 1 if stop is None else checks.integer("tape", "stop", stop, int(ticks[-1]) + 1, clocks.LONGEST)
+        int(ticks[-1]) + 1
+        if stop is None
+        else checks.integer("tape", "stop", stop, int(ticks[-1]) + 1, limit=clocks.LONGEST)
     )
     kept = {}
     for name, column in (columns or {}).items():
@@ -197,10 +200,11 @@ def tape(
     return _linked(kind, a, b, ticks, number, last, 0, stop, _kinds(kind, b), kept)
 
 
-@checks.typed
 def check_tape(where: str, tape: Tape, network: Network | Graph) -> None:
     """One clear line if the tape was made for another graph: other nodes, or events between nodes that are not linked."""
+    checks.text("check_tape", "where", where)
     checks.instance(where, "tape", tape, Tape, "Make one with dlsim.clocks.make_tape.")
+    checks.instance(where, "network", network, (Network, Graph))
     ends = clocked_ends(network, "edges")
     fix = "Make the tape with the network it is played on."
     if ends.num_nodes != tape.num_nodes:

@@ -88,6 +88,8 @@ def simulate(
       Interrupted: Ctrl-C or SIGTERM; the state is in `checkpoint_dir`.  A second Ctrl-C stops at once.
     """
     checks.instance("simulate", "process", process, Process, "Make one with dlsim.learn(problem, algorithm, network).")
+    checks.flag("simulate", "resume", resume)
+    checks.text("simulate", "label", label)
     num_steps = checks.count("simulate", "num_steps", num_steps, checks.MOST_STEPS)
     if (key is None) == (seed is None):
         checks.fail("simulate", "key", "given, or else seed (one of the two)", "neither" if key is None else "both")

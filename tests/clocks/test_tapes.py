@@ -167,7 +167,7 @@ TAPE = both()
         (lambda: clocks.make_tape(NETWORK, RATE, None, KEY, 0.0), r"horizon must be a number in \(0, .*, got 0\."),
         (lambda: clocks.make_tape(NETWORK, RATE, None, KEY, np.inf), r"horizon must be .*, got inf\."),
         (lambda: clocks.make_tape(NETWORK, RATE, None, KEY, 1e-9), r"horizon must be long enough for an event"),
-        (lambda: clocks.make_tape("ring", RATE, None, KEY, 1.0), r"network must be a Network or a Graph, got str\."),
+        (lambda: clocks.make_tape("ring", RATE, None, KEY, 1.0), r"network must be a Network or a Graph, got 'ring'\."),
         (
             lambda: clocks.make_tape(networks.graph(3, [0], [1]), None, RATE, KEY, 1.0),
             r"network must be without isolated nodes, got node 2 alone\. Link it",
