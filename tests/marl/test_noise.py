@@ -31,7 +31,7 @@ def test_agents_and_seeds_have_noise_of_their_own(name: str) -> None:
         probe("cooperative", 3), noise(), model=marl.feedforward((16,)), sharing=marl.independent(), **options
     )
     process = marl.train(learner)
-    step, before = jax.jit(process.step), process.init(jax.random.key(5))
+    step, before = jax.jit(process.step), jax.jit(process.init)(jax.random.key(5))
     draws = []
     for seed in (0, 1):
         after, _ = step(jax.random.key(seed), before)
