@@ -14,8 +14,8 @@ PLAY = {"num_copies": 4, "num_steps": 4, "num_epochs": 1}
 LEARNERS = {
     "ippo": (marl.ippo, {**PLAY, "num_minibatches": 1}),
     "pqn_vdn": (marl.pqn_vdn, {**PLAY, "num_minibatches": 1}),
-    "iql": (marl.iql, {**PLAY, "learning_starts": 0, "capacity": 80}),
-    "vdn": (marl.vdn, {**PLAY, "learning_starts": 0, "capacity": 80}),
+    "iql": (marl.iql, {**PLAY, "learning_starts": 0, "capacity": 80, "batch_size": 4}),
+    "vdn": (marl.vdn, {**PLAY, "learning_starts": 0, "capacity": 80, "batch_size": 4}),
 }
 
 
