@@ -14,8 +14,8 @@ PLAY = {"num_copies": 4, "num_steps": 4, "num_epochs": 1}
 LEARNERS = {
     "ippo": (marl.ippo, {**PLAY, "num_minibatches": 1}),
     "pqn_vdn": (marl.pqn_vdn, {**PLAY, "num_minibatches": 1}),
-    "iql": (marl.iql, {**PLAY, "learning_starts": 0, "capacity": 80}),
-    "vdn": (marl.vdn, {**PLAY, "learning_starts": 0, "capacity": 80}),
+    "iql": (marl.iql, {**PLAY, "learning_starts": 0, "capacity": 80, "batch_size": 4}),
+    "vdn": (marl.vdn, {**PLAY, "learning_starts": 0, "capacity": 80, "batch_size": 4}),
 }
 
 
@@ -31,7 +31,7 @@ def test_agents_and_seeds_have_noise_of_their_own(name: str) -> None:
         probe("cooperative", 3), noise(), model=marl.feedforward((16,)), sharing=marl.independent(), **options
     )
     process = marl.train(learner)
-    step, before = jax.jit(process.step), process.init(jax.random.key(5))
+    step, before = jax.jit(process.step), jax.jit(process.init)(jax.random.key(5))
     draws = []
     for seed in (0, 1):
         after, _ = step(jax.random.key(seed), before)
