@@ -118,7 +118,7 @@ def _adaptive(
     if not callable(server_learning_rate):
         checks.number(where, "server_learning_rate", server_learning_rate, 0.0, open_minimum=True)
     checks.number(where, "beta_1", beta_1, 0.0, 1.0, open_maximum=True)
-    if beta_2 is not None:
+    if where != "fedadagrad":
         checks.number(where, "beta_2", beta_2, 0.0, 1.0, open_maximum=True)
     checks.number(where, "tau", tau, 0.0, open_minimum=True)
 

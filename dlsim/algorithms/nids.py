@@ -75,6 +75,8 @@ def nids(
         checks.finite("nids", "learning_rate", learning_rate)
         if checks.is_concrete(learning_rate) and not (np.asarray(learning_rate) > 0).all():
             checks.fail("nids", "learning_rate", "above 0 at every node", f"{np.min(learning_rate):g}")
+    if proximal is not None:
+        checks.function("nids", "proximal", proximal, "a function of (tree, eta)")
     checks.number("nids", "consensus_step_size", consensus_step_size, 0.0, 1.0, open_minimum=True)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
     rates = jnp.broadcast_to(jnp.asarray(learning_rate, float), (problem.num_nodes,))
