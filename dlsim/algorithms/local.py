@@ -32,7 +32,6 @@ class Objective(NamedTuple):
     penalty: Any = None  # (params, extra) -> [n]; None: there is none to speak of, only gradients are corrected
 
 
-@checks.typed
 def local_updates(
     problem: Problem,
     optimizer: optax.GradientTransformation,
@@ -246,7 +245,6 @@ def _gradients(
     return gradients, full(losses, params, extra), loss_of if is_whole else None
 
 
-@checks.typed
 def local_events(
     problem: Problem, optimizer: optax.GradientTransformation, num_local_steps: int = 1, *, where: str
 ) -> LocalUpdates:

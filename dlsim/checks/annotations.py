@@ -34,9 +34,10 @@ def typed(fn: F) -> F:
 
     bool, int, float (any real number that is not NaN), str, None, paths, arrays, sequences, mappings, functions and
     classes are known, and unions of them; a tracer passes for a number or an array.  `Any`, trees and names of aliases
-    (such as those that end in `Fn`) say nothing.  A default passes.
+    (such as those that end in `Fn`) say nothing.  A default passes.  An argument `where` names who is to blame.
     """
     signature = inspect.signature(fn)
+    has_where = "where" in signature.parameters
 
     @functools.cache
     def kinds() -> dict[str, Kind]:
@@ -52,7 +53,8 @@ def typed(fn: F) -> F:
             given = {}  # Python says it better, below
         for name, kind in kinds().items():
             if name in given and given[name] is not signature.parameters[name].default and not kind.holds(given[name]):
-                values.fail(fn.__name__, name, kind.words, values.describe(given[name]), kind.fix)
+                where = given.get("where") if has_where else None
+                values.fail(where or fn.__name__, name, kind.words, values.describe(given[name]), kind.fix)
         return fn(*args, **options)
 
     return checked  # type: ignore[return-value]

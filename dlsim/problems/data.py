@@ -176,8 +176,8 @@ def dataset(
     if (test_inputs is None) != (test_labels is None):
         checks.fail(where, "test_inputs", "given together with test_labels", "one of them")
     split = test_inputs is None
-    for name, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
-        checks.known(where, name, number)
+    for argument, number in (("test_fraction", test_fraction), ("offset", offset), ("scale", scale)):
+        checks.known(where, argument, number)
     if split and test_columns:
         checks.fail(where, "test_columns", "given together with test_inputs", "them alone")
     test_x = x[:0] if split else values.inputs(where, "test_inputs", test_inputs)
