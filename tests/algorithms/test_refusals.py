@@ -26,13 +26,17 @@ WITH_OPTIMIZER = {
     "d2": "optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
+    "fedadagrad": "client_optimizer",
+    "fedadam": "client_optimizer",
     "fedavg": "client_optimizer",
     "fedprox": "client_optimizer",
+    "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
     "relay_sgd": "optimizer",
     "stochastic_gradient_push": "optimizer",
 }
+ALSO = dict.fromkeys(("fedadagrad", "fedadam", "fedyogi"), {"server_learning_rate": 0.1})  # what has no default
 WITH_RATE = {
     "decentralized_admm": "penalty",
     "extra": "learning_rate",
@@ -78,7 +82,7 @@ OTHER_NUMBERS = (
 
 def made(name: str, **options: Any) -> Algorithm:
     problem = six_nodes.problem()
-    return getattr(algorithms, name)(problem, SGD if name in WITH_OPTIMIZER else 0.1, **options)
+    return getattr(algorithms, name)(problem, SGD if name in WITH_OPTIMIZER else 0.1, **ALSO.get(name, {}), **options)
 
 
 def takes_local_steps(name: str) -> bool:
@@ -112,14 +116,18 @@ def test_what_is_no_step_of_averaging(wrong: Any) -> None:
         algorithms.randomized_gossip(np.zeros((NUM_NODES, 2)), step_size=wrong)
 
 
+def whole_steps(value: Any) -> str:
+    """The rule for a number of steps; what is no integer at all may be told before its bounds."""
+    bounds = r" (>= 1|in \[1, .*\])"
+    return f"an integer{bounds}" if type(value) is int else f"an integer(?: or None)?(?:{bounds})?"
+
+
 @pytest.mark.parametrize("name", sorted(name for name in WITHOUT_ROUNDS if takes_local_steps(name)))
 def test_counts_of_local_steps_of_an_asynchronous_method(name: str) -> None:
     for value in (0, -1, 1.5, True):
         options = {**WITHOUT_ROUNDS[name], "num_local_steps": value}
         rate = 0.1 if name in RATE_WITHOUT_ROUNDS else SGD
-        with pytest.raises(
-            ValueError, match=rf"^{name}: num_local_steps must be an integer (>= 1|in \[1, .*\]), got {value}"
-        ):
+        with pytest.raises(ValueError, match=rf"^{name}: num_local_steps must be {whole_steps(value)}, got {value}"):
             getattr(algorithms, name)(six_nodes.problem(), rate, **options)
 
 
@@ -128,7 +136,7 @@ def test_counts_of_local_steps_of_an_asynchronous_method(name: str) -> None:
 def test_what_is_no_optimiser(name: str, wrong: Any) -> None:
     line = f"^{name}: {WITH_OPTIMIZER[name]} must be an optax.GradientTransformation, got .*Pass e.g. optax.sgd"
     with pytest.raises(ValueError, match=line):
-        getattr(algorithms, name)(six_nodes.problem(), wrong)
+        getattr(algorithms, name)(six_nodes.problem(), wrong, **ALSO.get(name, {}))
 
 
 @pytest.mark.parametrize("name", WITH_RATE)
@@ -152,7 +160,7 @@ def test_numbers_out_of_their_range(name: str, argument: str, largest: float | N
 @pytest.mark.parametrize("name", list(filter(takes_local_steps, [*WITH_OPTIMIZER, *WITH_RATE])))
 def test_counts_of_local_steps(name: str) -> None:
     for value in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match=f"^{name}: num_local_steps must be an integer >= 1, got {value}"):
+        with pytest.raises(ValueError, match=f"^{name}: num_local_steps must be {whole_steps(value)}, got {value}"):
             made(name, num_local_steps=value)
 
 
@@ -184,7 +192,16 @@ def two_halves() -> Network:
 
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
-ALONE = ("centralized_sgd", "fedavg", "fedprox", "isolated_training", "scaffold")  # need no links
+ALONE = (
+    "centralized_sgd",
+    "fedadagrad",
+    "fedadam",
+    "fedyogi",
+    "fedavg",
+    "fedprox",
+    "isolated_training",
+    "scaffold",
+)  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

@@ -219,15 +219,11 @@ BAD = {
     "anarchic: idle must be known numbers, got a tracer": lambda: jax.jit(
         lambda x: arrivals.anarchic(SPREAD, 1, 1, idle=x)
     )(1.0),
-    "linear_speeds: percent must be a number in [0, 100), got 'all'": lambda: arrivals.linear_speeds(3, "all"),
+    "linear_speeds: percent must be a finite number, got 'all'": lambda: arrivals.linear_speeds(3, "all"),
     "pace: seconds_per_step must be numbers, got str": lambda: arrivals.pace(3, "fast"),
     "synchronous: weights must be numbers, got list": lambda: arrivals.synchronous(SPREAD, 3, weights=["a"] * 7),
-    "fixed_window: window must be a number in (0, 1.34218e+08], got 'long'": lambda: arrivals.fixed_window(
-        SPREAD, 3, "long"
-    ),
-    "fixed_window: window must be a number in (0, 1.34218e+08], got nan": lambda: arrivals.fixed_window(
-        SPREAD, 3, math.nan
-    ),
+    "fixed_window: window must be a finite number, got 'long'": lambda: arrivals.fixed_window(SPREAD, 3, "long"),
+    "fixed_window: window must be a finite number, got nan": lambda: arrivals.fixed_window(SPREAD, 3, math.nan),
     "pace_from_links: links must be a Links": lambda: arrivals.pace_from_links(3, 1, 1.0, 1.0),
     "pace_from_links: links and bits must be known, got a tracer": lambda: jax.jit(
         lambda x: arrivals.pace_from_links(dlsim.networks.links(3), 1, x, x)

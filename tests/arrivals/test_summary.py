@@ -100,7 +100,7 @@ BAD: dict[str, Callable[[], Any]] = {
     ),
     "gantt: jobs must be at least one job, got none": lambda: gantt(NONE),
     "gantt: until must be a number in (0, inf), got 0": lambda: gantt(first_jobs(TWO, 6), 0.0),
-    "gantt: until must be a number in (0, inf), got nan": lambda: gantt(first_jobs(TWO, 6), math.nan),
+    "gantt: until must be a finite number or None, got nan": lambda: gantt(first_jobs(TWO, 6), math.nan),
     "gantt: until must be a known number": lambda: jax.jit(lambda t: gantt(first_jobs(TWO, 6), t) and t)(1.0),
     "gantt: jobs must be at most 5000 to draw, got 6000": lambda: gantt(first_jobs(LONG, 6000)),
 }

@@ -179,7 +179,7 @@ def constants() -> algorithms.A2CiD2Constants:
         (lambda: timing(window=float("inf")), r"timing: window must be"),
         (lambda: timing(gradient=1.0), r"timing: gradient must be a Clock"),
         (lambda: timing(communication="fast"), r"timing: communication must be a Clock"),
-        (lambda: timing(serial=1), r"timing: serial must be a bool"),
+        (lambda: timing(serial=1), r"timing: serial must be True or False"),
         (lambda: clocks.poisson(0.0), r"poisson: rate must be a number in"),
         (lambda: clocks.poisson([1.0, -1.0]), r"poisson: rate\[1\] must be a number in"),
         (lambda: clocks.poisson(float("inf")), r"poisson: rate must be a number in"),

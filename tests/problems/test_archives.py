@@ -67,7 +67,9 @@ def test_a_column_asked_for_must_be_there_and_whole():
     assert "None at index 12" in refused({"x": X, "y": Y, "user": holed}, columns=["user"])
     assert load({"x": X, "y": Y, "note": np.where(Y == 0, "", "n")}).columns["note"].shape == (18,)  # of no concern
     assert "a dict of arrays with 'labels', got keys x, z" in refused({"x": X, "z": Y})
-    assert "columns must be a list of names, got 'user'" in refused({"x": X, "y": Y, "user": USERS}, columns="user")
+    assert "columns must be a sequence, each a string, got 'user'" in refused(
+        {"x": X, "y": Y, "user": USERS}, columns="user"
+    )
 
 
 def test_an_archive_by_another_name(tmp_path):

@@ -260,7 +260,9 @@ def test_bad_nnx_models_get_one_clear_line():
         ValueError, match=r"resolve: model must be a function of \(input_shape, num_outputs\) .* got len"
     ):
         resolve(len, data(SIX))
-    with pytest.raises(ValueError, match=r"resolve: model\(input_shape, num_outputs\) must be a Model, got tuple"):
+    with pytest.raises(
+        ValueError, match=r"resolve: model\(input_shape, num_outputs\) must be a Model, got \(\(6, 6, 1\), 10\)"
+    ):
         resolve(lambda shape, num: (shape, num), data(SIX))
     with pytest.raises(ValueError, match=r"from_flax: module must be a function of rngs that makes .* got int"):
         from_flax(lambda rngs: 3, SIX)

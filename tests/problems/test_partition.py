@@ -209,18 +209,18 @@ def test_partition_from_lists():
         (lambda: partition("digits", 2, iid()), "dataset must be a Dataset, got 'digits'. Make one: load"),
         (lambda: partition(DATA, 2, iid(), seed="a"), "seed must be an integer >= 0, got 'a'"),
         (lambda: partition(DATA, 2, iid(), seed=None), "seed must be an integer >= 0, got None"),
-        (lambda: partition(DATA, 10**12, iid()), "num_nodes must be an integer <= 2147483647, got 1000000000000"),
+        (lambda: partition(DATA, 10**12, iid()), "num_nodes must be an integer in [1, 2147483647], got 1000000000000"),
         (
             lambda: feature_shift(0.1, base="iid"),
             "feature_shift: base must be a function of (rng, dataset",
         ),
         (lambda: rotation_shift(2, base=[[0]]), "rotation_shift: base must be"),
         (lambda: concept_shift(2, base=iid), "concept_shift: base must be"),
-        (lambda: dirichlet(0.1, balanced="no"), "dirichlet: balanced must be a bool, got 'no'"),
+        (lambda: dirichlet(0.1, balanced="no"), "dirichlet: balanced must be True or False, got 'no'"),
         (lambda: by_column(3), "by_column: name must be a str, got 3"),
-        (lambda: describe([[0]], DATA), "describe: made must be a Partition, got list"),
+        (lambda: describe([[0]], DATA), "describe: made must be a Partition, got [[0]]"),
         (lambda: describe(partition(DATA, 2, iid()), "digits"), "describe: dataset must be a Dataset, got 'digits'"),
-        (lambda: plot_partition(DATA, DATA), "describe: made must be a Partition, got Dataset"),
+        (lambda: plot_partition(DATA, DATA), "plot_partition: made must be a Partition, got Dataset"),
     ],
 )
 def test_what_is_no_partition_is_one_line(make, reason):

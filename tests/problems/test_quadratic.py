@@ -187,10 +187,14 @@ def test_one_line_for_bad_input(arguments, reason):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"num_nodes": 10**12}, "num_nodes must be small enough for .* GiB of memory, got 1000000000000, which needs"),
-        ({"dimension": 10**12}, "dimension must be small enough"),
+        (
+            {"num_nodes": 2 * 10**9, "dimension": 10**3},
+            "num_nodes must be small enough for .* GiB of memory, got 2000000000, which needs",
+        ),
+        ({"num_nodes": 10**12}, r"num_nodes must be an integer in \[1, 2147483647\], got 1000000000000"),
+        ({"dimension": 2 * 10**9, "num_nodes": 10**3}, ".* must be small enough"),
         ({"dimension": 10**6, "curvature": "dense"}, "dimension must be small enough"),
-        ({"shared_curvature": "no"}, "shared_curvature must be a bool, got 'no'"),
+        ({"shared_curvature": "no"}, "shared_curvature must be True or False, got 'no'"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_anything_is_made(options, reason):

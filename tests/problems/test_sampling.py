@@ -89,7 +89,7 @@ def test_unknown_sampling_names_the_known_ones():
 def test_bad_arguments_get_one_clear_line():
     good = {"key": jax.random.key(0), "node_ids": jnp.arange(3), "sizes": jnp.array([4, 5, 6]), "batch_size": 2}
     for name, bad, reason in (
-        ("key", 0, "key must be a key"),
+        ("key", 0, "key must be one key of random numbers"),
         ("node_ids", [0, 1], "node_ids must be an array of integers"),
         ("node_ids", jnp.ones(3), "node_ids must be an array of integers"),
         ("sizes", jnp.arange(4), r"sizes must be of shape \[3\], got \[4\]"),

@@ -300,7 +300,7 @@ def test_names_and_lists_where_data_and_partitions_go_are_one_line():
         (lambda: supervised("mlp", "digits", SKEWED), r"dataset must be a Dataset, got 'digits'\. Make one: load"),
         (
             lambda: supervised("mlp", IMAGES, [[0], [1]]),
-            r"partition must be a Partition, got list\. Make one: .*from_lists",
+            r"partition must be a Partition, got \[\[0\], \[1\]\]\. Make one: .*from_lists",
         ),
         (lambda: supervised("mlp", IMAGES, iid()), r"partition must be a Partition, got function partition_fn"),
         (lambda: supervised("softmax", IMAGES, SKEWED, node_block="abc"), r"node_block must be .*, got 'abc'"),

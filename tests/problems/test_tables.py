@@ -78,7 +78,7 @@ def test_a_head_that_nobody_can_tell_is_asked_for(tmp_path, text):
     for header in (True, False):
         d = load(path, header=header, regression=True)
         assert len(d.labels) + len(d.test_labels) == num - header
-    with pytest.raises(ValueError, match=r"load: header must be a bool, got 'yes'"):
+    with pytest.raises(ValueError, match=r"load: header must be True, False or None, got 'yes'"):
         load(path, header="yes")
 
 

@@ -223,7 +223,7 @@ def test_state_must_be_a_fixed_point(step: object, line: str) -> None:
         ),
         ({"seed": 0, "num_steps": 2**40}, r"num_steps must be an integer in \[1, 2147483647\], got 1099511627776"),
         ({"seed": range(3_000_000), "num_steps": 2}, "seed must be at most 100000 distinct integers, got 3000000"),
-        ({"seed": iter(range(3_000_000)), "num_steps": 2}, "seed must be an integer >= 0, got <range_iterator"),
+        ({"seed": iter(range(3_000_000)), "num_steps": 2}, "seed must be an integer >= 0, got range_iterator"),
         ({"seed": 0, "num_steps": 2, "resume": True}, "checkpoint_dir must be given to resume"),
         ({"seed": 0, "num_steps": 2, "checkpoint_seconds": -1.0}, r"checkpoint_seconds must be a number in \[0, inf"),
         ({"seed": 0, "num_steps": 2, "progress": "loud"}, "progress must be True, False or .auto., got .loud."),

@@ -59,7 +59,8 @@ def test_sigterm_saves_where_there_is_a_folder(tmp_path: pathlib.Path, monkeypat
     assert stopped.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     whole = simulate(walk(), seed=3, num_steps=30, record=Record(every=7))
-    resumed = simulate(walk(), seed=3, num_steps=30, record=Record(every=7), checkpoint_dir=folder, resume=True)
+    again = signalled(signal.SIGTERM, first)  # the same process: the signal came in a step that is done
+    resumed = simulate(again, seed=3, num_steps=30, record=Record(every=7), checkpoint_dir=folder, resume=True)
     jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
     assert 0 < resumed.timing["steps_per_second"]
 
