@@ -154,7 +154,7 @@ def host_tag() -> str:
 def boot() -> str:
     """What names the running system: the same for all its processes, also those in containers; empty if unknown."""
     try:
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
@@ -173,6 +173,11 @@ def is_running(pid: int, began: str = "") -> bool:
 def process_began(pid: int) -> str:
     """When a process began, in ticks since the boot; empty if the system does not say."""
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return (
+            pathlib.Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()[19]
+        )
     except (OSError, IndexError, ValueError):
         return ""

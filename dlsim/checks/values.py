@@ -147,8 +147,8 @@ def seed(where: str, value: Any) -> int:
 
 def count(where: str, argument: str, value: Any, most: int) -> int:
     """A positive integer; what is too large is told from what is no number of things."""
-    value = integer(where, argument, value, 1)
-    return value if value <= most else integer(where, argument, value, 1, most)
+    is_many = isinstance(value, int | np.integer) and value > most
+    return integer(where, argument, value, 1, most if is_many else None)
 
 
 def seeds(where: str, values: Iterable[Any]) -> list[int]:

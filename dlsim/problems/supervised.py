@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,13 @@ from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
 from dlsim.problems.index_lists import Partition, check_partition
 from dlsim.problems.local_test import evaluate_local
+from dlsim.problems.losses import LossFn, resolve_loss
 from dlsim.problems.models import Model, resolve
 from dlsim.problems.notices import notice
 from dlsim.problems.sampling import SAMPLING, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, batch_positions
 
-LOSSES = ("cross_entropy", "squared")
 DEFAULT_BATCH_SIZE = 32
 _CHUNK = 256  # examples at a time where a whole data set goes through a model
-
-
-class LossFn(Protocol):
-    """Losses of a batch, one an example: `(outputs [B, C], labels [B]) -> [B]`."""
-
-    def __call__(self, outputs: Array, labels: Array, /) -> Array: ...
 
 
 class Batch(NamedTuple):
@@ -98,7 +91,7 @@ def supervised(
     partition = check_partition(partition, dataset, np.size(partition.sizes))
     _check_node_block(node_block)
     model = resolve(model, dataset)
-    loss_fn = _loss(loss, dataset.num_classes)
+    loss_fn = resolve_loss(loss, dataset.num_classes)
     num_nodes = len(partition.sizes)
     batch_size = _batch_size(where, batch_size, sampling, np.asarray(partition.sizes))
     checks.number(where, "regularization", regularization, 0.0)
@@ -207,36 +200,6 @@ def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.nda
 def _check_node_block(node_block: int | str | None) -> None:
     """Said where the problem is made, and not where it is first used."""
     check_node_block("map_nodes", node_block)
-
-
-def _loss(loss: str | LossFn | None, num_classes: int) -> LossFn:
-    if callable(loss):
-        try:
-            inspect.signature(loss).bind(None, None)
-        except (TypeError, ValueError):
-            got = getattr(loss, "__name__", type(loss).__name__)
-            checks.fail("supervised", "loss", "a name or a function of (outputs, labels)", got)
-        return loss
-    name = ("cross_entropy" if num_classes else "squared") if loss is None else loss
-    checks.one_of("supervised", "loss", name, LOSSES)
-    if name == "squared":
-        return lambda outputs, labels: _squared(outputs, labels, num_classes)
-    if not num_classes:
-        checks.fail("supervised", "loss", '"squared" or a function for a regression', repr(name))
-    return lambda outputs, labels: _cross_entropy(outputs, labels, num_classes)
-
-
-def _cross_entropy(logits: Array, labels: Array, num_classes: int) -> Array:
-    # A one-hot product: picking an entry per row would be a scatter in the backward pass, slow under vmap.
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * one_hot, axis=-1)
-
-
-def _squared(outputs: Array, labels: Array, num_classes: int) -> Array:
-    if num_classes:
-        labels = jax.nn.one_hot(labels, num_classes, dtype=outputs.dtype)
-    difference = outputs - labels.reshape(outputs.shape)
-    return 0.5 * jnp.sum(jnp.square(difference).reshape(outputs.shape[0], -1), axis=1)
 
 
 def _node_data(dataset: Dataset, partition: Partition) -> NodeData:

@@ -36,7 +36,7 @@ WITH_OPTIMIZER = {
     "relay_sgd": "optimizer",
     "stochastic_gradient_push": "optimizer",
 }
-ALSO = dict.fromkeys(("fedadagrad", "fedadam", "fedyogi"), {"server_learning_rate": 0.1})  # what has no default
+ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 WITH_RATE = {
     "decentralized_admm": "penalty",
     "extra": "learning_rate",
@@ -192,16 +192,8 @@ def two_halves() -> Network:
 
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
-ALONE = (
-    "centralized_sgd",
-    "fedadagrad",
-    "fedadam",
-    "fedyogi",
-    "fedavg",
-    "fedprox",
-    "isolated_training",
-    "scaffold",
-)  # need no links
+SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold")
+ALONE = ("centralized_sgd", *SERVED, "isolated_training")  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

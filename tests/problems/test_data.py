@@ -373,7 +373,7 @@ def test_bad_arrays():
         (lambda: dataset(x, y, regression="no"), "regression must be True, False or None, got 'no'"),
         (lambda: dataset(x, y, num_classes="two"), "num_classes must be an integer"),
         (lambda: dataset(x, y, test_columns={"user": y}), "test_columns must be given together with test_inputs"),
-        (lambda: dataset(x, y, name=3), "name must be a str, got 3"),
+        (lambda: dataset(x, y, name=3), "name must be a string, got 3"),
         (lambda: dataset(object(), y), "of shape [M, ...]"),
         (lambda: synthetic_classification(10**13), "num_examples must be small enough for"),
         (lambda: synthetic_classification(40, 10**13), "num_features must be small enough for"),

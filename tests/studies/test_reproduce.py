@@ -12,6 +12,7 @@ import pytest
 
 from dlsim import results
 from dlsim.configs import experiment_file as configs
+from dlsim.results import digests
 from dlsim.studies import catalogue, claims_table, reproduce
 from dlsim.terminal import cli
 
@@ -237,7 +238,7 @@ def test_an_interrupted_run_does_not_say_what_it_took(both, tmp_path, capsys):
     about = one.saved.folder / "provenance.json"
     held = json.loads(about.read_text())
     held["timing"]["total_seconds"] = None
-    about.write_text(json.dumps(held))
+    about.write_text(json.dumps(digests.sealed(held, about.parent)))
     assert claims_table.seconds(reproduce.found_before(one.paper, "tiny", tmp_path / "runs")) is None
 
 
