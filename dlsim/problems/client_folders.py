@@ -64,7 +64,7 @@ def _leaf(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         bad_file(folder, "a folder of LEAF's JSON files", "none", "")
     for path in files:
         try:
-            stored = json.loads(path.read_text("utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
             users, counts, data = (stored[key] for key in ("users", "num_samples", "user_data"))
             numbers = [int(count) for count in counts]
             pairs = [(data[user]["x"], data[user]["y"]) for user in users]

@@ -375,8 +375,8 @@ def test_bad_arrays():
         (lambda: dataset(x, y, test_columns={"user": y}), "test_columns must be given together with test_inputs"),
         (lambda: dataset(x, y, name=3), "name must be a string, got 3"),
         (lambda: dataset(object(), y), "of shape [M, ...]"),
-        (lambda: synthetic_classification(10**13), "num_examples must be small enough for"),
-        (lambda: synthetic_classification(40, 10**13), "num_features must be small enough for"),
+        (lambda: synthetic_classification(2 * 10**9), "num_examples must be small enough for"),
+        (lambda: synthetic_classification(40, 2 * 10**9), "num_features must be small enough for"),
         (lambda: synthetic_classification(seed=None), "seed must be an integer >= 0, got None"),
         (lambda: synthetic_classification(5, 2, 4), "num_examples"),
     ]
