@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Algorithm, Array, ArrivalAlgorithm, EventAlgorithm, InitFn, Problem, PyTree
@@ -51,7 +52,11 @@ def _checked(problem: Problem, given: PyTree) -> tuple[PyTree, bool]:
     if jax.tree.structure(given) != wanted:
         _fail(f"a tree like the problem's model, {wanted}", str(jax.tree.structure(given)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(like)[0]]
-    leaves, likes = [jnp.asarray(leaf) for leaf in jax.tree.leaves(given)], jax.tree.leaves(like)
+    found, likes = jax.tree.leaves(given), jax.tree.leaves(like)
+    for path, leaf in zip(paths, found, strict=True):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float):
+            _fail(f"arrays{f', at {path}' if path else ''}", checks.describe(leaf))
+    leaves = [jnp.asarray(leaf) for leaf in found]
     is_stacked = bool(leaves) and leaves[0].shape == (problem.num_nodes, *likes[0].shape)
     for path, leaf, one in zip(paths, leaves, likes, strict=True):
         wanted_shape = (problem.num_nodes, *one.shape) if is_stacked else one.shape

@@ -43,8 +43,8 @@ def short(rate: float) -> str:
 
 def check(where: str, progress: Any) -> None:
     """One line if `progress` is none of its values."""
-    if progress not in (True, False, "auto"):
-        checks.fail(where, "progress", 'True, False or "auto"', repr(progress))
+    if not isinstance(progress, bool) and not (isinstance(progress, str) and progress == "auto"):
+        checks.fail(where, "progress", 'True, False or "auto"', checks.describe(progress))
 
 
 @contextlib.contextmanager

@@ -215,6 +215,3 @@ FOREIGN = frozenset(
         ),
     }
 )
-
-# Arguments that still fail in another way, as `room.function(argument`; to be mended, never to grow.
-LEFT: frozenset[str] = frozenset({"dlsim.learn(initial_params", "dlsim.sweep(progress"})

@@ -21,7 +21,6 @@ from contract.arguments_parts import (
     IN_NETWORK,
     KEY,
     LATER,
-    LEFT,
     MAP,
     MORE,
     PACE,
@@ -61,7 +60,7 @@ from contract.arguments_parts import (
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
 
-__all__ = ["FOREIGN", "LATER", "LEFT", "MORE", "ROOMS", "ROWS", "write_files"]
+__all__ = ["FOREIGN", "LATER", "MORE", "ROOMS", "ROWS", "write_files"]
 
 ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
