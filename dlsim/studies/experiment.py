@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING, Any
 
 from dlsim import checks, files, results
 from dlsim.configs import Experiment, apply_overrides, flatten, load_experiment, make_config
-from dlsim.plotting.networks import Networks, drawing_of
+from dlsim.plotting.networks import drawing_of
 from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.studies.catalogue import code_digest
 from dlsim.studies.judging import judge
+from dlsim.studies.networks import Networks
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan

@@ -12,6 +12,7 @@ import dlsim
 from dlsim import networks
 from dlsim.plotting import networks as drawings
 from dlsim.report.data import network_data
+from dlsim.studies import networks as kept
 from dlsim.studies.experiment import run_experiment, sweep_experiment
 from dlsim.sweeps.groups import group_runs
 from dlsim.sweeps.source import from_function
@@ -21,7 +22,7 @@ SMALL = pathlib.Path(__file__).parent.parent / "small_experiment.py"
 
 def seen(make, **axes):
     """The drawings that a sweep of `make` keeps."""
-    found = drawings.Networks()
+    found = kept.Networks()
     group_runs(found.watch(from_function(make, axes, [0], 3, None)))
     return found.drawings()
 
@@ -64,9 +65,9 @@ def test_methods_on_clocks_have_their_network():
 
 
 def test_drawings_are_bounded(monkeypatch):
-    monkeypatch.setattr(drawings, "MOST_NODES", 9)
+    monkeypatch.setattr(kept, "MOST_NODES", 9)
     assert list(seen(make, num_nodes=[4, 8, 12])) == ["4 (4 nodes)", "8 (8 nodes)"]
-    monkeypatch.setattr(drawings, "MOST_NETWORKS", 1)
+    monkeypatch.setattr(kept, "MOST_NETWORKS", 1)
     assert len(seen(make, num_nodes=[4, 8])) == 1
     monkeypatch.setattr(drawings, "MOST_LINKS", 10)
     one = drawings.drawing_of(networks.complete(6))
