@@ -42,7 +42,7 @@ def local_updates(
     where: str = "local_updates",
     argument: str = "optimizer",
 ) -> LocalUpdates:
-    """K local optimiser steps at every node:  x_i <- x_i + u(g_i(x_i)), K times, u the optimiser's update.
+    """K local steps at every node:  x_i <- x_i + u(g_i(x_i)), K = `num_local_steps` times, u the update of `optimizer`.
 
     `run(key, params [n, ...], optimizer_state, node_ids [n], is_present=None, correct=None, extra=(), onto=None,
     round=None)` gives `(params, optimizer_state, info)` with `info["loss"] [n]`, the batch loss averaged over the steps,

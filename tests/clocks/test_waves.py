@@ -337,7 +337,7 @@ FNS = EVENT_FNS["averaging"]
         (lambda: clocks.pack(TAPE, TAPE), r"pack: waves must be a Waves, got Tape\."),
         (
             lambda: clocks.play(jnp.zeros(39), BLOCKS, FNS),
-            r"play: carry must be of leaves \[40, \.\.\.\], got \[39\]\.",
+            r"play: carry must be of leaves \[40, \.\.\.\], got one of shape \[39\]\.",
         ),
         (lambda: clocks.play(jnp.zeros(40), BLOCKS, average), r"event_fns must be one for each of the kinds \[0, 1\]"),
         (lambda: clocks.play(jnp.zeros(40), BLOCKS, {0: shrink}), r"event_fns must be one for .*, got none for 1\."),
