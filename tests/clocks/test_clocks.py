@@ -136,7 +136,10 @@ def test_many_more_events_than_are_drawn_at_a_time():
         (lambda: clocks.poisson(np.array([np.inf])), r"poisson: rate\[0\] must be .*, got inf\."),
         (lambda: clocks.poisson(np.nan), r"poisson: rate must be .*, got nan\."),
         (lambda: clocks.poisson("fast"), r"poisson: rate must be a number, or one a clock \[n\], got 'fast'\."),
-        (lambda: clocks.poisson(np.ones((2, 2))), r"rate must be a number, or one a clock \[n\], got array \[\[1\.0, 1\.0\], \[1\.0, 1\.0\]\]"),
+        (
+            lambda: clocks.poisson(np.ones((2, 2))),
+            r"rate must be a number, or one a clock \[n\], got array \[\[1\.0, 1\.0\], \[1\.0, 1\.0\]\]",
+        ),
         (lambda: clocks.deterministic(0.0), r"deterministic: period must be .*, got 0\."),
         (lambda: clocks.deterministic(1.0, -1.0), r"deterministic: phase must be .*, got -1\."),
         (lambda: clocks.deterministic([1.0, 2.0], [0.0, 0.0, 0.0]), r"parameters must be of one length, got .*2, 3"),
