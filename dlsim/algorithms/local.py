@@ -60,6 +60,9 @@ def local_updates(
     `where` and `argument` are the names of the method and its optimiser, for the error lines; `restarts` says that the
     optimiser's state starts anew each round.
     """
+    checks.text("local_updates", "where", where)
+    checks.text(where, "argument", argument)
+    checks.flag(where, "restarts", restarts)
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
     steps = node_optimizer(where, optimizer, argument, restarts=restarts)
     work = _batches(problem, num_local_steps, num_local_epochs, where)
