@@ -74,6 +74,12 @@ def test_every_room_has_its_place():
     assert sorted(path.name for path in (ROOT / "dlsim").glob("*.py")) == sorted(f"{name}.py" for name in flat)
 
 
+def test_files_of_tests_have_a_name_of_their_own():
+    """Two of one name in two folders are one module to Python: the second would not be collected."""
+    named = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "__init__.py"]
+    assert not {name for name in named if named.count(name) > 1}
+
+
 def test_imports_lead_to_earlier_rooms():
     place = {name: number for number, name in enumerate(ORDER)}
     wrong = [

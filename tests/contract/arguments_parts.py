@@ -204,6 +204,9 @@ MORE: dict[str, frozenset[str]] = {
     "analysis.to_table.metrics": frozenset({"text"}),
 }
 
+# Functions whose right call needs a package beyond the extra `test`.
+NEEDS = {"environments.from_jaxmarl": "jaxmarl", "environments.to_jaxmarl": "jaxmarl"}
+
 # What is handed on to others, whose own words are heard: `jax.lax`, and the functions of a user's problem.
 FOREIGN = frozenset(
     {

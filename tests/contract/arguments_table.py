@@ -23,6 +23,7 @@ from contract.arguments_parts import (
     LATER,
     MAP,
     MORE,
+    NEEDS,
     PACE,
     POISSON,
     PPO,
@@ -60,7 +61,7 @@ from contract.arguments_parts import (
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
 
-__all__ = ["FOREIGN", "LATER", "MORE", "ROOMS", "ROWS", "write_files"]
+__all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
 ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {

@@ -52,8 +52,9 @@ def functions() -> dict[str, Any]:
 FUNCTIONS = functions()
 
 
-def of_room(room: str) -> list[str]:
-    return [name for name in FUNCTIONS if name.startswith(f"{room}.")]
+def of_room(room: str, needed: str | None = None) -> list[str]:
+    """Functions of a room: those that need the package `needed`, or those that need none."""
+    return [name for name in FUNCTIONS if name.startswith(f"{room}.") and table.NEEDS.get(name) == needed]
 
 
 def row(name: str) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def with_value(name: str, argument: str, value: Any) -> dict[str, Any]:
     return {**given, argument: value}
 
 
-def cases(room: str) -> Iterator[tuple[str, str, str]]:
+def cases(room: str, needed: str | None = None) -> Iterator[tuple[str, str, str]]:
     """(function, argument, value); a fixed share of the values, spread over them all, unless all are asked for."""
-    for name in of_room(room):
+    for name in of_room(room, needed):
         for place, argument in enumerate(arguments(name)):
             for index, value in enumerate(VALUES):
                 turn = zlib.crc32(f"{name} {place}".encode()) + index
@@ -151,7 +152,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 
 def test_every_public_function_has_a_right_call() -> None:
     rows = {f"{room}.{name}" for room, made in table.ROWS.items() for name in made}
-    assert rows <= FUNCTIONS.keys()
+    assert rows | table.NEEDS.keys() <= FUNCTIONS.keys()
     needing = {
         name
         for name, function in FUNCTIONS.items()
@@ -161,14 +162,21 @@ def test_every_public_function_has_a_right_call() -> None:
     assert len(FUNCTIONS) > 230
 
 
-@pytest.mark.parametrize("room", table.ROOMS)
+OF_PACKAGES = sorted({(name.partition(".")[0], needed) for name, needed in table.NEEDS.items()})
+
+
+@pytest.mark.parametrize(
+    ("room", "needed"),
+    [(room, None) for room in table.ROOMS]
+    + [pytest.param(*case, marks=pytest.mark.needs(case[1])) for case in OF_PACKAGES],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_right_calls_work_and_wrong_ones_get_a_line(room: str, folder: pathlib.Path) -> None:
+def test_right_calls_work_and_wrong_ones_get_a_line(room: str, needed: str | None, folder: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
-    for name in of_room(room):
+    for name in of_room(room, needed):
         call(name, row(name))
-    outcomes = [attempt(*case) for case in cases(room)]
+    outcomes = [attempt(*case) for case in cases(room, needed)]
     plt.close("all")
     wrong = [outcome for outcome in outcomes if outcome.kind not in ("line", "right")]
     assert not wrong, "\n" + "\n".join(f"{outcome.case}: {outcome.kind} {outcome.said}" for outcome in wrong)

@@ -281,14 +281,14 @@ REFUSED = {
     ),
     "gossip: period must be an integer >= 1": lambda: marl.gossip(period=0),
     "gossip: aggregator must be an Aggregator": lambda: marl.gossip(aggregator="median"),
-    "gossip: parts must be a tuple of names": lambda: marl.gossip(parts="critic"),
+    "gossip: parts must be a sequence, each a string or None, got 'critic'": lambda: marl.gossip(parts="critic"),
     "ippo: sharing.parts must be of actor, critic, got mixer": lambda: trained(
         marl.ippo(WORLD, sharing=marl.gossip(parts=("mixer",)), **SMALL), 1
     ),
     "train: learner must be a Learner": lambda: marl.train(WORLD),
     "learn: network must be of the problem's 2 nodes": lambda: marl.train(marl.ippo(WORLD), networks.ring(3)),
     "feedforward: activation must be one of": lambda: marl.feedforward(activation="relo"),
-    "feedforward: hidden must be an integer >= 1": lambda: marl.feedforward((0,)),
+    "feedforward: hidden.0. must be an integer >= 1, got 0": lambda: marl.feedforward((0,)),
     "recurrent: hidden must be an integer >= 1": lambda: marl.recurrent(0),
     "from_flax: make must be a function": lambda: marl.from_flax(3),
     "probe_both: problem must be one with data": lambda: trained(
