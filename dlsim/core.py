@@ -20,7 +20,8 @@ import jax
 Array = jax.Array
 PyTree = Any
 State = Any
-Info = dict[str, Any]  # what a person may want to look at; `loss` [N], `num_gradients` [N] and `status` have a meaning
+# What a person may want to look at; `loss` [N] and `num_gradients` [N] (both or neither) and `status` have a meaning.
+Info = dict[str, Any]
 
 
 class InitFn(Protocol):
@@ -129,6 +130,8 @@ class Problem(NamedTuple):
     # as `gradient`; None where there are no examples to go through
     gradient_at: Any | None = None
     source: str = ""
+    # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
+    start: Any | None = None
 
 
 # What a network may be, and what a method may require of it.

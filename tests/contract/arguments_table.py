@@ -99,7 +99,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "nids": rated(),
         "proxskip": rated(),
         "quasi_global_momentum": rated(),
-        "randomized_gossip": lambda: {"values": jnp.ones((4, 3))},
         "relay_sgd": optimized(),
         "scaffold": rated("local_learning_rate"),
         "stochastic_gradient_push": optimized(),
@@ -181,6 +180,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "wave_summary": just(waves=waves),
     },
     "dlsim": {
+        "average": lambda: {"values": np.ones((8, 3)), "network": ring()},
         "learn": lambda: {
             "problem": problem(),
             "algorithm": dlsim.algorithms.dsgd(problem(), SGD),
@@ -352,6 +352,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "bootstrap": just(num_examples=4),
         "by_column": just(name="writer"),
         "classification": lambda: {"dataset": data(), "num_nodes": 4, "model": "softmax"},
+        "consensus": lambda: {"values": np.ones((4, 3))},
         "conv_general_dilated": lambda: {
             "lhs": jnp.ones((1, 4, 4, 1)),
             "rhs": jnp.ones((2, 2, 1, 1)),
