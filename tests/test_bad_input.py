@@ -79,7 +79,10 @@ CASES = {
         lambda: dlsim.learn(quadratic(), algorithms.extra(quadratic(), 0.1), networks.exponential(6)),
         "undirected for this algorithm, .*or stochastic_gradient_push",
     ),
-    "edges as a list": (lambda: networks.from_edge_list([(0, 1)]), r"got list\. For arrays use connect\(graph\("),
+    "a file as a list": (
+        lambda: networks.read_graph_file([(0, 1)]),
+        r"got list\. Pairs in memory go to from_edge_list",
+    ),
     "sizes": (lambda: sgd_on(networks.ring(7)), "of the problem's 6 nodes, got 7 nodes. Give both the same num_nodes"),
     "two problems": (mismatched, "got 6 of them. Give the algorithm and learn the same problem"),
     "no nodes": (lambda: networks.ring(0), "ring: num_nodes must be an integer >= 1, got 0"),

@@ -22,6 +22,7 @@ from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
+from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links, links
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
 from dlsim.networks.periods import period_gap
@@ -68,6 +69,7 @@ __all__ = [
     "Graph",
     "GraphFile",
     "Inbox",
+    "Labels",
     "Links",
     "Network",
     "barabasi_albert",

@@ -97,6 +97,7 @@ def time_varying(
             lowering="neighbors",
             grid=None,
             offsets=None,
+            labels=None,
             properties=properties,
         )
         return state + 1, network
@@ -157,7 +158,7 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
     def step(key: Array, state: tuple[()], network: Network) -> tuple[tuple[()], Network]:
         if network.is_linked is not None:
             checks.fail("epidemic", "place", "before scenarios that take links away", "after one", "Put it first.")
-        fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, properties=properties)
+        fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, labels=None, properties=properties)
         return state, draw(key, fresh, out_degree)
 
     return Scenario(init=init, step=step, source="de Vos et al., NeurIPS 2023", properties=properties)

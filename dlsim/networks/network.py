@@ -104,6 +104,7 @@ class Network(NetworkFields):
             receivers=receivers[by_receiver].astype(np.int32),
             is_directed="undirected" not in self.properties,
             positions=None if self.positions is None else np.asarray(self.positions)[order],
+            labels=None if self.labels is None else self.labels.ordered(order, by_receiver),
         )
         weights = np.asarray(self.edge_weights)[by_receiver], np.asarray(self.self_weights)[order]
         lowering = "neighbors" if self.lowering == "shifts" else self.lowering
@@ -223,5 +224,6 @@ def _assemble(graph: Graph, edge_weights: np.ndarray, self_weights: np.ndarray, 
         state=NetworkState(traffic=no_traffic(graph.num_nodes), channels={}),
         grid=graph.grid,
         offsets=graph.offsets,
+        labels=graph.labels,
         properties=properties,
     )

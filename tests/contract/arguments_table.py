@@ -280,7 +280,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
-        "from_edge_list": just(path="edges.txt"),
+        "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
         "from_matrix": just(matrix=np.full((3, 3), 1 / 3)),
         "from_networkx": lambda: {"network": networks.to_networkx(ring())},
