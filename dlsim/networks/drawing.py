@@ -86,6 +86,7 @@ def draw(
     else:
         _lines(ax, graph, segments, thick, alpha)
     style: dict[str, Any] = {"s": size, "zorder": 2, "linewidths": min(0.8, size / 40), "edgecolors": "white"}
+    bright = np.zeros(graph.num_nodes, bool)  # where white letters would not be seen
     if groups is not None:
         _groups(ax, places, groups, style, label)
     elif numbers is None:
@@ -95,9 +96,11 @@ def draw(
         (x, y), (hollow_x, hollow_y) = places[is_known].T, places[~is_known].T
         points = ax.scatter(x, y, c=numbers[is_known], cmap="viridis", **style)
         ax.scatter(hollow_x, hollow_y, **(style | {"facecolors": "white", "edgecolors": "0.4", "linewidths": 0.8}))
+        low, high = points.get_clim()
+        bright = ~is_known | (numbers > low + 0.6 * (high - low))
         ax.figure.colorbar(points, ax=ax, label=label, shrink=0.8)
-    for place, text in zip(places, texts or (), strict=bool(texts)):
-        _write(ax, place, text, size)
+    for node, text in enumerate(texts or ()):
+        _write(ax, places[node], text, size, "0.15" if bright[node] else "white")
     ax.autoscale_view()
     ax.margins(0.06)
     ax.set_aspect("equal", adjustable="datalim")
@@ -141,7 +144,6 @@ def _widths(network: Network | Graph, graph: Graph, widths: Any) -> np.ndarray |
     """Points of each edge `[E]`; None: all alike."""
     if widths is None:
         return None
-    fix = ""
     if isinstance(widths, str):
         known = set() if graph.labels is None else {key for one in graph.labels.edges or () for key in one}
         has_weights = isinstance(network, Network) and "weights" not in known
@@ -151,9 +153,10 @@ def _widths(network: Network | Graph, graph: Graph, widths: Any) -> np.ndarray |
             numbers = np.abs(np.asarray(network.edge_weights, np.float64)[there])
             return _points(numbers)
         found = [] if graph.labels is None else graph.labels.of_edges(widths) or []
-        widths, fix = [np.nan if value is None else value for value in found], "Some edges have none."
+        if any(value is None for value in found):
+            checks.fail("draw", "widths", "an attribute of every edge", f"{widths!r}, absent from some")
+        widths = found
     numbers = np.asarray(checks.array("draw", "widths", widths, (graph.num_edges,), 0.0), np.float64)
-    del fix
     return _points(numbers)
 
 
@@ -232,7 +235,7 @@ def _groups(ax: Axes, places: np.ndarray, groups: list[str], style: dict[str, An
         handle.set_sizes([40.0])  # type: ignore[union-attr]
 
 
-def _write(ax: Axes, place: np.ndarray, text: str, size: float) -> None:
+def _write(ax: Axes, place: np.ndarray, text: str, size: float, inside: str) -> None:
     """Short texts in the node where there is room, others beside it."""
     is_inside = len(text) <= 2 and size > 100
     ax.annotate(
@@ -243,6 +246,6 @@ def _write(ax: Axes, place: np.ndarray, text: str, size: float) -> None:
         ha="center",
         va="center" if is_inside else "bottom",
         fontsize=7,
-        color="white" if is_inside else "0.15",
+        color=inside if is_inside else "0.15",
         zorder=3,
     )

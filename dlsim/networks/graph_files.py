@@ -39,6 +39,10 @@ class GraphFile(NamedTuple):
     names: tuple[int | str | None, ...] | None  # [N] what the file calls each node; None: by its position
     form: str
 
+    def __repr__(self) -> str:
+        held = [f"with {name}" for name in ("values", "names") if getattr(self, name) is not None]
+        return f"GraphFile({', '.join([f'{self.num_nodes} nodes', f'{len(self.senders)} lines', self.form, *held])})"
+
 
 def from_edge_list(
     edges: Any,

@@ -69,6 +69,17 @@ class Network(NetworkFields):
     second, as in a real push-sum.
     """
 
+    def __repr__(self) -> str:
+        if not all(hasattr(leaf, "shape") for leaf in (self.node_ids, self.senders)):
+            return "Network(...)"  # a shape of one, without arrays
+        edges = "all linked" if self.is_implicit else f"{self.num_edges} directed edges"
+        held = ("links", "labels", "positions", "is_present", "is_linked", "cohort")
+        implied = {"row_stochastic", "column_stochastic"} if "doubly_stochastic" in self.properties else set()
+        parts = [f"{self.num_nodes} nodes", edges, f"by {self.lowering}", *sorted(self.properties - implied)]
+        parts += ["with a channel"] if self.channel is not PERFECT else []
+        parts += [f"with {name}" for name in held if getattr(self, name) is not None]
+        return f"Network({', '.join(parts)})"
+
     def with_lowering(self, lowering: str) -> Network:
         """Force a lowering of `mix`: average, shifts, neighbors, edges or dense."""
         return lower(self, lowering)
