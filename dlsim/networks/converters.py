@@ -172,8 +172,8 @@ def _free_key(attributes: tuple[dict[str, Any], ...] | None, edge_weights: np.nd
     given = [None if attributes is None else one.get("weight") for one in attributes or ()]
     if all(value is None for value in given):
         return "weight"
-    numbers_ = [value if isinstance(value, int | float | np.number) else np.nan for value in given]
-    return "weight" if np.allclose(numbers_, edge_weights, rtol=1e-6, atol=1e-7) else "mixing_weight"
+    known = [float(value) if isinstance(value, int | float | np.number) else np.nan for value in given]
+    return "weight" if np.allclose(known, edge_weights, rtol=1e-6, atol=1e-7) else "mixing_weight"
 
 
 def from_jraph(graphs_tuple: jraph.GraphsTuple, *, weights: Weights | None = None, lowering: str = "auto") -> Network:

@@ -23,10 +23,13 @@ class Pairs(NamedTuple):
 
 def read_pairs(where: str, given: Any, values: bool) -> Pairs:
     """The ends, and the weights where there are three columns; `values`: whether to read them."""
-    checks.known(where, "edges", given, "known while tracing", "A graph is built outside jit and vmap.")
     if isinstance(given, np.ndarray) or hasattr(given, "__array__"):
+        checks.known(where, "edges", given, "known while tracing", "A graph is built outside jit and vmap.")
         return _of_array(where, checks.array(where, "edges", given, (None, None)), values)
-    rows = checks.sequence(where, "edges", given, _RULE)
+    is_view = isinstance(given, Mapping) and not isinstance(given, dict)  # networkx's edges, by (u, v)
+    rows = [*given] if is_view else checks.sequence(where, "edges", given, _RULE)
+    if is_view and any(not isinstance(row, tuple) or len(row) != 2 for row in rows):
+        checks.fail(where, "edges", _RULE, checks.describe(given), "A networkx graph goes to from_networkx.")
     if not rows:
         checks.fail(where, "edges", "one or more pairs", "none")
     made = []

@@ -61,7 +61,7 @@ def crash(at_step: int, fraction: Any) -> Scenario:
     return Scenario(init=init, step=step)
 
 
-def outages(node_ids: Any, start: Any, end: Any = None) -> Scenario:
+def outages(node_ids: Any, start: Any, end: Any | None = None) -> Scenario:
     """Given nodes are away at given times: node `node_ids[k]` in every round t with `start[k] <= t < end[k]`, k = 0..K-1.
 
     Rounds count from 0; of methods with clocks they are the windows of simulated time.  A node may stand in the table

@@ -180,7 +180,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "wave_summary": just(waves=waves),
     },
     "dlsim": {
-        "average": lambda: {"values": np.ones((8, 3)), "network": ring()},
+        "average": lambda: {"values": np.ones((4, 3)), "network": ring()},
         "learn": lambda: {
             "problem": problem(),
             "algorithm": dlsim.algorithms.dsgd(problem(), SGD),
@@ -296,7 +296,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
         "mixing_weights": just(graph=graph, name="laplacian", step=0.2),
-        "outages": lambda: {"node_ids": (0, 2), "start": (1, 2), "end": 5},
+        "outages": lambda: {"node_ids": (0, 2), "start": np.array([1.0, 2.0]), "end": np.array([3.0, 4.0])},
         "participation": just(cohort_size=2),
         "period_gap": lambda: {"networks": [ring(), networks.path(4)]},
         "quantize": just(bits=4),

@@ -154,7 +154,7 @@ def test_edges_are_as_thick_as_their_weights():
         ({"layout": 3}, r"draw: layout must be places \[N, 2\] or one of"),
         ({"labels": ["a"]}, "draw: labels must be of the 34 nodes, got 1 texts"),
         ({"labels": 1}, "draw: labels must be True, False, or a text for each node"),
-        ({"widths": "length"}, "draw: widths must be one of weights, weight"),
+        ({"widths": "length"}, "draw: widths must be one of weight, weights, got 'length'"),
         ({"widths": [1.0]}, r"draw: widths must be of shape \[156\]"),
         ({"arrows": 1}, "draw: arrows must be True or False"),
     ],

@@ -200,8 +200,8 @@ def test_sinkhorn_of_a_symmetric_graph_is_symmetric_and_scales_rows_and_columns(
     system[np.arange(len(rows)), columns] += 1
     rest = np.linalg.lstsq(system, ratio, rcond=None)[0]
     np.testing.assert_allclose(system @ rest, ratio, atol=1e-4)
-    run = dlsim.simulate(dlsim.average(np.arange(34.0), network), seed=0, num_steps=60, record=dlsim.Record(every=60))
-    assert run.results.distance_of_mean.values[-1] < 1e-8 * run.results.distance.values[0]
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,8 @@ def test_sinkhorn_is_refused_where_it_cannot_be(matrix, said: str) -> None:
         (lambda: networks.from_edge_list(np.ones((3, 4))), r"edges must be of shape \[E, 2\], or \[E, 3\]"),
         (lambda: networks.from_edge_list([[0.5, 1]]), r"edges\[0\] must be between nodes that are integers or names"),
         (lambda: networks.from_edge_list(np.array([[0.5, 1]])), r"edges\[0, 0\] must be a whole number, got 0.5"),
+        (lambda: networks.from_edge_list(nx.MultiGraph([(0, 1)]).edges), "A networkx graph goes to from_networkx"),
+        (lambda: networks.from_edge_list({(0, 1): 2.0}), "edges must be the name of a file, or pairs"),
         (lambda: networks.from_edge_list(5), "edges must be the name of a file, or pairs"),
         (lambda: networks.from_edge_list([(0, 1, "a")]), r"edges\[0\] must be a finite weight in third place"),
         (lambda: networks.from_edge_list([(0, 1, {"w": 1})]), "A networkx graph goes to from_networkx"),
