@@ -70,7 +70,7 @@ CASES = {
         lambda: sgd_on(networks.connect(networks.graph(6, [0, 2, 4], [1, 3, 5]))),
         "connected .*Add edges",
     ),
-    "not stochastic": (lambda: networks.from_matrix(np.ones((3, 3))), "got row 0 with sum 3. Pass normalize="row""),
+    "not stochastic": (lambda: networks.from_matrix(np.ones((3, 3))), "got row 0 with sum 3. Pass normalize=.row."),
     "a matrix as weights": (
         lambda: networks.connect(networks.graph(3, [0], [1]), np.eye(3)),
         r"got ndarray\. For a whole matrix use from_matrix",
