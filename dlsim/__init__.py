@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Scenario,
     )
     from dlsim.learning import metrics
+    from dlsim.learning.average import average
     from dlsim.learning.learn import learn
     from dlsim.running import meshes
     from dlsim.running.early import stop_at, stop_on_plateau
@@ -47,6 +48,7 @@ __all__ = [
     "algorithms",
     "analysis",
     "arrivals",
+    "average",
     "clocks",
     "environments",
     "learn",
@@ -67,6 +69,7 @@ _HOMES = {
         "Scenario",
     ),
     "learning": ("metrics",),
+    "learning.average": ("average",),
     "learning.learn": ("learn",),
     "running": ("meshes",),
     "running.early": ("stop_at", "stop_on_plateau"),

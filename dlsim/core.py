@@ -20,7 +20,8 @@ import jax
 Array = jax.Array
 PyTree = Any
 State = Any
-Info = dict[str, Any]  # what a person may want to look at; `loss` [N], `num_gradients` [N] and `status` have a meaning
+# What a person may want to look at; `loss` [N] and `num_gradients` [N] (both or neither) and `status` have a meaning.
+Info = dict[str, Any]
 
 
 class InitFn(Protocol):
@@ -33,6 +34,15 @@ class StepFn(Protocol):
 
 class MeasureFn(Protocol):
     def __call__(self, state: State, info: Info, /) -> Info: ...
+
+
+def _line(kind: str, parts: list[str]) -> str:
+    return f"{kind}({', '.join(part for part in parts if part)})"
+
+
+def _sources(sources: tuple[str, ...]) -> str:
+    known = [source for source in sources if source]
+    return f"after {'; '.join(known)}" if known else ""
 
 
 class Process(NamedTuple):
@@ -56,6 +66,13 @@ class Process(NamedTuple):
     on: Relink | None = None
     feed: Feed | None = None
     drawn: Drawn | None = None
+
+    def __repr__(self) -> str:
+        parts = ["" if self.num_nodes is None else f"{self.num_nodes} nodes"]
+        network = self.network if self.drawn is None else self.drawn.network
+        parts += ["" if network is None else f"over {network!r}", _sources(self.sources)]
+        parts += ["fed by the host" if self.feed is not None else "", "" if self.measure else "measures nothing"]
+        return _line("Process", parts)
 
     def over(self, network: Any) -> Process | None:
         """The same process over another network of the same nodes; None where nobody knows how."""
@@ -129,6 +146,15 @@ class Problem(NamedTuple):
     # as `gradient`; None where there are no examples to go through
     gradient_at: Any | None = None
     source: str = ""
+    # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
+    start: Any | None = None
+
+    def __repr__(self) -> str:
+        made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
+        known = ("optimum", "proximal", "smoothness", "start", "node_block")
+        held = [f"with {name}" for name in known if getattr(self, name) is not None]
+        batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
+        return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
 
 
 # What a network may be, and what a method may require of it.

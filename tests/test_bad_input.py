@@ -70,7 +70,7 @@ CASES = {
         lambda: sgd_on(networks.connect(networks.graph(6, [0, 2, 4], [1, 3, 5]))),
         "connected .*Add edges",
     ),
-    "not stochastic": (lambda: networks.from_matrix(np.ones((3, 3))), "got row 0 with sum 3. Divide every row"),
+    "not stochastic": (lambda: networks.from_matrix(np.ones((3, 3))), "got row 0 with sum 3. Pass normalize=.row."),
     "a matrix as weights": (
         lambda: networks.connect(networks.graph(3, [0], [1]), np.eye(3)),
         r"got ndarray\. For a whole matrix use from_matrix",
@@ -79,7 +79,10 @@ CASES = {
         lambda: dlsim.learn(quadratic(), algorithms.extra(quadratic(), 0.1), networks.exponential(6)),
         "undirected for this algorithm, .*or stochastic_gradient_push",
     ),
-    "edges as a list": (lambda: networks.from_edge_list([(0, 1)]), r"got list\. For arrays use connect\(graph\("),
+    "a file as a list": (
+        lambda: networks.read_graph_file([(0, 1)]),
+        r"got list\. Pairs in memory go to from_edge_list",
+    ),
     "sizes": (lambda: sgd_on(networks.ring(7)), "of the problem's 6 nodes, got 7 nodes. Give both the same num_nodes"),
     "two problems": (mismatched, "got 6 of them. Give the algorithm and learn the same problem"),
     "no nodes": (lambda: networks.ring(0), "ring: num_nodes must be an integer >= 1, got 0"),

@@ -17,6 +17,7 @@ from dlsim.algorithms.federated_arrivals import federated_arrivals
 from dlsim.algorithms.fedfix import fedfix, synchronous_fedavg
 from dlsim.algorithms.fedopt import fedadagrad, fedadam, fedyogi
 from dlsim.algorithms.fedprox import fedprox
+from dlsim.algorithms.gossip import gossip
 from dlsim.algorithms.gossip_learning import gossip_learning
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
@@ -24,6 +25,7 @@ from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.proxskip import proxskip
+from dlsim.algorithms.push_sum import push_sum
 from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
 from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
@@ -56,6 +58,7 @@ __all__ = [
     "fedfix",
     "fedprox",
     "fedyogi",
+    "gossip",
     "gossip_learning",
     "gradient_tracking",
     "isolated_training",
@@ -64,6 +67,7 @@ __all__ = [
     "local_updates",
     "nids",
     "proxskip",
+    "push_sum",
     "quasi_global_momentum",
     "randomized_gossip",
     "relay_sgd",

@@ -16,7 +16,7 @@ class GossipState(NamedTuple):
     params: PyTree  # [N, ...]
 
 
-def randomized_gossip(values: PyTree, *, step_size: Any = 0.5) -> EventAlgorithm:
+def randomized_gossip(*, step_size: Any = 0.5) -> EventAlgorithm:
     """Two linked nodes meet when the clock of their edge ticks, and move towards each other.
 
         x_i <- x_i + a (x_j - x_i),   x_j <- x_j + a (x_i - x_j)
@@ -25,26 +25,19 @@ def randomized_gossip(values: PyTree, *, step_size: Any = 0.5) -> EventAlgorithm
     second eigenvalue of the expected mixing matrix: E ||x - mean||^2 decays at least at the rate
     2 a (1 - a) lambda_2(L) a second, L the Laplacian whose weights are the rates r_ij.
 
+    They average what they start with: `dlsim.average(values, network, randomized_gossip())`.
+
     Args:
-      values: what the nodes start with, leaves `[N, ...]`.
       step_size: a in (0, 1); may be traced.
 
     Cost of an event: two messages of D numbers.  Nodes compute no gradients.
     Source: Boyd, Ghosh, Prabhakar, Shah, Randomized gossip algorithms, IEEE Transactions on Information Theory 2006.
     """
     checks.number("randomized_gossip", "step_size", step_size, 0.0, 1.0, open_minimum=True)
-    for leaf in jax.tree.leaves(values) or [values]:
-        if not isinstance(leaf, jax.core.Tracer):
-            made = checks.host("randomized_gossip", "values", leaf, "numbers, leaves [N, ...]")
-            if not made.ndim or made.dtype.kind not in "iufV":
-                checks.fail("randomized_gossip", "values", "numbers, leaves [N, ...]", checks.describe(leaf))
-        checks.finite("randomized_gossip", "values", leaf)
 
     def init(key: Array, params: PyTree, network: Network) -> GossipState:
-        del key, params
-        for leaf in jax.tree.leaves(values):
-            checks.shape("randomized_gossip", "values", leaf, (network.num_nodes, *leaf.shape[1:]))
-        return GossipState(jax.tree.map(jnp.asarray, values))
+        del key, network
+        return GossipState(params)
 
     def on_message(keys: Array, rows: GossipState, heard: PyTree, node_ids: Array) -> tuple[GossipState, Info]:
         del keys, node_ids

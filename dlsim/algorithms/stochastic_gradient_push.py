@@ -79,7 +79,7 @@ def stochastic_gradient_push(
         z = debiased(state)
         moved, optimizer_state, info = local.run(key, z, state.optimizer_state, network.node_ids, network.is_present)
         biased = jax.tree.map(lambda x, new, old: x + (new - old), state.biased, moved, z)
-        (pushed, push_weight), network = network.mix(key, (biased, state.push_weight), weights=_push_weights(network))
+        (pushed, push_weight), network = network.mix(key, (biased, state.push_weight), weights=push_weights(network))
         new = StochasticGradientPushState(pushed, push_weight, optimizer_state)
         return trees.select(network.is_present, new, state), network, info
 
@@ -92,7 +92,7 @@ def stochastic_gradient_push(
     )
 
 
-def _push_weights(network: Network) -> tuple[Array, Array] | None:
+def push_weights(network: Network) -> tuple[Array, Array] | None:
     """The round's column-stochastic weights, `(edge_weights [E], self_weights [N])`: what cannot be pushed is kept.
 
     None where the network's own weights do: nobody is missing, or only columns sum to one.  Where rows do too, its rule

@@ -63,7 +63,8 @@ def learn(
 
     A step lets the scenario make the round's network of the one given here, lets the algorithm do its round on it, and
     keeps what the round cost: traffic, simulated seconds (communication by the verbs, then the slowest node's gradient
-    evaluations), channel states.  All nodes start from the same parameters, which the problem draws, or from
+    evaluations), channel states.  All nodes start from the same parameters, which the problem draws (those of
+    `dlsim.problems.consensus` from the vectors given to it), or from
     `initial_params`: one model for all, `[...]`, or one a node, every leaf `[N, ...]`, where the method allows for it (not
     those with a server, nor those whose nodes must know each other's first model).  They become constants of the process.
 
@@ -100,7 +101,7 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
-    start = starting_models(problem, algorithm, initial_params)
+    start = starting_models(problem, algorithm, initial_params, network.node_ids)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:
             fix = "Clients that are slow, or away between jobs, are the pace's affair."
@@ -129,7 +130,8 @@ def learn(
     def step(key: Array, state: LearnState) -> tuple[LearnState, Info]:
         current = network.with_state(state.network)
         algorithm_state, scenario_state, current, info = round_(key, state.algorithm, state.scenario, current)
-        count = info["num_gradients"].astype(jnp.uint32)
+        nobody = jnp.zeros(network.num_nodes, jnp.uint32)
+        count = info["num_gradients"].astype(jnp.uint32) if "num_gradients" in info else nobody
         info = {**info, "status": _status(algorithm, current, info)}
         if current.is_present is not None:
             info["num_present"] = jnp.sum(current.is_present)
@@ -169,7 +171,9 @@ def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:
 
 def _status(algorithm: Algorithm, network: Network, info: Info) -> Array:
     """Bits by node, uint32 `[N]`."""
-    bad = ~jnp.isfinite(info["loss"]) & (info["num_gradients"] > 0)
+    bad = jnp.zeros(network.num_nodes, bool)
+    if "loss" in info:
+        bad = ~jnp.isfinite(info["loss"]) & (info["num_gradients"] > 0)
     if bad.shape[0] != network.num_nodes:
         rows = asked(network)[0]
         nobody = jnp.zeros(network.num_nodes, bool)

@@ -1,4 +1,4 @@
-"""Where the nodes' models start: as the problem makes them, or from models that are given."""
+"""Where the nodes' models start: as the problem makes them, one for all or one a node, or from models that are given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from dlsim.core import Algorithm, Array, ArrivalAlgorithm, EventAlgorithm, InitF
 
 
 def starting_models(
-    problem: Problem, algorithm: Algorithm | EventAlgorithm | ArrivalAlgorithm, given: PyTree | None
+    problem: Problem,
+    algorithm: Algorithm | EventAlgorithm | ArrivalAlgorithm,
+    given: PyTree | None,
+    node_ids: Array,
 ) -> InitFn:
     """`(key) -> models [N, ...]` that a method starts from, or `[...]` for a server of arrivals.
 
@@ -22,6 +25,9 @@ def starting_models(
     """
     num = problem.num_nodes
     is_one = isinstance(algorithm, ArrivalAlgorithm)
+    if given is None and problem.start is not None and not (is_one or algorithm.requires & {"server", "common_start"}):
+        own = problem.start
+        return lambda key: jax.tree.map(jnp.array, own(keys.stream(key, "params"), node_ids))  # a copy, as below
     if given is None:
 
         def drawn(key: Array) -> PyTree:
@@ -29,8 +35,6 @@ def starting_models(
             return jax.tree.map(jnp.asarray, model) if is_one else trees.replicate(model, num)
 
         return drawn
-    if isinstance(algorithm, EventAlgorithm) and not algorithm.trains:
-        _fail("None for a method that trains nothing", "given", "Its values are its own argument.")
     models, is_stacked = _checked(problem, given)
     if is_stacked and (is_one or algorithm.requires & {"server", "common_start"}):
         fix = "Pass one of them, or their mean: jax.tree.map(lambda leaf: leaf.mean(0), models)."

@@ -22,8 +22,10 @@ from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
+from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links, links
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.periods import period_gap
 from dlsim.networks.random_graphs import (
     barabasi_albert,
     erdos_renyi,
@@ -32,7 +34,7 @@ from dlsim.networks.random_graphs import (
     stochastic_block,
     watts_strogatz,
 )
-from dlsim.networks.scenarios import churn, crash, link_failure, participation, random_presence
+from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
 from dlsim.networks.spectral import (
     chi_1,
     chi_2,
@@ -67,6 +69,7 @@ __all__ = [
     "Graph",
     "GraphFile",
     "Inbox",
+    "Labels",
     "Links",
     "Network",
     "barabasi_albert",
@@ -109,9 +112,11 @@ __all__ = [
     "mixing_weights",
     "no_scenario",
     "one_peer_exponential",
+    "outages",
     "participation",
     "path",
     "perfect_channel",
+    "period_gap",
     "quantize",
     "random_geometric",
     "random_k",

@@ -5,13 +5,16 @@ This is the only module that knows jraph.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import check_graph, graph
+from dlsim.networks.graph import Graph, check_graph, graph
+from dlsim.networks.labels import Labels
 from dlsim.networks.network import Network, connect
+from dlsim.networks.normalizing import check_normalize
 from dlsim.networks.topologies import Weights
 from dlsim.networks.weighted_edges import (
     default_weights,
@@ -29,9 +32,17 @@ _NO_WEIGHTS = 'Pass weights="metropolis_hastings", or another name, if they are 
 
 
 def from_networkx(
-    network: networkx.Graph, *, weights: Weights | None = None, edge_key: str | None = None, lowering: str = "auto"
+    network: networkx.Graph,
+    *,
+    weights: Weights | None = None,
+    edge_key: str | None = None,
+    normalize: str | None = None,
+    lowering: str = "auto",
 ) -> Network:
     """A Network over a networkx graph; node p is the p-th in the order of `network.nodes`.
+
+    Names and attributes of nodes and edges are carried as `network.labels`, and `to_networkx` gives them back; of parallel
+    edges those of the last.
 
     Args:
       network: Graph or DiGraph; an arc (u, v) lets v hear u.  Parallel edges count once, loops only as weights.  The
@@ -40,6 +51,9 @@ def from_networkx(
       edge_key: the edge attribute that holds W[v, u]; a loop's, or the node attribute `self_weight` (as `to_networkx`
         writes it), is the diagonal.  Where neither says it, it is 0 if rows or columns then sum to one, else what makes
         the row sum to one.  Excludes `weights`.
+      normalize: what makes mixing weights of any weights >= 0 under `edge_key`: `"row"` or `"column"`, which divide by
+        sums, or `"sinkhorn"`, which scales rows and columns until both sum to one (and is refused where that cannot be).
+        Where nothing says the diagonal, it is then the mean weight of the node's edges, as if it were one more neighbour.
       lowering: as in `connect`.
     """
     import networkx as nx
@@ -55,7 +69,12 @@ def from_networkx(
     receivers = np.array([v for _, v, _ in arcs], np.int64)
     is_directed = network.is_directed()
     one = graph(len(names), senders, receivers, is_directed=is_directed, positions=_positions(where, network, names))
+    one = dataclasses.replace(one, labels=_labels(network, names, arcs, one))
+    check_normalize(where, normalize)
     if edge_key is None:
+        if normalize is not None:
+            fix = 'Pass edge_key, say edge_key="weight".'
+            checks.fail(where, "normalize", "None where no edge_key is given", repr(normalize), fix)
         return connect(one, default_weights(one, weights), lowering)
     checks.text(where, "edge_key", edge_key, "the name of an edge attribute")
     if weights is not None:
@@ -71,7 +90,25 @@ def from_networkx(
         own = np.full(len(names), np.nan)
         own[[value is not None for value in held]] = numbers(where, "self_weight number {}", said)
     edges = (senders, receivers, values)
-    return weighted_network(where, one, edges, own=own, both_ways=not is_directed, lowering=lowering)
+    options: dict[str, Any] = {"both_ways": not is_directed, "lowering": lowering, "normalize": normalize}
+    return weighted_network(where, one, edges, own=own, fix='Scale them down, or pass normalize="row".', **options)
+
+
+def _labels(network: networkx.Graph, names: list[Any], arcs: list[tuple[int, int, Any]], one: Graph) -> Labels | None:
+    """Names and attributes in the graph's order; None where it has none but the positions of its nodes as names."""
+    num_nodes = len(names)
+    by_code: dict[int, dict[str, Any]] = {}
+    for u, v, data in arcs:
+        for code in (v * num_nodes + u,) if one.is_directed else (v * num_nodes + u, u * num_nodes + v):
+            by_code[code] = data
+    nodes = tuple(dict(network.nodes[name]) for name in names)
+    edges = None
+    if any(by_code.values()):
+        codes = one.receivers.astype(np.int64) * num_nodes + one.senders
+        edges = tuple(dict(by_code[code]) for code in codes.tolist())
+    if edges is None and not network.graph and not any(nodes) and names == list(range(num_nodes)):
+        return None
+    return Labels(tuple(names), nodes, edges, dict(network.graph))
 
 
 def _positions(where: str, network: networkx.Graph, names: list[Any]) -> np.ndarray | None:
@@ -92,29 +129,51 @@ def _positions(where: str, network: networkx.Graph, names: list[Any]) -> np.ndar
     return np.stack(rows) if all(row.shape == (2,) for row in rows) else None
 
 
-def to_networkx(network: Network, *, loops: bool = False) -> networkx.Graph:
+def to_networkx(network: Network, *, loops: bool = False, edge_key: str | None = None) -> networkx.Graph:
     """A Graph (a DiGraph where W is not symmetric), W[v, u] as `weight` of (u, v), the diagonal as nodes' `self_weight`.
+
+    Names and attributes that the network came with (`from_networkx`) are there again.
 
     Args:
       network: any with a list of edges.
       loops: whether the diagonal stands on loops as well, so that a file of the edges keeps it.
+      edge_key: the attribute that W is written as; default `weight`, or `mixing_weight` where the edges came with a
+        `weight` that is another number, which stays.
     """
     import networkx as nx
 
     checks.flag("to_networkx", "loops", loops)
+    if edge_key is not None:
+        checks.text("to_networkx", "edge_key", edge_key, "the name of an edge attribute")
     num_nodes, senders, receivers, edge_weights = _lists("to_networkx", network)
     is_plain = {"symmetric", "undirected"} <= network.properties
     result = nx.Graph() if is_plain else nx.DiGraph()
-    for node, own in enumerate(np.asarray(network.self_weights).tolist()):
-        result.add_node(node, self_weight=own)
+    labels, own = network.labels, np.asarray(network.self_weights).tolist()
+    names = range(num_nodes) if labels is None else labels.names
+    attributes = None if labels is None else labels.edges
+    key = edge_key or _free_key(attributes, edge_weights)
+    if labels is not None:
+        result.graph.update(labels.graph)
+    for node, name in enumerate(names):
+        result.add_node(name, **{**({} if labels is None else labels.nodes[node]), "self_weight": own[node]})
     if network.positions is not None:
-        nx.set_node_attributes(result, dict(enumerate(np.asarray(network.positions).tolist())), "pos")
-    columns = (senders.tolist(), receivers.tolist(), edge_weights.tolist())
-    result.add_weighted_edges_from(zip(*columns, strict=True))
+        places = zip(names, np.asarray(network.positions).tolist(), strict=True)
+        nx.set_node_attributes(result, {name: at for name, at in places if "pos" not in result.nodes[name]}, "pos")
+    columns = zip(senders.tolist(), receivers.tolist(), edge_weights.tolist(), strict=True)
+    for edge, (u, v, weight) in enumerate(columns):
+        result.add_edge(names[u], names[v], **{**({} if attributes is None else attributes[edge]), key: weight})
     if loops:
-        own = np.asarray(network.self_weights).tolist()
-        result.add_weighted_edges_from(zip(range(num_nodes), range(num_nodes), own, strict=True))
+        result.add_edges_from((name, name, {key: weight}) for name, weight in zip(names, own, strict=True))
     return result
+
+
+def _free_key(attributes: tuple[dict[str, Any], ...] | None, edge_weights: np.ndarray) -> str:
+    """`weight`, where it is free or says what it would say anyway."""
+    given = [None if attributes is None else one.get("weight") for one in attributes or ()]
+    if all(value is None for value in given):
+        return "weight"
+    known = [float(value) if isinstance(value, int | float | np.number) else np.nan for value in given]
+    return "weight" if np.allclose(known, edge_weights, rtol=1e-6, atol=1e-7) else "mixing_weight"
 
 
 def from_jraph(graphs_tuple: jraph.GraphsTuple, *, weights: Weights | None = None, lowering: str = "auto") -> Network:
@@ -175,12 +234,14 @@ def to_jraph(network: Network) -> jraph.GraphsTuple:
     )
 
 
-def from_matrix(matrix: Any, *, lowering: str = "auto") -> Network:
+def from_matrix(matrix: Any, *, normalize: str | None = None, lowering: str = "auto") -> Network:
     """A Network from its mixing matrix W `[N, N]`, dense or scipy sparse: W[i, j] is what receiver i gives sender j.
 
-    Rows or columns must sum to one.  The network is undirected if the places of its non-zeros are symmetric.
+    Rows or columns must sum to one, or `normalize` makes them: `"row"`, `"column"` or `"sinkhorn"` (both), as in
+    `from_networkx`; the diagonal is what the matrix says.  The network is undirected if the places of its non-zeros are
+    symmetric.
     """
-    return matrix_network("from_matrix", matrix, lowering)
+    return matrix_network("from_matrix", matrix, lowering, normalize=check_normalize("from_matrix", normalize))
 
 
 def _lists(where: str, network: Network) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:

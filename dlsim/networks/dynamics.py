@@ -13,6 +13,7 @@ from dlsim.core import Array, Scenario
 from dlsim.networks.graph import Graph
 from dlsim.networks.network import Network, host_graph
 from dlsim.networks.padding import lengthen, widen
+from dlsim.networks.periods import check_dwell
 from dlsim.networks.spectral import is_connected
 from dlsim.problems.sampling import batch_positions
 
@@ -30,8 +31,14 @@ _TOPOLOGY = (
 )
 
 
-def time_varying(networks: Sequence[Network]) -> Scenario:
+def time_varying(
+    networks: Sequence[Network], *, dwell_rounds: Sequence[int] | None = None, cycle: bool = True
+) -> Scenario:
     """Round t takes place on `networks[t mod P]`: same nodes, other links and weights.
+
+    With dwell times d_1, ..., d_P the first holds for d_1 rounds, the second for the next d_2, and so on; a period is then
+    their sum.  Without `cycle` the last network stays once its turn has come.  `dlsim.networks.period_gap` says how fast
+    a period mixes.
 
     The topologies are data of one program, padded to the same number of edges and neighbours; mixing gathers padded
     neighbours.  The scenario has the properties that all P share, and is connected if their union is.  Give `learn` any
@@ -40,6 +47,8 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
     Args:
       networks: one or more networks of the same nodes in the same order, such as `one_peer_exponential(N)` or
         `base_graph(N, k)`.
+      dwell_rounds: how many rounds each is held, `[P]` integers >= 1, structural; default one.
+      cycle: whether the first follows the last (structural), else the last stays for good.
     """
     where = "time_varying"
     networks = checks.sequence(where, "networks", networks, "one or more Networks")
@@ -55,6 +64,9 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
     order = np.asarray(networks[0].node_ids)
     if not all(np.array_equal(network.node_ids, order) for network in networks):
         checks.fail(where, "networks", "of the same nodes in the same order", "other orders of nodes")
+    dwell = check_dwell(where, dwell_rounds, len(networks))
+    checks.flag(where, "cycle", cycle)
+    turns = np.repeat(np.arange(len(networks), dtype=np.int32), dwell)  # whose turn it is, [rounds of a period]
     stacked = _stacked(networks)
     properties = frozenset.intersection(*(network.properties for network in networks)) - {"connected"}
     if _is_union_connected(networks):
@@ -71,7 +83,10 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
 
     def step(key: Array, state: Array, network: Network) -> tuple[Array, Network]:
         del key
-        now = {name: values[state % len(networks)] for name, values in stacked.items()}
+        turn = state % len(turns) if cycle else jnp.minimum(state, len(turns) - 1)
+        if dwell_rounds is not None:
+            turn = jnp.asarray(turns)[turn]
+        now = {name: values[turn] for name, values in stacked.items()}
         if network.is_linked is not None:
             checks.fail(
                 where, "place", "before scenarios that take links away", "after one", "Put it first in chain()."
@@ -82,6 +97,7 @@ def time_varying(networks: Sequence[Network]) -> Scenario:
             lowering="neighbors",
             grid=None,
             offsets=None,
+            labels=None,
             properties=properties,
         )
         return state + 1, network
@@ -142,7 +158,7 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
     def step(key: Array, state: tuple[()], network: Network) -> tuple[tuple[()], Network]:
         if network.is_linked is not None:
             checks.fail("epidemic", "place", "before scenarios that take links away", "after one", "Put it first.")
-        fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, properties=properties)
+        fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, labels=None, properties=properties)
         return state, draw(key, fresh, out_degree)
 
     return Scenario(init=init, step=step, source="de Vos et al., NeurIPS 2023", properties=properties)

@@ -13,6 +13,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 from dlsim.networks.graph import Graph, check_graph
+from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links
 from dlsim.running import counters
 
@@ -89,6 +90,7 @@ class NetworkFields:
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})
     properties: frozenset[str] = dataclasses.field(default=frozenset(), metadata={"static": True})
+    labels: Labels | None = dataclasses.field(default=None, metadata={"static": True})  # names and attributes
     channel: Channel = dataclasses.field(default=PERFECT, metadata={"static": True})
     probe: Any = dataclasses.field(default=None, metadata={"static": True})  # notes the streams while tracing
 
@@ -151,4 +153,5 @@ def host_graph(network: NetworkFields) -> Graph:
         grid=network.grid,
         offsets=network.offsets,
         positions=None if network.positions is None else np.asarray(network.positions),
+        labels=network.labels,
     )

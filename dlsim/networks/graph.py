@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dlsim import checks
+from dlsim.networks.labels import Labels
 from dlsim.networks.sizes import check_size
 
 
@@ -29,6 +30,12 @@ class Graph:
     grid: tuple[int, ...] | None = None
     offsets: tuple[tuple[int, ...], ...] | None = None
     positions: np.ndarray | None = None  # float32 [N, 2] where the graph is drawn in the plane
+    labels: Labels | None = None  # names and attributes, where it came with some
+
+    def __repr__(self) -> str:
+        kind = "directed" if self.is_directed else "undirected"
+        held = [f"with {name}" for name in ("grid", "positions", "labels") if getattr(self, name) is not None]
+        return f"Graph({', '.join([f'{self.num_nodes} nodes', f'{self.num_edges} directed edges', kind, *held])})"
 
     @property
     def num_edges(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import zlib
@@ -11,9 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
+from dlsim.networks.edge_pairs import Pairs, read_pairs
 from dlsim.networks.graph import graph
 from dlsim.networks.graph_texts import INTEGER, NO_WEIGHTS, Lines, Source, read_lines
+from dlsim.networks.labels import named
 from dlsim.networks.network import Network, connect
+from dlsim.networks.normalizing import check_normalize
 from dlsim.networks.sizes import check_size
 from dlsim.networks.topologies import Weights
 from dlsim.networks.weighted_edges import default_weights, matrix_network, weighted_network
@@ -35,47 +39,66 @@ class GraphFile(NamedTuple):
     names: tuple[int | str | None, ...] | None  # [N] what the file calls each node; None: by its position
     form: str
 
+    def __repr__(self) -> str:
+        held = [f"with {name}" for name in ("values", "names") if getattr(self, name) is not None]
+        return f"GraphFile({', '.join([f'{self.num_nodes} nodes', f'{len(self.senders)} lines', self.form, *held])})"
+
 
 def from_edge_list(
-    path: str | Path,
+    edges: Any,
     *,
     num_nodes: int | None = None,
     directed: bool = False,
     renumber: bool = False,
     weights: Weights | None = None,
+    normalize: str | None = None,
     form: str = "auto",
     lowering: str = "auto",
 ) -> Network:
-    """A Network from a file of edges, see `read_graph_file` for the forms it may have.
+    """A Network from pairs (sender, receiver), or from a file of them, see `read_graph_file` for the forms it may have.
 
     A third column, on every line or on none, holds W[receiver, sender] (of both directions, unless `directed`), a loop's
     an entry of the diagonal.  Where no loop says the diagonal, it is 0 if rows or columns then sum to one, else what makes
     the node's row sum to one.  A Matrix Market file with values holds W as `from_matrix` takes it.
 
     Args:
-      path: the file.
+      edges: the name of a file; or pairs, in any iterable or an array `[E, 2]`, or triples with a weight each.
       num_nodes: N; default what the file says, or else the largest id plus one.
       directed: whether a line is one direction only.
       renumber: whether ids, any integers or names, are replaced by their ranks (`read_graph_file` tells which is which);
-        else they must be in 0..N-1.
+        else they must be in 0..N-1.  The network keeps them as its `labels.names`.
       weights: as in `connect`; what else than two ids a line has is then left out.  Default: those of the third column;
         without one `"metropolis_hastings"`, or `"row_stochastic"` for a directed graph.
+      normalize: what makes mixing weights of any weights >= 0: `"row"` or `"column"`, which divide by sums, or
+        `"sinkhorn"`, which scales rows and columns until both sum to one (and is refused where that cannot be).  Where
+        no loop says the diagonal, it is then the mean weight of the node's edges, as if it were one more neighbour.
       form: as in `read_graph_file`.
       lowering: as in `connect`.
     """
     where = "from_edge_list"
     checks.flag(where, "directed", directed)
-    file = _read(where, path, num_nodes, renumber, form, weights is None)
+    check_normalize(where, normalize)
+    if normalize is not None and weights is not None:
+        checks.fail(where, "weights", "None where normalize is given", checks.describe(weights))
+    is_path = isinstance(edges, str | Path)
+    read = _read if is_path else _read_pairs
+    file = read(where, edges, num_nodes, renumber, form, weights is None)
+    if normalize is not None and file.values is None:
+        got = "a file without" if is_path else "pairs without"
+        checks.fail(where, "normalize", "None where no weights are given", got, "Leave it out.")
     if file.form == "matrix_market" and file.values is not None:
         from scipy.sparse import coo_array
 
         entries = (file.values, (file.receivers, file.senders))
-        return matrix_network(where, coo_array(entries, shape=(file.num_nodes,) * 2), lowering, NO_WEIGHTS)
+        return matrix_network(where, coo_array(entries, shape=(file.num_nodes,) * 2), lowering, NO_WEIGHTS, normalize)
     one = graph(file.num_nodes, file.senders, file.receivers, is_directed=directed)
+    one = dataclasses.replace(one, labels=named(file.names))
     if file.values is None:
         return connect(one, default_weights(one, weights), lowering)
-    edges = (file.senders, file.receivers, file.values)
-    return weighted_network(where, one, edges, both_ways=not directed, lowering=lowering, fix=NO_WEIGHTS)
+    columns = (file.senders, file.receivers, file.values)
+    fix = f'{NO_WEIGHTS.removesuffix(".")}, or normalize="row".'
+    options: dict[str, Any] = {"both_ways": not directed, "lowering": lowering, "fix": fix, "normalize": normalize}
+    return weighted_network(where, one, columns, **options)
 
 
 def read_graph_file(
@@ -117,7 +140,7 @@ def _read(where: str, path: Any, num_nodes: int | None, renumber: bool, form: st
     if num_nodes is not None:
         check_size(where, checks.integer(where, "num_nodes", num_nodes, 1))
     if not isinstance(path, str | Path):
-        fix = "For arrays use connect(graph(num_nodes, senders, receivers))."
+        fix = "Pairs in memory go to from_edge_list."
         checks.fail(where, "path", "the name of a text file", type(path).__name__, fix)
     source = Source(where, path)
     content = _content(source)
@@ -189,6 +212,32 @@ def _numbered(
     is_whole = all(INTEGER.fullmatch(end) for end in flat)
     if is_whole:
         flat = [int(end) for end in flat]
+    return _placed(source, flat, length, is_whole, is_open, renumber)
+
+
+def _read_pairs(where: str, given: Any, num_nodes: int | None, renumber: bool, form: str, values: bool) -> GraphFile:
+    """Pairs in memory as a file would hold them."""
+    checks.one_of(where, "form", form, FORMS)
+    checks.flag(where, "renumber", renumber)
+    if form not in ("auto", "edges"):
+        checks.fail(where, "form", '"auto" or "edges" for pairs', repr(form))
+    if num_nodes is not None:
+        check_size(where, checks.integer(where, "num_nodes", num_nodes, 1))
+    pairs: Pairs = read_pairs(where, given, values)
+    if not pairs.is_whole and not renumber:
+        odd = next(end for end in pairs.ends if not INTEGER.fullmatch(end))
+        checks.fail(where, "edges", "between integers", repr(odd), "Pass renumber=True where nodes have names.")
+    source = Source(where, "edges")
+    ends, names, smallest = _placed(source, pairs.ends, len(pairs.ends), pairs.is_whole, num_nodes is None, renumber)
+    total = smallest if num_nodes is None else checks.integer(where, "num_nodes", num_nodes, smallest)
+    check_size(where, total, argument="the graph of edges")
+    names = None if names is None else names + (None,) * (total - len(names))
+    return GraphFile(total, ends[:, 0], ends[:, 1], pairs.values, names, "edges")
+
+
+def _placed(
+    source: Source, flat: list[Any], length: int, is_whole: bool, is_open: bool, renumber: bool
+) -> tuple[np.ndarray, tuple[int | str | None, ...] | None, int]:
     try:
         ids, places = np.unique(np.array(flat, np.int64 if is_whole else np.str_), return_inverse=True)
     except OverflowError:

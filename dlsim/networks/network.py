@@ -69,6 +69,17 @@ class Network(NetworkFields):
     second, as in a real push-sum.
     """
 
+    def __repr__(self) -> str:
+        if not all(hasattr(leaf, "shape") for leaf in (self.node_ids, self.senders)):
+            return "Network(...)"  # a shape of one, without arrays
+        edges = "all linked" if self.is_implicit else f"{self.num_edges} directed edges"
+        held = ("links", "labels", "positions", "is_present", "is_linked", "cohort")
+        implied = {"row_stochastic", "column_stochastic"} if "doubly_stochastic" in self.properties else set()
+        parts = [f"{self.num_nodes} nodes", edges, f"by {self.lowering}", *sorted(self.properties - implied)]
+        parts += ["with a channel"] if self.channel is not PERFECT else []
+        parts += [f"with {name}" for name in held if getattr(self, name) is not None]
+        return f"Network({', '.join(parts)})"
+
     def with_lowering(self, lowering: str) -> Network:
         """Force a lowering of `mix`: average, shifts, neighbors, edges or dense."""
         return lower(self, lowering)
@@ -104,6 +115,7 @@ class Network(NetworkFields):
             receivers=receivers[by_receiver].astype(np.int32),
             is_directed="undirected" not in self.properties,
             positions=None if self.positions is None else np.asarray(self.positions)[order],
+            labels=None if self.labels is None else self.labels.ordered(order, by_receiver),
         )
         weights = np.asarray(self.edge_weights)[by_receiver], np.asarray(self.self_weights)[order]
         lowering = "neighbors" if self.lowering == "shifts" else self.lowering
@@ -223,5 +235,6 @@ def _assemble(graph: Graph, edge_weights: np.ndarray, self_weights: np.ndarray, 
         state=NetworkState(traffic=no_traffic(graph.num_nodes), channels={}),
         grid=graph.grid,
         offsets=graph.offsets,
+        labels=graph.labels,
         properties=properties,
     )

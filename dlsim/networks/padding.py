@@ -31,6 +31,7 @@ def widen(network: Network, width: int) -> Network:
         neighbor_weights=wider(weights, 0),
         grid=None,
         offsets=None,
+        labels=None,
     )
 
 
@@ -51,4 +52,5 @@ def lengthen(network: Network, num_edges: int) -> Network:
         is_edge=jnp.arange(num_edges) < own,
         grid=None,
         offsets=None,
+        labels=None,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.network import Network, connect
+from dlsim.networks.normalizing import normalized, with_own
 from dlsim.networks.stochastic import TOLERANCE, check_stochastic
 from dlsim.networks.topologies import Weights
 from dlsim.networks.weights import matrix_weights
@@ -31,13 +32,14 @@ def weighted_network(
     both_ways: bool = False,
     lowering: str = "auto",
     fix: str = "Scale them down.",
+    normalize: str | None = None,
 ) -> Network:
     """The Network over `one` with W[receiver, sender] of `edges = (senders, receivers, values)`, `[M]` each, in any order.
 
     A loop's value is an entry of the diagonal, and so is `own`, float64 `[N]` (NaN: not said); both may say the same.
     Where neither says it, it is 0 if rows or columns then sum to one, else what makes the node's row sum to one.
     `both_ways`: a value is that of both directions, of which one or both are there.  `fix` ends the error line of what
-    cannot be mixing weights.
+    cannot be mixing weights.  `normalize`: they are scaled to be some (`normalizing`), the diagonal as `with_own` has it.
     """
     senders, receivers, values = edges
     is_loop = senders == receivers
@@ -49,6 +51,13 @@ def weighted_network(
     code, edge_weights = _once(where, "edge", receivers * one.num_nodes + senders, values, one.num_nodes)
     if len(code) != one.num_edges:
         raise AssertionError("the graph has other edges than those with weights")
+    if normalize is not None:
+        diagonal = with_own((one.senders, one.receivers, edge_weights), diagonal, normalize)
+        ids = np.arange(one.num_nodes)
+        rows, columns = np.concatenate([one.receivers, ids]), np.concatenate([one.senders, ids])
+        entries = np.concatenate([edge_weights, diagonal])
+        entries = normalized(where, one.num_nodes, rows, columns, entries, normalize)
+        return connect(one, (entries[: one.num_edges], entries[one.num_edges :]), lowering)
     is_open = np.isnan(diagonal)
     full = np.where(is_open, 0, diagonal)
     holds = check_stochastic(one, edge_weights, full)
@@ -70,7 +79,8 @@ def matrix_network(
     where: str,
     matrix: Any,
     lowering: str = "auto",
-    fix: str = "Divide every row by its sum: W / W.sum(axis=1, keepdims=True).",
+    fix: str = 'Pass normalize="row" to divide every row by its sum.',
+    normalize: str | None = None,
 ) -> Network:
     """The Network of a mixing matrix `[N, N]`, dense or scipy sparse, for `from_matrix` and for files that hold one."""
     import scipy.sparse
@@ -87,6 +97,11 @@ def matrix_network(
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
         checks.fail(where, "matrix", "of shape [N, N]", str(list(matrix.shape)))
     entries = scipy.sparse.coo_array(matrix)
+    if normalize is not None:
+        entries.sum_duplicates()
+        rows, columns = (side.astype(np.int64) for side in (entries.row, entries.col))
+        values = normalized(where, matrix.shape[0], rows, columns, entries.data.astype(np.float64), normalize)
+        matrix = entries = scipy.sparse.coo_array((values, (rows, columns)), shape=matrix.shape)
     used = entries.data != 0
     one = graph(matrix.shape[0], entries.col[used], entries.row[used], is_directed=True)
     one = undirected_if_mirrored(one)

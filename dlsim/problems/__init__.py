@@ -3,6 +3,7 @@
 from dlsim.problems.blocks import auto_block, map_nodes
 from dlsim.problems.bootstrap import bootstrap
 from dlsim.problems.classification import classification
+from dlsim.problems.consensus import consensus
 from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
 from dlsim.problems.index_lists import Partition, partition, partition_from_lists
@@ -36,6 +37,7 @@ __all__ = [
     "by_column",
     "classification",
     "concept_shift",
+    "consensus",
     "conv_general_dilated",
     "dataset",
     "describe",

@@ -32,6 +32,14 @@ class Dataset(NamedTuple):
     test_columns: Mapping[str, np.ndarray] = {}  # the same of the test examples, where they have them
     clients: str = ""  # the column of those who hold the data, where the source says who they are
 
+    def __repr__(self) -> str:
+        shape = f"inputs {list(self.inputs.shape[1:])} {self.inputs.dtype}"
+        kind = f"{self.num_classes} classes" if self.num_classes else "real labels"
+        parts = [repr(self.name), f"{len(self.inputs)} + {len(self.test_inputs)} for the test", shape, kind]
+        parts += [f"columns {', '.join(self.columns)}"] if self.columns else []
+        parts += [f"of {self.clients!r}"] if self.clients else []
+        return f"Dataset({', '.join(parts)})"
+
 
 @checks.typed
 def load(

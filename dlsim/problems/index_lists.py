@@ -35,6 +35,12 @@ class Partition(NamedTuple):
     label_permutation: np.ndarray | None = None  # int32 [N, C]: node i sees class c as this one: concept shift
     local_test: LocalTest | None = None  # test examples of the nodes' own
 
+    def __repr__(self) -> str:
+        sizes = f"of {self.sizes.min()} to {self.sizes.max()}" if len(self.sizes) else "none"
+        optional = ("noise", "rotation", "label_permutation", "local_test")
+        held = [f"with {name}" for name in optional if getattr(self, name) is not None]
+        return f"Partition({', '.join([f'{len(self.indices)} examples over {len(self.sizes)} nodes', sizes, *held])})"
+
     def of_node(self, node: int) -> np.ndarray:
         """Example ids of one node."""
         return self.indices[self.offsets[node] : self.offsets[node] + self.sizes[node]]

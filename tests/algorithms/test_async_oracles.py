@@ -11,8 +11,8 @@ import pytest
 import six_nodes as six
 from oracles import asynchronous as oracles
 
-from dlsim import algorithms, clocks, keys
-from dlsim.core import EventAlgorithm, Record
+from dlsim import algorithms, clocks, keys, problems
+from dlsim.core import EventAlgorithm, Problem, Record
 from dlsim.learning.event_handlers import STALENESS_BINS
 from dlsim.learning.learn import learn
 from dlsim.running.simulate import simulate
@@ -23,8 +23,8 @@ GRADIENT = six.gradients(PROBLEM)
 START = np.zeros((six.NUM_NODES, six.DIMENSION))
 
 
-def played(algorithm: EventAlgorithm) -> Any:
-    process = learn(PROBLEM, algorithm, NETWORK, timing=clocks.timing())
+def played(algorithm: EventAlgorithm, problem: Problem = PROBLEM) -> Any:
+    process = learn(problem, algorithm, NETWORK, timing=clocks.timing())
     return simulate(process, seed=4, num_steps=WINDOWS, record=Record(every=WINDOWS)).state
 
 
@@ -46,7 +46,7 @@ def counted(staleness: list[int]) -> np.ndarray:
 
 def test_randomized_gossip() -> None:
     values = np.random.default_rng(0).standard_normal((six.NUM_NODES, six.DIMENSION)).astype(np.float32)
-    state = played(algorithms.randomized_gossip(values, step_size=0.3))
+    state = played(algorithms.randomized_gossip(step_size=0.3), problems.consensus(values))
     close(state.nodes.params, oracles.randomized_gossip(values, tape(has_gradients=False), 0.3))
 
 

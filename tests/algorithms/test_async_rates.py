@@ -13,7 +13,7 @@ import pytest
 from dlsim import algorithms, clocks, networks, problems
 from dlsim.algorithms.a2cid2 import A2CiD2State
 from dlsim.core import EventAlgorithm, Record
-from dlsim.learning.learn import learn
+from dlsim.learning.average import average
 from dlsim.networks import spectral
 from dlsim.networks.network import Network
 from dlsim.running.simulate import simulate
@@ -40,11 +40,11 @@ def laplacian(network: Network, rates: np.ndarray) -> np.ndarray:
     return out
 
 
-def averaged(algorithm: EventAlgorithm, network: Network, rates: Any, seconds: int, seeds: Any) -> Any:
+def averaged(algorithm: EventAlgorithm, network: Network, rates: Any, seconds: int, seeds: Any, start: Any) -> Any:
     """Rows after some seconds of averaging."""
     timing = clocks.timing(communication=clocks.poisson(rates))
     record = Record(every=seconds, fn=lambda state, info: {"window": state.window})
-    process = learn(STILL, algorithm, network, timing=timing)
+    process = average(start, network, algorithm, timing=timing)
     return simulate(process, seed=seeds, num_steps=seconds, record=record).state.nodes
 
 
@@ -54,7 +54,7 @@ def test_gossip_falls_with_the_second_eigenvalue_of_the_expected_mixing_matrix(s
     values, vectors = np.linalg.eigh(laplacian(network, rates))
     second, seconds = vectors[:, 1], 12
     start = (second * np.sqrt(NUM)).astype(np.float32)[:, None]
-    rows = averaged(algorithms.randomized_gossip(start, step_size=step_size), network, rates, seconds, range(SEEDS))
+    rows = averaged(algorithms.randomized_gossip(step_size=step_size), network, rates, seconds, range(SEEDS), start)
     ends = np.asarray(rows.params, np.float64)[:, :, 0]
     np.testing.assert_allclose(ends.mean(axis=1), 0, atol=1e-5)
     # E x(t) = exp(-a L t) x(0), and the start is an eigenvector: what is left of it falls as exp(-a lambda_2 t).
@@ -85,8 +85,8 @@ def test_a2cid2_agrees_sooner_than_gossip_on_a_ring() -> None:
     constants = algorithms.a2cid2_constants(network)
     fast = only_averaging(algorithms.a2cid2(STILL, optax.sgd(0.0), constants), start)
     left = {}
-    for name, method in (("a2cid2", fast), ("gossip", algorithms.randomized_gossip(start))):
-        rows = averaged(method, network, rates, 60, range(8))
+    for name, method in (("a2cid2", fast), ("gossip", algorithms.randomized_gossip())):
+        rows = averaged(method, network, rates, 60, range(8), start)
         left[name] = np.square(np.asarray(rows.params)).mean(axis=(1, 2))
     # Gossip: lambda_2 / 2 a second; with momentum the rate is of order 1 / sqrt(chi_1 chi_2).
     assert left["a2cid2"].max() < 0.1 * left["gossip"].min(), left
@@ -96,7 +96,7 @@ def test_averaging_keeps_the_mean() -> None:
     network, rates = uneven_ring()
     start = np.random.default_rng(0).standard_normal((NUM, 3)).astype(np.float32)
     method = algorithms.a2cid2(STILL, optax.sgd(0.0), algorithms.a2cid2_constants(network, rates))
-    rows = averaged(only_averaging(method, start), network, rates, 10, 0)
+    rows = averaged(only_averaging(method, start), network, rates, 10, 0, start)
     both = np.asarray(rows.params, np.float64) + np.asarray(rows.momentum, np.float64)
     np.testing.assert_allclose(both.mean(axis=0), 2 * start.mean(axis=0, dtype=np.float64), atol=1e-5)
     assert np.abs(rows.params - rows.momentum).max() > 0.01

@@ -63,7 +63,7 @@ WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
     "synchronous_fedavg": PACE,
 }
 RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
-NO_TRAINING = {"randomized_gossip"}
+NO_TRAINING = {"gossip", "push_sum", "randomized_gossip"}
 PARTS = {"A2CiD2Constants", "LocalUpdates", "a2cid2_constants", "local_events", "local_updates"}
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
@@ -113,7 +113,7 @@ def test_what_is_no_rate_of_an_asynchronous_method(name: str, wrong: Any) -> Non
 @pytest.mark.parametrize("wrong", [-0.1, 0.0, 1.01, float("nan"), "0.1", None, True])
 def test_what_is_no_step_of_averaging(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"^randomized_gossip: step_size must be a number in \(0, 1\], got "):
-        algorithms.randomized_gossip(np.zeros((NUM_NODES, 2)), step_size=wrong)
+        algorithms.randomized_gossip(step_size=wrong)
 
 
 def whole_steps(value: Any) -> str:

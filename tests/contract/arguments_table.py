@@ -99,7 +99,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "nids": rated(),
         "proxskip": rated(),
         "quasi_global_momentum": rated(),
-        "randomized_gossip": lambda: {"values": jnp.ones((4, 3))},
         "relay_sgd": optimized(),
         "scaffold": rated("local_learning_rate"),
         "stochastic_gradient_push": optimized(),
@@ -181,6 +180,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "wave_summary": just(waves=waves),
     },
     "dlsim": {
+        "average": lambda: {"values": np.ones((4, 3)), "network": ring()},
         "learn": lambda: {
             "problem": problem(),
             "algorithm": dlsim.algorithms.dsgd(problem(), SGD),
@@ -280,7 +280,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
-        "from_edge_list": just(path="edges.txt"),
+        "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
         "from_matrix": just(matrix=np.full((3, 3), 1 / 3)),
         "from_networkx": lambda: {"network": networks.to_networkx(ring())},
@@ -296,7 +296,9 @@ ROWS: dict[str, dict[str, Call]] = {
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
         "mixing_weights": just(graph=graph, name="laplacian", step=0.2),
+        "outages": lambda: {"node_ids": (0, 2), "start": np.array([1.0, 2.0]), "end": np.array([3.0, 4.0])},
         "participation": just(cohort_size=2),
+        "period_gap": lambda: {"networks": [ring(), networks.path(4)]},
         "quantize": just(bits=4),
         "random_geometric": just(num_nodes=8, radius=0.8),
         "random_k": just(fraction=0.5),
@@ -352,6 +354,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "bootstrap": just(num_examples=4),
         "by_column": just(name="writer"),
         "classification": lambda: {"dataset": data(), "num_nodes": 4, "model": "softmax"},
+        "consensus": lambda: {"values": np.ones((4, 3))},
         "conv_general_dilated": lambda: {
             "lhs": jnp.ones((1, 4, 4, 1)),
             "rhs": jnp.ones((2, 2, 1, 1)),

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from contract import world
 
-from dlsim import algorithms, clocks, keys, networks
+from dlsim import algorithms, clocks, keys, networks, problems
 from dlsim.core import Channel, EventAlgorithm, Feed, Problem, Process, PyTree, Scenario
 from dlsim.learning.learn import learn
 from dlsim.networks.network import Network
@@ -37,6 +37,11 @@ def spread_out() -> jax.Array:
     return jnp.arange(world.NUM_NODES * world.DIMENSION, dtype=jnp.float32).reshape(world.NUM_NODES, -1) ** 1.5
 
 
+def problem_of(algorithm: EventAlgorithm) -> Problem:
+    """What it learns, or averages."""
+    return world.problem() if algorithm.trains else problems.consensus(spread_out())
+
+
 def constants() -> algorithms.A2CiD2Constants:
     """Of the ring, which serve elsewhere too."""
     return algorithms.a2cid2_constants(networks.ring(world.NUM_NODES))
@@ -45,7 +50,7 @@ def constants() -> algorithms.A2CiD2Constants:
 EVENT_CASES = (
     EventCase(
         "randomized_gossip",
-        lambda p, rate: algorithms.randomized_gossip(spread_out(), step_size=3 * rate),
+        lambda p, rate: algorithms.randomized_gossip(step_size=3 * rate),
     ),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate), read="now"), variant="now"),
@@ -86,7 +91,7 @@ class World(NamedTuple):
     def process(self, algorithm: EventAlgorithm, problem: Problem | None = None, **timing: Any) -> Process:
         network = self.network() if self.channel is None else self.network().with_channel(self.channel())
         scenario = None if self.scenario is None else self.scenario()
-        problem = world.problem() if problem is None else problem
+        problem = problem_of(algorithm) if problem is None else problem
         return learn(problem, algorithm, network, scenario, timing=clocks.timing(**{"window": 1.0, **timing}))
 
 

@@ -62,6 +62,7 @@ SCENARIOS = (
     ScenarioCase("no_scenario", networks.no_scenario),
     ScenarioCase("churn", lambda: networks.churn(0.3, 0.5)),
     ScenarioCase("crash", lambda: networks.crash(2, 0.4)),
+    ScenarioCase("outages", lambda: networks.outages((1, 6, 1), (0, 2, 4), (2, 3, 5))),
     ScenarioCase("participation", lambda: networks.participation(3)),
     ScenarioCase("link_failure", lambda: networks.link_failure(0.4)),
     ScenarioCase("link_failure", lambda: networks.link_failure(0.4, is_symmetric=False), variant="one_way"),
@@ -69,6 +70,13 @@ SCENARIOS = (
     ScenarioCase(
         "time_varying",
         lambda: networks.time_varying([make() for make in CYCLES]),
+        relabels=False,
+        only_restricts=False,
+    ),
+    ScenarioCase(
+        "time_varying",
+        lambda: networks.time_varying([make() for make in CYCLES], dwell_rounds=(2, 1), cycle=False),
+        variant="held",
         relabels=False,
         only_restricts=False,
     ),

@@ -64,12 +64,12 @@ def params_of(case: Case, state: object) -> object:
 
 
 def factories() -> set[str]:
-    """Public names of `dlsim.algorithms` that make an Algorithm."""
+    """Public names of `dlsim.algorithms` that make an Algorithm of a problem; `test_average` tries those without one."""
     found = set()
     for name in algorithms.__all__:
         value = getattr(algorithms, name)
         if inspect.isfunction(value) and inspect.signature(value).return_annotation in ("Algorithm", Algorithm):
-            found.add(name)
+            found |= {name} & {name if "problem" in inspect.signature(value).parameters else ""}
     return found
 
 

@@ -48,10 +48,10 @@ def uneven(weights: str = "metropolis_hastings") -> Network:
     return connect(uneven_graph(), weights)
 
 
-def directed() -> Network:
+def directed(weights: str = "column_stochastic") -> Network:
     """A directed cycle with three chords, column-stochastic."""
     links = [(i, (i + 1) % NUM_NODES) for i in range(NUM_NODES)] + [(0, 4), (2, 7), (5, 1)]
-    return connect(graph(NUM_NODES, *np.asarray(links).T, is_directed=True), "column_stochastic")
+    return connect(graph(NUM_NODES, *np.asarray(links).T, is_directed=True), weights)
 
 
 def tree() -> Network:

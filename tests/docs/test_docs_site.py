@@ -226,10 +226,8 @@ def play(name, *changes):
 
 def test_every_page_with_code_is_tried():
     with_code = {path.relative_to(DOCS).as_posix() for path in PAGES if "```python" in path.read_text()}
-    how_to = {"algorithm", "channel", "environment", "experiment"}
-    assert with_code == {"index.md", "install.md", *(f"how_to/add_an_{name}.md" for name in how_to - {"channel"})} | {
-        "how_to/add_a_channel.md"
-    }
+    how_to = {"an_algorithm", "a_channel", "a_scenario", "an_environment", "an_experiment"}
+    assert with_code == {"index.md", "install.md", "concepts.md", *(f"how_to/add_{name}.md" for name in how_to)}
 
 
 def test_first_pages_run(monkeypatch):
@@ -266,6 +264,29 @@ def test_the_channel_runs():
     size = bits["plain"] / messages / 32
     assert bits["rounded"] == messages * (8 * size + 64)
     assert float(found["last"].accuracy) > 0.85
+
+
+def test_the_scenario_runs():
+    found = play("how_to/add_a_scenario.md")
+    left = {name: float(run.results.distance[-1]) for name, run in found["runs"].items()}
+    assert left["nothing"] < left["sleep"] < left["both"]
+    there = [run.results.num_present.values for name, run in found["runs"].items() if name != "nothing"]
+    assert 9 < there[0][1:].mean() < 27 and there[1][6:16].max() <= 18 < there[1][1:6].max() + 9
+    results = found["results"]
+    away = 36 - results.num_present.sel(reach=3.0, begin=10.0, seed=0)
+    assert away.values[1:].tolist() == [18 * (10 <= t < 20) for t in range(30)]
+
+
+def test_what_is_said_of_send_and_combine():
+    found = play("concepts.md")
+    sent = [[4, 0], [0, 2], [0, 5]]
+    assert found["packet"].values.tolist() == sent
+    weights = dlsim.networks.mixing_matrix(found["network"]).toarray()
+    own = weights.diagonal()[:, None]
+    assert abs(found["seen_alike"] - weights @ sent).max() < 1e-6
+    assert abs(found["own_exact"] - (weights @ sent + own * (found["x"] - found["packet"].values))).max() < 1e-6
+    assert (found["mixed"] == found["own_exact"]).all()
+    assert found["after"].state.traffic.messages.low.tolist() == [1, 2, 1]
 
 
 def test_the_environment_runs():

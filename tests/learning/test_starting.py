@@ -73,14 +73,10 @@ def test_seeds_side_by_side_and_another_network_keep_the_start() -> None:
 def test_methods_of_events_start_there() -> None:
     for case in event_table.EVENT_CASES:
         algorithm = case.make(world.problem(0.0), world.RATE)
-        if algorithm.trains:
-            for given in (ONE, OWN):
-                process = learn(world.problem(0.0), algorithm, event_table.ring(), initial_params=given)
-                started = algorithm.params(process.init(KEY).nodes)
-                np.testing.assert_array_equal(started, np.broadcast_to(given, OWN.shape))
-        else:
-            with pytest.raises(ValueError, match="learn: initial_params must be None for a method that trains nothing"):
-                learn(world.problem(0.0), algorithm, event_table.ring(), initial_params=ONE)
+        for given in (ONE, OWN):
+            process = learn(world.problem(0.0), algorithm, event_table.ring(), initial_params=given)
+            started = algorithm.params(process.init(KEY).nodes)
+            np.testing.assert_array_equal(started, np.broadcast_to(given, OWN.shape))
 
 
 def test_servers_that_do_not_wait_start_there() -> None:

@@ -211,3 +211,168 @@ def test_epidemic_local() -> None:
 def test_bad_input(call, line: str) -> None:
     with pytest.raises(ValueError, match=line):
         call()
+
+
+# Outages of given nodes at given times.
+
+TABLE = ((3, 7, 3, 0), (1, 2, 5, 0), (4, 3, 7, 1))  # ids, start, end
+
+
+def expected_presence(ids, start, end, num_nodes: int, num_rounds: int) -> np.ndarray:
+    there = np.ones((num_rounds, num_nodes), bool)
+    for node, first, last in zip(ids, start, end, strict=True):
+        for t in range(num_rounds):
+            there[t, node] &= not first <= t < last
+    return there
+
+
+def test_outages_silence_these_nodes_in_these_rounds() -> None:
+    there = presence(networks.outages(*TABLE), networks.ring(9), 9)
+    np.testing.assert_array_equal(there, expected_presence(*TABLE, 9, 9))
+    assert [np.flatnonzero(~row).tolist() for row in there[:4]] == [[0], [3], [3, 7], [3]]
+    for_good = presence(networks.outages([2, 4], 3), networks.ring(6), 6)
+    np.testing.assert_array_equal(for_good, expected_presence((2, 4), (3, 3), (99, 99), 6, 6))
+    assert presence(networks.outages(np.zeros(0, int), 0, 1), networks.ring(6), 3).all()
+    order = np.array([3, 1, 0, 2, 7, 6, 5, 4, 8])
+    moved = presence(networks.outages(*TABLE), networks.ring(9).relabel(order), 9)
+    np.testing.assert_array_equal(moved, there[:, order])
+
+
+def test_whom_and_when_are_data() -> None:
+    """One program for another table, ids and times; ids that no node has hit nobody."""
+    base, traces = networks.ring(9), []
+
+    @jax.jit
+    def there(ids, start, end):
+        traces.append(1)
+        return presence_of(networks.outages(ids, start, end), base, 9)
+
+    for shift in (0, 1, 5):
+        ids, start, end = (np.asarray(part) for part in TABLE)
+        table = ((ids + shift) % 9, start + shift, end + shift)
+        np.testing.assert_array_equal(there(*(jnp.asarray(t) for t in table)), expected_presence(*table, 9, 9))
+    assert len(traces) == 1
+    assert np.asarray(there(jnp.array([-1, 9, 20, -9]), jnp.zeros(4, int), jnp.full(4, 9))).all()
+
+
+def presence_of(scenario: dlsim.Scenario, network: dlsim.networks.Network, num_rounds: int):
+    def one(state, t):
+        state, now = scenario.step(KEY, state, network)
+        return state, now.is_present
+
+    return jax.lax.scan(one, scenario.init(KEY, network), jnp.arange(num_rounds))[1]
+
+
+def test_a_disaster_is_swept_as_data() -> None:
+    """Who stands within the reach of it is hit, and keeps its state until it is over."""
+    base, traced = networks.random_geometric(16, seed=0, radius=0.5), []
+    apart = np.linalg.norm(np.asarray(base.positions) - np.array([0.5, 0.5]), axis=1)
+    values = np.arange(16.0, dtype=np.float32)[:, None]
+
+    def make(reach, begin):
+        traced.append(not isinstance(reach, float) and not isinstance(begin, float))
+        start = jnp.where(apart < reach, begin, jnp.inf)
+        return dlsim.average(values, base, None, networks.outages(np.arange(16), start, begin + 3))
+
+    results = dlsim.sweep(make, reach=[0.2, 0.3], begin=[0.0, 2.0], num_steps=6, record=dlsim.Record(every=1), seed=0)
+    assert any(traced)
+    for reach in (0.2, 0.3):
+        assert 0 < (apart < reach).sum() < 16
+        for begin in (0.0, 2.0):
+            away = [(apart < reach).sum() if begin <= t < begin + 3 else 0 for t in range(6)]
+            found = results.num_present.sel(reach=reach, begin=begin, seed=0).values[1:]
+            np.testing.assert_array_equal(found, 16 - np.array(away))
+
+
+# Networks that take turns.
+
+
+def test_dwell_times_and_a_last_one_that_stays() -> None:
+    period = networks.one_peer_exponential(8)
+    for cycle, turns in ((True, [0, 0, 1, 2, 2, 2, 0, 0, 1]), (False, [0, 0, 1, 2, 2, 2, 2, 2, 2])):
+        scenario = networks.time_varying(period, dwell_rounds=(2, 1, 3), cycle=cycle)
+        for now, turn in zip(play(scenario, period[0], 9), turns, strict=True):
+            np.testing.assert_array_equal(now.senders, period[turn].senders)
+    held = play(networks.time_varying(period, cycle=False), period[0], 5)
+    np.testing.assert_array_equal(held[4].senders, period[2].senders)
+
+
+def dense_period(period, dwell) -> np.ndarray:
+    product = np.eye(period[0].num_nodes)
+    for network, rounds in zip(period, dwell, strict=True):
+        for _ in range(rounds):
+            product = networks.mixing_matrix(network).toarray() @ product
+    return product
+
+
+def test_the_gap_of_a_period_is_that_of_the_product() -> None:
+    num = 12
+    parts = [networks.ring(num), networks.random_regular(num, 3, seed=1), networks.exponential(num)]
+    for dwell in (None, (2, 1, 3)):
+        rounds = (1, 1, 1) if dwell is None else dwell
+        norm = np.linalg.svd(dense_period(parts, rounds) - 1 / num, compute_uv=False)[0]
+        expected = 1 - norm ** (1 / sum(rounds))
+        assert networks.period_gap(parts, dwell) == pytest.approx(expected, rel=1e-4)
+    alone = networks.period_gap([networks.torus(16)] * 3)
+    assert alone == pytest.approx(networks.spectral_gap(networks.torus(16)), rel=1e-5)
+    # A run from the direction that is slowest to go falls by rho^T in a period.
+    direction = np.linalg.svd(dense_period(parts, (1, 1, 1)) - 1 / num)[2][0].astype(np.float32)[:, None]
+    run = dlsim.simulate(
+        dlsim.average(direction, parts[0], None, networks.time_varying(parts)),
+        seed=0,
+        num_steps=3,
+        record=dlsim.Record(every=3),
+    )
+    left = np.sqrt(run.results.distance.values[1] / run.results.distance.values[0]) ** (1 / 3)
+    assert 1 - left == pytest.approx(networks.period_gap(parts), rel=1e-3)
+
+
+def test_periods_that_reach_the_mean_and_halves_that_never_meet() -> None:
+    assert networks.period_gap(networks.one_peer_exponential(16)) == 1
+    assert 0.2 < networks.period_gap(networks.one_peer_exponential(12)) < 1
+    assert networks.period_gap(networks.base_graph(13, 2)) == 1
+    apart = networks.connect(networks.graph(6, [0, 1, 3, 4], [1, 2, 4, 5]))
+    assert networks.period_gap([apart, apart]) == pytest.approx(0, abs=1e-12)
+    assert networks.period_gap([apart, networks.ring(6)]) > 0
+
+
+def test_large_periods_are_sparse(monkeypatch) -> None:
+    parts = [networks.random_regular(40, 3, seed=s) for s in range(2)]
+    dense = networks.period_gap(parts, (1, 2))
+    monkeypatch.setattr(networks.periods, "DENSE_NODES", 10)
+    assert networks.period_gap(parts, (1, 2)) == pytest.approx(dense, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: networks.outages([0.5], 1), r"outages: node_ids must be integers >= 0"),
+        (lambda: networks.outages([-1], 1), r"outages: node_ids must be integers >= 0"),
+        (lambda: networks.outages([1, 2], [1, 2, 3]), r"outages: start must be a number of rounds, or one for each of"),
+        (lambda: networks.outages([1], "now"), r"outages: start must be a number of rounds"),
+        (lambda: networks.outages([1], None), r"outages: start must be a number of rounds"),
+        (lambda: networks.outages([1], np.nan), r"outages: start must be a number of rounds"),
+        (
+            lambda: networks.outages([1, 2], [1, 5], [2, 3]),
+            r"end must be no earlier than start, got 3 after 5 in row 1",
+        ),
+        (lambda: play(networks.outages([8], 1), networks.ring(8), 1), r"below the number of nodes, 8, got 8"),
+        (
+            lambda: networks.time_varying([networks.ring(4)], dwell_rounds=[1, 2]),
+            r"time_varying: dwell_rounds must be 1 integers >= 1",
+        ),
+        (lambda: networks.time_varying([networks.ring(4)], dwell_rounds=[0]), r"dwell_rounds\[0\] must be an integer"),
+        (lambda: networks.time_varying([networks.ring(4)], cycle="no"), r"cycle must be True or False"),
+        (lambda: networks.period_gap([]), "period_gap: networks must be one or more Networks, got none"),
+        (lambda: networks.period_gap([networks.ring(4), networks.ring(5)]), "of one size, got 4 and 5 nodes"),
+        (
+            lambda: networks.period_gap(
+                [networks.star(5), networks.connect(networks.graph(5, [0, 1], [1, 2]), "row_stochastic")]
+            ),
+            "must be doubly stochastic, or the mean does not stay",
+        ),
+    ],
+)
+def test_bad_turns_and_outages(call, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        call()
