@@ -44,7 +44,9 @@ class Axes(NamedTuple):
             for dim, size in zip(dims, shape, strict=True):
                 if sizes.setdefault(dim, size) != size:
                     got = f"{dim!r} for axes of {sizes[dim]} and {size} entries"
-                    checks.fail(where, "record.dims", "one name for axes of one size", got, f"Call that of {name} other.")
+                    checks.fail(
+                        where, "record.dims", "one name for axes of one size", got, f"Call that of {name} other."
+                    )
         for dim in sizes:
             if dim in RESERVED or dim in shapes:
                 rule = f"names other than those of the records and {', '.join(RESERVED)}"
