@@ -51,7 +51,7 @@ def save(path: str | os.PathLike[str], what: Any) -> pathlib.Path:
     file appears whole or not at all, in place of an earlier one; missing folders are made.  It holds no code.  Flax
     alone reads it as well, into the same nested dicts of NumPy arrays:
 
-        flax.serialization.msgpack_restore(open("models.msgpack", "rb").read())["value"]
+        flax.serialization.msgpack_restore(pathlib.Path("models.msgpack").read_bytes())["value"]
 
     Args:
       path: of the file.
@@ -240,7 +240,9 @@ def _refuse(shown: str, got: str) -> NoReturn:
 def _is_number_type(dtype: np.dtype) -> bool:
     """Whether flax finds the type by its name again."""
     try:
-        return np.dtype(dtype.name) == dtype.newbyteorder("=") and (dtype.kind == "b" or jnp.issubdtype(dtype, jnp.number))
+        return np.dtype(dtype.name) == dtype.newbyteorder("=") and (
+            dtype.kind == "b" or jnp.issubdtype(dtype, jnp.number)
+        )
     except TypeError:
         return False
 
