@@ -44,7 +44,12 @@ def test_runs_and_arrays_get_their_axes() -> None:
 
 def test_what_is_by_node_is_called_so_and_other_axes_as_they_are_named() -> None:
     history = History()
-    arrays = {"far": np.zeros((1, 5)), "pairs": np.zeros((1, 5, 5)), "by_class": np.zeros((1, 5)), "bins": np.zeros((1, 7))}
+    arrays = {
+        "far": np.zeros((1, 5)),
+        "pairs": np.zeros((1, 5, 5)),
+        "by_class": np.zeros((1, 5)),
+        "bins": np.zeros((1, 7)),
+    }
     history.append([0], rows([0.0], **arrays), has_runs=False)
     data = history.dataset(None, Axes(5, {"by_class": ("class",)}))
     assert data.far.dims == ("step", "node") and data.pairs.dims == ("step", "node", "pairs_1")
