@@ -189,7 +189,7 @@ def test_what_is_by_node_is_so_in_a_sweep(tmp_path):
     rows = dlsim.analysis.to_csv(results, tmp_path / "sweep.csv").read_text().splitlines()
     assert rows[0].startswith("size,seed,step,node,") and len(rows) == 1 + 2 * 2 + 2 * 3
     with pytest.raises(ValueError, match=r"axis must be another name than .*node, got 'node'"):
-        swept(walk, {"node": [1, 2]}, seed=0)
+        swept(lambda node: walk(size=node), {"node": [1, 2]}, seed=0)
 
 
 def test_axes_by_keyword_and_by_name():
