@@ -202,7 +202,7 @@ def _is_bare(node: Any) -> bool:
         return True
     if isinstance(node, tuple | list | dict):
         return not node
-    structure = jax.tree.structure(node)
+    structure: Any = jax.tree.structure(node)
     return structure.num_leaves == 0 and structure.num_nodes == 1
 
 
@@ -224,10 +224,11 @@ def _plain(leaf: Any, shown: str) -> Any:
         return array[()] if isinstance(leaf, np.generic) else array
     if leaf is None or _is_bare(leaf):
         return None if leaf is None else {}
-    for kind in (bool, int, float, complex, str, bytes):
+    if isinstance(leaf, int) and not -(2**63) <= leaf < 2**64:
+        _refuse(shown, f"the integer {leaf:.3e}" if abs(leaf) < 2**1000 else "a larger integer")
+    kind: Any
+    for kind in (bool, int, float, complex, str, bytes):  # not of a class of their own, which msgpack would refuse
         if isinstance(leaf, kind):
-            if kind is int and not -(2**63) <= leaf < 2**64:
-                _refuse(shown, f"the integer {leaf:.3e}" if abs(leaf) < 2**1000 else "a larger integer")
             return kind(leaf)
     _refuse(shown, f"an object of class {type(leaf).__name__}")
 
