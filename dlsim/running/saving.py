@@ -174,9 +174,8 @@ def restored(value: Any, like: PyTree, part: str = "") -> PyTree:
         leaves.append(_as(place, leaf, shown))
     rest = [names for names in _names(value) if names not in set(used)]
     if rest:
-        checks.fail(
-            "load", "like", "of all parts that were saved", f"none of {'.'.join(filter(None, (part, *rest[0])))}"
-        )
+        missing = ".".join(filter(None, (part, *rest[0]))) or "the array that it is"
+        checks.fail("load", "like", "of all parts that were saved", f"none of {missing}")
     treedef = jax.tree.structure(like, is_leaf=_is_bare)
     return jax.tree.unflatten(treedef, leaves)
 

@@ -187,7 +187,7 @@ ROWS: dict[str, dict[str, Call]] = {
             "network": ring(),
         },
         "load": just(path="models.msgpack"),
-        "save": just(path="models.msgpack", what=1),
+        "save": just(path="kept.msgpack", what=1),
         "simulate": lambda: {"process": process(), "num_steps": 1, "seed": 0, "progress": False},
         "stop_at": just(name="loss", at_most=0.1),
         "stop_on_plateau": just(name="loss", patience=2),
