@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dlsim.learning.learn import learn
     from dlsim.running import meshes
     from dlsim.running.early import stop_at, stop_on_plateau
+    from dlsim.running.saving import load, save
     from dlsim.running.simulate import Interrupted, Run, simulate
     from dlsim.sweeps import sweep
     from dlsim.version import __version__ as __version__
@@ -52,11 +53,13 @@ __all__ = [
     "clocks",
     "environments",
     "learn",
+    "load",
     "marl",
     "meshes",
     "metrics",
     "networks",
     "problems",
+    "save",
     "simulate",
     "stop_at",
     "stop_on_plateau",
@@ -73,6 +76,7 @@ _HOMES = {
     "learning.learn": ("learn",),
     "running": ("meshes",),
     "running.early": ("stop_at", "stop_on_plateau"),
+    "running.saving": ("load", "save"),
     "running.simulate": ("Interrupted", "Run", "simulate"),
     "sweeps": ("sweep",),
     "version": ("__version__",),

@@ -12,7 +12,7 @@ State in equals State out in structure, shape and dtype.  Leaves that belong to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -36,6 +36,10 @@ class MeasureFn(Protocol):
     def __call__(self, state: State, info: Info, /) -> Info: ...
 
 
+class ParamsFn(Protocol):
+    def __call__(self, state: State, /) -> PyTree: ...
+
+
 def _line(kind: str, parts: list[str]) -> str:
     return f"{kind}({', '.join(part for part in parts if part)})"
 
@@ -55,6 +59,10 @@ class Process(NamedTuple):
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
     is what the host prepares for the steps to come.  `drawn` is what drawings show where that is not `network` alone.
+
+    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
+    learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
+    what `measure` gives, as `Record.dims` does.
     """
 
     init: InitFn
@@ -66,6 +74,8 @@ class Process(NamedTuple):
     on: Relink | None = None
     feed: Feed | None = None
     drawn: Drawn | None = None
+    params: ParamsFn | None = None
+    dims: Mapping[str, Sequence[str]] | None = None
 
     def __repr__(self) -> str:
         parts = ["" if self.num_nodes is None else f"{self.num_nodes} nodes"]
@@ -109,13 +119,39 @@ class Feed(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is kept from a run: `fn(state, info) -> dict of arrays`, at step 0 and after every `every` steps.
+    """What is kept from a run, and how often: at step 0, after every `every` steps, and at the end.
 
-    `fn=None` keeps what the process measures itself.  At step 0 there is no info yet: its floats are NaN, the rest 0.
+    `fn(state, info) -> dict` gives one record, arrays of any shape by name; `fn=None` keeps what the process measures
+    itself (`process.measure`, which `fn` may call as well).  It is called with two arguments, by place:
+
+    - `state`, after the step that is recorded (at step 0: the first one), as `process.step` gives it, of one run: with
+      several seeds `fn` is vectorised over them and never sees their axis.  `process.params(state)` are the models, every
+      leaf `[N, ...]` (`[1, ...]` for one at a server).  Of `dlsim.learn` it has `state.network` (traffic, clock) and, by
+      kind of method, `state.algorithm` (rounds), `state.nodes` (clocks) or `state.params` and `state.server` (arrivals).
+    - `info`, the dict that this step gave, of the last step alone and not summed since the last record: `loss` `[N]` and
+      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 there is none yet:
+      its floats are NaN, the rest 0.
+
+    `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
+
+    In `run.results`, and in what a sweep gives, a record has the dimensions (`seed`,) `step` and then its own axes: a
+    first axis of N entries, where the process has N nodes, is called `node`, any other `<name>_<axis>`.  An array that has
+    N entries by chance (N classes, say) is to be named: `dims={"by_class": ("class",)}`, a name an axis.
+
+    Each node's distance from the mean, beside what is measured anyway:
+
+        def record(state, info):
+            params = process.params(state)  # [N, D]
+            distance = jnp.linalg.norm(params - params.mean(0), axis=1)
+            return {**process.measure(state, info), "distance": distance}
+
+        run = dlsim.simulate(process, seed=0, num_steps=100, record=dlsim.Record(every=10, fn=record))
+        run.results.distance  # dimensions step, node; a column `node` in dlsim.analysis.to_csv
     """
 
     every: int = 1
     fn: MeasureFn | None = None
+    dims: Mapping[str, Sequence[str]] | None = None  # names of the axes of what is recorded, by record
 
 
 class GradientFn(Protocol):

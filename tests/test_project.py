@@ -214,9 +214,14 @@ def readme_blocks():
 
 @pytest.mark.slow
 def test_readme_example_runs():
-    example, hard, clocked, sweep, agents = readme_blocks()
+    example, own, hard, clocked, sweep, agents = readme_blocks()
     assert len(example.strip().splitlines()) <= 15
     check = "\nprint(run.status.ok, float(run.results.accuracy[-1]), dict(run.results.sizes))\n"
+    assert own.count("num_steps=500") == 1
+    own = own.replace("num_steps=500", "num_steps=40")
+    by_node = "run.results.accuracy_by_node"
+    mean = f"abs(float(({by_node}.mean('node') - run.results.accuracy).max())) < 1e-6"
+    kept = f"\nprint({by_node}.dims, {mean}, {{leaf.shape[:2] for leaf in __import__('jax').tree.leaves(run.params)}})"
     shorter = hard.replace("num_steps=500", "num_steps=40")
     assert shorter != hard
     also = "\nprint(float(run.results.accuracy_of_mean[-1]), int(run.results.num_present[-1]), type(robust).__name__)"
@@ -229,9 +234,10 @@ def test_readme_example_runs():
     assert agents.count("num_steps=20)") == 1
     agents = agents.replace("num_steps=20)", "num_steps=2)")
     acted = "\nprint(float(run.results.episode_return[-1]) < 0, int(run.results.messages_sent[-1]))"
-    blocks = (example + check, shorter + also, clocked + both, shortest + last, agents + acted)
+    blocks = (example + check, own + kept, shorter + also, clocked + both, shortest + last, agents + acted)
     printed = fresh("\n".join(blocks), MPLBACKEND="Agg")
-    first, second, timed, third, fourth = printed.splitlines()
+    first, mine, second, timed, third, fourth = printed.splitlines()
+    assert mine == "('step', 'node') True {(1, 100)}"
     assert fourth == "True 12"
     assert timed == "10.0 True"
     assert third == "{'topology': 3, 'learning_rate': 3, 'seed': 2, 'step': 21} ('topology',)"

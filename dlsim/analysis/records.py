@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     import xarray
 
 MAKE = "Pass what dlsim.sweep returned."
+NODE = "node"  # the dimension of what was recorded by node
 
 
 @checks.typed
 def axes(results: xarray.Dataset | xarray.DataArray) -> list[str]:
-    """Names of the swept keys, in order: the dimensions with coordinates other than `seed` and `step`."""
+    """Names of the swept keys, in order: the dimensions with coordinates other than `seed`, `step` and `node`."""
     arrays = list(results.data_vars.values()) if hasattr(results, "data_vars") else [results]
     arrays.sort(key=lambda array: -array.ndim)  # the fullest knows the order
     dims = dict.fromkeys(str(dim) for array in arrays for dim in array.dims)
-    return [dim for dim in dims if dim not in ("seed", "step") and dim in results.coords]
+    return [dim for dim in dims if dim not in ("seed", "step", NODE) and dim in results.coords]
 
 
 @checks.typed

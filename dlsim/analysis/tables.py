@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks, files
-from dlsim.analysis.records import axes, dataset, listed, recorded
+from dlsim.analysis.records import NODE, axes, dataset, listed, recorded
 from dlsim.analysis.statistics import scored
 
 if TYPE_CHECKING:
@@ -24,9 +24,13 @@ SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance", "bits_sen
 def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Path:
     """Write the long format: one line for each run and step, the axes first, then `seed`, `step` and the variables.
 
+    Where something was recorded by node (dimension `node`), there is one line for each run, step and node, with a column
+    `node` (0 to N-1) behind `step`; what is not by node stands in all of a step's lines.  Other arrays in a record (one
+    number a class, say) do not fit and are left out.
+
     The file appears whole or not at all, in place of an earlier one; missing folders are made.  Numbers are written
-    in full precision, `nan` where there is none.  Steps that a run did not record have no line.  Arrays in a record (one
-    number a node, say) do not fit and are left out.
+    in full precision, `nan` where there is none.  Steps that a run did not record have no line, nor have nodes of which a
+    run has no number at any step (where runs differ in the number of their nodes).
 
     Args:
       results: of a sweep or a run.
@@ -38,12 +42,12 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
     results, target = dataset("to_csv", results), files.given_path("to_csv", "path", path).absolute()
     if target.is_dir():
         checks.fail("to_csv", "path", "a file", f"the folder {target}")
-    order = [*axes(results), *(name for name in ("seed", "step") if name in results.dims)]
+    order = [*axes(results), *(name for name in ("seed", "step", NODE) if name in results.dims)]
     kept = [name for name, values in results.data_vars.items() if set(values.dims) <= set(order)]
     if not kept or not order:
         checks.fail("to_csv", "results", "a Dataset with variables over its axes, seed and step", f"{listed(results)}")
     flat = results[kept].reset_coords(drop=True)
-    there = recorded(flat)
+    there = _lines(flat)
     frame = flat.to_dataframe(dim_order=[name for name in order if name in flat.dims])
     if there is not None:
         frame = frame[there.broadcast_like(flat).transpose(*frame.index.names).values.ravel()]
@@ -56,6 +60,21 @@ def to_csv(results: xarray.Dataset, path: str | os.PathLike[str]) -> pathlib.Pat
     except OSError as error:
         checks.fail("to_csv", "path", "a file that can be written", f"{target} ({error.strerror})")
     return target
+
+
+def _lines(flat: xarray.Dataset) -> xarray.DataArray | None:
+    """Which lines there are, bool over dimensions of `flat`; None: all."""
+    there = recorded(flat)
+    for_nodes = [values for values in flat.data_vars.values() if NODE in values.dims]
+    held = None
+    for values in for_nodes:
+        known = values.notnull()
+        known = known.any("step") if "step" in known.dims else known
+        held = known if held is None else held | known
+    if held is None or bool(held.all()) or "diverged_step" not in flat:  # of a sweep, which fills up with NaN
+        return there
+    held = held | ~held.any(NODE)  # a run without any number is one that diverged
+    return held if there is None else held & there
 
 
 @checks.typed

@@ -11,7 +11,7 @@ from dlsim import checks, keys, trees
 from dlsim.arrivals.executor import JobBlocks, job_windows
 from dlsim.clocks.windows import Timing, timing
 from dlsim.core import SERVER, Array, ArrivalAlgorithm, Drawn, Info, InitFn, Job, Problem, Process, PyTree, Route
-from dlsim.learning.measures import STALENESS_BINS, measured, measured_staleness
+from dlsim.learning.measures import STALENESS_BINS, STALENESS_DIMS, measured, measured_staleness
 from dlsim.networks.messages import message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network, NetworkState
 from dlsim.running import counters, status
@@ -170,9 +170,11 @@ def learn_arrivals(
             window=state.window + 1,
         ), info
 
+    def params(state: ArrivalState) -> PyTree:
+        return trees.replicate(state.params, 1)
+
     def measure(state: ArrivalState, info: Info) -> Info:
-        params = trees.replicate(state.params, 1)
-        out = measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
+        out = measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
         made = {"num_aggregations": state.num_versions, "num_jobs": state.num_jobs}
         return {**out, **made, **measured_staleness(state.staleness)}
 
@@ -185,6 +187,8 @@ def learn_arrivals(
         num_nodes=num,
         feed=jobs.feed,
         drawn=Drawn(network, has_server=True),
+        params=params,
+        dims=STALENESS_DIMS,
     )
 
 

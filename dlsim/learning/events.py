@@ -12,7 +12,7 @@ from dlsim.clocks.play import play_between
 from dlsim.clocks.windows import Needs, Timing, timing, windows
 from dlsim.core import Array, Drawn, EventAlgorithm, Info, InitFn, Problem, Process, PyTree, Scenario
 from dlsim.learning.event_handlers import Carry, compressible, event_fns
-from dlsim.learning.measures import STALENESS_BINS, measured, measured_staleness
+from dlsim.learning.measures import STALENESS_BINS, STALENESS_DIMS, measured, measured_staleness
 from dlsim.networks.network import PERFECT, Network, NetworkState
 from dlsim.running import counters, status
 from dlsim.running.stretches import Stretch
@@ -137,10 +137,11 @@ def learn_events(
             draws=state.draws,
         ), info
 
+    def params(state: EventState) -> PyTree:
+        return algorithm.params(state.nodes if algorithm.flow is None else algorithm.flow(state.nodes, state.idle))
+
     def measure(state: EventState, info: Info) -> Info:
-        nodes = state.nodes if algorithm.flow is None else algorithm.flow(state.nodes, state.idle)
-        params = algorithm.params(nodes)
-        out = measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
+        out = measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
         return {**out, **measured_staleness(state.staleness)}
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
@@ -152,4 +153,6 @@ def learn_events(
         num_nodes=problem.num_nodes,
         feed=tape.feed,
         drawn=Drawn(network),
+        params=params,
+        dims=STALENESS_DIMS,
     )

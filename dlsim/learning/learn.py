@@ -142,9 +142,11 @@ def learn(
         spent = counters.add(state.gradient_evaluations, counters.total(counters.from_words(count)))
         return LearnState(algorithm_state, current.state, scenario_state, spent), info
 
+    def params(state: LearnState) -> PyTree:
+        return algorithm.params(state.algorithm)
+
     def measure(state: LearnState, info: Info) -> Info:
-        params = algorithm.params(state.algorithm)
-        return measured(problem, params, network.node_ids, state.network, state.gradient_evaluations, info)
+        return measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
@@ -159,6 +161,7 @@ def learn(
             (init, step, measure),
         ),
         drawn=Drawn(network, has_server="server" in algorithm.requires),
+        params=params,
     )
 
 

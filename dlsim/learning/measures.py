@@ -15,6 +15,7 @@ from dlsim.networks.network import NetworkState
 from dlsim.running import counters
 
 STALENESS_BINS = 64  # the last one holds all that is staler
+STALENESS_DIMS = {"staleness": ("staleness_0",)}  # so many nodes there may be too
 
 
 def measured(

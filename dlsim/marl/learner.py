@@ -21,7 +21,9 @@ from dlsim.networks.network import Inbox, Network
 class Learner(NamedTuple):
     """A learner in an environment: what its agents want, what they do, and how they act with what they learned.
 
-    `policy(params [G, ...]) -> Policy` acts as trained agents do; G is 1 for shared parameters, else A.
+    `policy(params [G, ...]) -> Policy` acts as trained agents do; G is 1 for shared parameters, else A.  The parameters
+    are one seed's of `run.params` (`[num_seeds, G, ...]`, for `qmix` too without its mixer), or what `dlsim.save` kept of
+    them: a policy needs a learner made with the same environment and model, and no run.
     """
 
     problem: Problem

@@ -138,6 +138,7 @@ class Store:
             "identity": self._identity,
             "steps": history.steps,
             "checksum": _checksum(leaves + rows, self._identity, history.steps),
+            "leaves": _described(carry),  # for those who read it without the process
         }
         args = self._ocp.args.Composite(state=self._ocp.args.StandardSave(tree), meta=self._ocp.args.JsonSave(meta))
         fix = "Free some space there, then resume."
@@ -213,12 +214,7 @@ class Store:
         """The named leaves of carry and rows, and the meta data; raises if anything is missing or has changed."""
         meta = json.loads((self._folder / str(step) / "meta" / "metadata").read_text(encoding="utf-8"))
         tree = self._manager.restore(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore()))
-        stored = [(part, tree["state"].get(part) or {}) for part in ("carry", "rows")]
-        parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}
-        leaves = [*parts["carry"].values(), *parts["rows"].values()]
-        if _checksum(leaves, meta["identity"], meta["steps"]) != meta["checksum"]:
-            raise ValueError("checksum")
-        return parts, meta
+        return _verified(tree["state"], meta), meta
 
     def _check_identity(self, meta: dict[str, Any]) -> None:
         held = meta["identity"]
@@ -265,6 +261,78 @@ class Store:
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             leaves.append(np.array(to_host(jax.random.key_data(leaf) if is_key else leaf)))
         return leaves
+
+
+def _verified(tree: dict[str, Any], meta: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """The named leaves of carry and rows; ValueError if they are not those that were written."""
+    stored = [(part, tree.get(part) or {}) for part in ("carry", "rows")]
+    parts = {part: {name: np.asarray(leaves[name]) for name in sorted(leaves)} for part, leaves in stored}
+    leaves = [*parts["carry"].values(), *parts["rows"].values()]
+    if _checksum(leaves, meta["identity"], meta["steps"]) != meta["checksum"]:
+        raise ValueError("checksum")
+    return parts
+
+
+def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The name of each step of a path into a tree: keys of dicts, fields, positions, as in flax's state dicts."""
+    return tuple(str(getattr(step, "key", getattr(step, "name", getattr(step, "idx", step)))) for step in path)
+
+
+def _described(tree: PyTree) -> list[list[Any]]:
+    """Of each leaf the names that lead to it, its shape, its dtype, and how keys are made where it is one."""
+    out = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        maker = str(jax.random.key_impl(leaf)) if is_key else ""
+        out.append([list(names_of(path)), list(leaf.shape), str(leaf.dtype), maker])
+    return out
+
+
+def newest(folder: pathlib.Path, where: str, argument: str, key: str) -> dict[str, Any]:
+    """`state` (nested dicts of NumPy arrays by name), `step` and `key` of the newest sound checkpoint in a folder.
+
+    It is read without a lock and nothing is changed, so a run may write there meanwhile.  Keys of random numbers are
+    dicts of `key` and their data.  One line if there is none.
+    """
+    tried: set[int] = set()
+    while steps := sorted({int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()} - tried):
+        step = steps[-1]  # looked up anew after each try: a run removes the oldest while it goes on
+        tried.add(step)
+        try:
+            parts, meta = _read_alone(folder / str(step))
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            message = f"checkpoint of step {step} is damaged ({type(error).__name__}); trying the one before"
+            warnings.warn(message, stacklevel=4)
+            continue
+        if "leaves" not in meta:
+            fix = "Resume the run with simulate(..., resume=True), and take run.params or run.state."
+            checks.fail(
+                where, argument, "of checkpoints that name what they hold", f"{folder}, of an earlier version", fix
+            )
+        found: dict[str, Any] = {}
+        for i, (names, shape, dtype, maker) in enumerate(meta["leaves"]):
+            if names[0] != "state":
+                continue
+            leaf = parts["carry"].get(_name(i))
+            leaf = np.zeros(shape, "uint32" if maker else dtype) if leaf is None else leaf
+            place = found
+            for name in names[:-1]:
+                place = place.setdefault(name, {})
+            place[names[-1]] = {key: maker, "data": leaf} if maker else leaf
+        words = np.asarray(meta["identity"]["key"], np.uint32)
+        return {"state": found.get("state", {}), "step": step, "key": words}
+    rule = "a file that dlsim.save wrote, or a folder of checkpoints"
+    got = f"{folder} with damaged ones alone" if tried else f"the folder {folder}"
+    checks.fail(where, argument, rule, got)
+
+
+def _read_alone(place: pathlib.Path) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """The named leaves and the meta data of one checkpoint, without a manager."""
+    import orbax.checkpoint as ocp
+
+    meta = json.loads((place / "meta" / "metadata").read_text(encoding="utf-8"))
+    with ocp.StandardCheckpointer() as reader:
+        return _verified(reader.restore(place.absolute() / "state"), meta), meta
 
 
 def _without_tracebacks() -> None:

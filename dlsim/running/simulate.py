@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, files
-from dlsim.core import Array, Process, PyTree, Record
+from dlsim.core import Array, ParamsFn, Process, PyTree, Record
 from dlsim.running import progress_bar, status
 from dlsim.running.early import Stop, Watch, rules
+from dlsim.running.history import axes_of, shapes_of
 from dlsim.running.loop import Checkpoints, play
 from dlsim.running.meshes import is_leader, node_mesh
 from dlsim.running.programs import Programs, compile_process
@@ -36,6 +37,54 @@ class Run(NamedTuple):
     results: xarray.Dataset  # dims (seed,) step
     status: status.Status
     timing: dict[str, float]  # compile_seconds, run_seconds, steps_per_second, node_updates_per_second
+    seeds: tuple[int, ...] | None = None  # as they were given; None where a key was
+    models: Models | None = None  # how `params` finds the models in the state; None: the process has none
+
+    @property
+    def params(self) -> PyTree:
+        """The trained models, every leaf `[num_seeds, N or 1, ...]`, whatever the method.
+
+        The first axis is that of the seeds, also of a single one (`num_seeds` is 1).  The second has N entries where
+        every node holds a model of its own, and one where what the method learns is one model: at a server (`fedavg`
+        and its kin, `scaffold`, `fedbuff` and others by arrivals), in `centralized_sgd`, or for a team that shares its
+        parameters (`dlsim.marl.share_parameters`).  They are the models that the metrics in `results` are of
+        (`process.params(state)`): what a method keeps beside them (a corrected iterate, momentum, a tracker) is in
+        `state`.  The model of node 3 with the first seed is
+
+            jax.tree.map(lambda leaf: leaf[0, 3], run.params)
+
+        and the mean model `leaf[0].mean(0)`.  They are on the device, and made anew from the state whenever asked for;
+        over several processes they are in parts, as the state is.  `dlsim.save` keeps them.
+
+        Raises ValueError if the process names no models, as worlds without learning do.
+        """
+        if self.models is None:
+            fix = "Make it with dlsim.learn or dlsim.marl.train, or with Process(..., params=)."
+            checks.fail("Run", "params", "asked of a process with models", "one that names none", fix)
+        return self.models.of(self.state)
+
+    @property
+    def step(self) -> int:
+        """How many steps the state is from the start."""
+        return int(self.results["step"].values[-1])
+
+
+class Models(NamedTuple):
+    """How the models are found in a state of one or several runs."""
+
+    find: ParamsFn
+    num_nodes: int | None
+    has_runs: bool
+
+    def of(self, state: PyTree) -> PyTree:
+        """Every leaf `[num_runs, N or 1, ...]`."""
+        found = jax.vmap(self.find)(state) if self.has_runs else self.find(state)
+        rows = {leaf.shape[self.has_runs :][:1] for leaf in jax.tree.leaves(found)}
+        legal = {(1,)} if self.num_nodes is None else {(1,), (self.num_nodes,)}
+        if len(rows) > 1 or not rows <= legal:
+            got = ", ".join(sorted(str(list(row)) for row in rows))
+            checks.fail("Run", "params", f"of leaves [{self.num_nodes or 'N'} or 1, ...]", f"leaves that begin {got}")
+        return found if self.has_runs else jax.tree.map(lambda leaf: leaf[None], found)
 
 
 def simulate(
@@ -80,7 +129,7 @@ def simulate(
         stops at the same step with the same bits, or goes on where a new rule asks for more.
 
     Returns:
-      Run(state, results, status, timing).
+      Run, of which `results` are the records, `params` the trained models, and `status` says what went wrong.
 
     Raises:
       ValueError: bad arguments, a checkpoint of another run, or a checkpoint folder that another process uses.
@@ -104,7 +153,9 @@ def simulate(
     checks.number("simulate", "checkpoint_seconds", checkpoint_seconds, 0.0)
     if resume and checkpoint_dir is None:
         checks.fail("simulate", "checkpoint_dir", "given to resume", "None")
+    axes = axes_of("simulate", process, record)
     seeds, key = _keys(key, seed)
+    given = None if seed is None else tuple(seeds or [int(seed)])  # type: ignore[arg-type]
     checkpoints = None
     if checkpoint_dir is not None:
         folder = files.given_path("simulate", "checkpoint_dir", checkpoint_dir)
@@ -117,6 +168,7 @@ def simulate(
     programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
     if mesh is not None and not is_leader():
         progress = False
+    axes.check("simulate", shapes_of("simulate", programs.shapes[1], int(seeds is not None)))
     updates = _updates(programs)
     watch = Watch(stops, programs.shapes[1], seeds) if stops else None
     with Interrupts(checkpoint_dir is not None) as interrupts, progress_bar.bar(num_steps, 0, progress, label) as bar:
@@ -150,10 +202,12 @@ def simulate(
         "steps_per_second": done / seconds if done else 0.0,
         "node_updates_per_second": done * updates / seconds if done else 0.0,
     }
-    dataset = played.history.dataset(seeds)
+    dataset = played.history.dataset(seeds, axes)
     if stopped:
         dataset.attrs["stopped"] = stopped
-    return Run(played.carry.state, dataset, status.Status(played.carry.log, seeds, stopped), timing)
+    log = status.Status(played.carry.log, seeds, stopped)
+    models = None if process.params is None else Models(process.params, process.num_nodes, seeds is not None)
+    return Run(played.carry.state, dataset, log, timing, given, models)
 
 
 def _keys(key: Array | None, seed: int | Sequence[int] | None) -> tuple[list[int] | None, Array]:

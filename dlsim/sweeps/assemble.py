@@ -74,7 +74,10 @@ def _index(source: Source, choice: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _kinds(blocks: Sequence[Block]) -> dict[str, tuple[np.dtype, tuple[int, ...], tuple[str, ...]]]:
-    """By variable: a dtype that can hold NaN, the largest extra shape, and the dims."""
+    """By variable: a dtype that can hold NaN, the largest extra shape, and the dims.
+
+    A dim of several variables is as large in all.  What is by node in some runs and not in others was so by chance.
+    """
     out: dict[str, tuple[np.dtype, tuple[int, ...], tuple[str, ...]]] = {}
     for block in blocks:
         for name, (axes, values) in block.variables.items():
@@ -83,8 +86,14 @@ def _kinds(blocks: Sequence[Block]) -> dict[str, tuple[np.dtype, tuple[int, ...]
             if name in out:
                 dtype = np.promote_types(dtype, out[name][0])
                 extra = tuple(max(both) for both in itertools.zip_longest(extra, out[name][1], fillvalue=1))
+                if axes != out[name][2]:
+                    axes = ("step", *(f"{name}_{axis}" for axis in range(len(extra))))
             out[name] = (dtype, extra, axes)
-    return out
+    size: dict[str, int] = {}
+    for _, extra, axes in out.values():
+        for dim, one in zip(axes[1:], extra, strict=True):
+            size[dim] = max(one, size.get(dim, 0))
+    return {name: (dtype, tuple(size[dim] for dim in axes[1:]), axes) for name, (dtype, _, axes) in out.items()}
 
 
 def _blank(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -285,7 +285,7 @@ def _result(
     """What is kept of a block: its first runs, without those it was filled up with."""
     size, log = len(block), played.carry.log
     history: History = played.history
-    variables = {name: (dims, array[:size]) for name, (dims, array) in history.variables().items()}
+    variables = {name: (dims, array[:size]) for name, (dims, array) in history.variables(group.record_axes).items()}
     return Block(
         identities=[member.identity for member in block],
         steps=np.asarray(history.steps, np.int64),

@@ -12,6 +12,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Feed, MeasureFn, Process
+from dlsim.running.history import Axes, axes_of, shapes_of
 from dlsim.running.programs import Traced, Values, trace
 from dlsim.sweeps.signature import content, signature
 from dlsim.sweeps.source import RESERVED, Built, Choice, Source
@@ -39,6 +40,7 @@ class Group(NamedTuple):
     every: int
     sources: tuple[str, ...]
     num_nodes: int  # 0 where the process does not say
+    record_axes: Axes  # of what is recorded
     state_bytes: int  # of one run
     feeds: list[Feed | None]  # by variant
 
@@ -94,8 +96,8 @@ def group_runs(
     found: dict[tuple[Any, ...], list[tuple[_Variant, Traced]]] = {}
     for variant in variants:
         for traced_variant, traced in _trace(source, variant):
-            _check_names(source, traced)
             built = traced_variant.built
+            _check_names(source, traced, built)
             key = (signature(traced), traced_variant.floats, built.num_steps, built.record.every)
             found.setdefault(key, []).append((traced_variant, traced))
     groups = [_group(source, members) for members in found.values()]
@@ -125,9 +127,13 @@ def _variants(source: Source) -> list[_Variant]:
     return out
 
 
-def _check_names(source: Source, traced: Traced) -> None:
-    """One array cannot hold an axis and a record of one name."""
-    for name in traced.measure.shapes:
+def _check_names(source: Source, traced: Traced, built: Built) -> None:
+    """One array cannot hold an axis and a record, or an axis of a record, of one name."""
+    rows = axes_of(source.name, built.process, built.record)
+    shapes = shapes_of(source.name, traced.measure.shapes)
+    rows.check(source.name, shapes)
+    own = {dim for name, shape in shapes.items() for dim in rows.of(name, shape)}
+    for name in (*traced.measure.shapes, *sorted(own)):
         if name in source.axes or name in RESERVED:
             rule = "of other names than the axes, seed, step, diverged_step and seconds_per_step"
             checks.fail(source.name, "records", rule, repr(name), "Rename the axis or the record.")
@@ -200,6 +206,7 @@ def _group(source: Source, found: list[tuple[_Variant, Traced]]) -> Group:
         every=built.record.every,
         sources=tuple(dict.fromkeys(name for variant, _ in found for name in variant.built.process.sources)),
         num_nodes=built.process.num_nodes or 0,
+        record_axes=axes_of(source.name, built.process, built.record),
         state_bytes=sum(bytes_of(leaf) for leaf in jax.tree.leaves(state)),
         feeds=[variant.built.process.feed for variant, _ in found],
     )

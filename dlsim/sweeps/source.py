@@ -19,6 +19,7 @@ from dlsim import checks
 from dlsim.configs import Experiment, assign, flatten
 from dlsim.core import Process, Record
 from dlsim.results import plain
+from dlsim.running.history import NODE
 from dlsim.sweeps.identity import code_of_experiment, code_of_function, code_of_package, describe
 
 Choice = dict[str, Any]  # a value for each axis
@@ -199,8 +200,9 @@ def _check_axes(where: str, axes: dict[str, list[Any]]) -> frozenset[str]:
     """One or more distinct values each; gives the axes of floats, whose values become floats."""
     floats = set()
     for key, values in axes.items():
-        if key in RESERVED:
-            checks.fail(where, "axis", f"another name than {', '.join(RESERVED)}", repr(key), "Rename the parameter.")
+        taken = (*RESERVED, NODE)
+        if key in taken:
+            checks.fail(where, "axis", f"another name than {', '.join(taken)}", repr(key), "Rename the parameter.")
         real = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
         if real and any(not isinstance(value, numbers.Integral) for value in values):
             axes[key] = [float(value) for value in values]

@@ -68,6 +68,24 @@ def test_csv_has_no_lines_for_what_a_run_did_not_record(tmp_path):
     assert len(rows) == 14 and not {tuple(row.values())[:4] for row in rows} & set(gone)
 
 
+def test_csv_has_a_line_for_each_node_where_something_is_by_node(tmp_path):
+    data = results().drop_vars("per_node")
+    far = np.arange(data.accuracy.size * 3.0).reshape(*data.accuracy.shape, 3)
+    far[1, ..., 2] = np.nan  # the torus has two nodes only, as a sweep over the number of nodes gives it
+    far[0, 0, 0, 0, 1] = np.nan
+    far[0, 1, 1] = np.nan  # a run that diverged keeps its lines
+    data["far"] = ((*data.accuracy.dims, "node"), far)
+    rows = lines(analysis.to_csv(data, tmp_path / "sweep.csv"))
+    names = ["topology", "is_lazy", "seed", "step", "node", "spectral_gap", "accuracy", "bits_sent"]
+    assert list(rows[0]) == [*names, "diverged_step", "far"]
+    assert len(rows) == 8 * 3 + 8 * 2
+    assert {row["node"] for row in rows if row["topology"] == "torus"} == {"0", "1"}
+    assert [row["far"] for row in rows[:6]] == ["0.0", "nan", "2.0", "3.0", "4.0", "5.0"]
+    assert [row["accuracy"] for row in rows[:6]] == ["0.1"] * 3 + ["0.9"] * 3
+    gone = [row["far"] for row in rows if (row["is_lazy"], row["seed"], row["topology"]) == ("True", "5", "ring, lazy")]
+    assert gone == ["nan"] * 6
+
+
 def test_csv_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "sweep.csv"
     path.write_text("earlier")

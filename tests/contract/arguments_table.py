@@ -186,6 +186,8 @@ ROWS: dict[str, dict[str, Call]] = {
             "algorithm": dlsim.algorithms.dsgd(problem(), SGD),
             "network": ring(),
         },
+        "load": just(path="models.msgpack"),
+        "save": just(path="kept.msgpack", what=1),
         "simulate": lambda: {"process": process(), "num_steps": 1, "seed": 0, "progress": False},
         "stop_at": just(name="loss", at_most=0.1),
         "stop_on_plateau": just(name="loss", patience=2),
@@ -381,5 +383,6 @@ ROWS: dict[str, dict[str, Call]] = {
 
 def write_files(folder: pathlib.Path) -> None:
     """What the rows read."""
+    dlsim.save(folder / "models.msgpack", jnp.zeros(2))
     (folder / "edges.txt").write_text("0 1\n1 2\n")
     (folder / "map.txt").write_text(MAP)

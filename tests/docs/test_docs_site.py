@@ -227,7 +227,8 @@ def play(name, *changes):
 def test_every_page_with_code_is_tried():
     with_code = {path.relative_to(DOCS).as_posix() for path in PAGES if "```python" in path.read_text()}
     how_to = {"an_algorithm", "a_channel", "a_scenario", "an_environment", "an_experiment"}
-    assert with_code == {"index.md", "install.md", "concepts.md", *(f"how_to/add_{name}.md" for name in how_to)}
+    pages = {*(f"how_to/add_{name}.md" for name in how_to), "how_to/measure_and_keep.md"}
+    assert with_code == {"index.md", "install.md", "concepts.md", *pages}
 
 
 def test_first_pages_run(monkeypatch):
@@ -295,6 +296,22 @@ def test_the_environment_runs():
     (train,) = re.findall(r"`(dlsim\.marl\.train\(.*\))`", (DOCS / "how_to" / "add_an_environment.md").read_text())
     run = dlsim.simulate(eval(train, found), seed=0, num_steps=1)
     assert run.status.ok and -100 < float(run.results.episode_return[-1]) < 0
+
+
+def test_metrics_and_models_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = play("how_to/measure_and_keep.md", ("num_steps=100", "num_steps=40"))
+    run, tree = found["run"], found["jax"].tree
+    by_node = run.results.accuracy_by_node
+    assert by_node.dims == ("seed", "step", "node") and found["worst"].dims == ("seed", "step")
+    assert abs(float((by_node.mean("node") - run.results.accuracy).max())) < 1e-6 < float(by_node.std("node").max())
+    assert len(found["table"].read_text().splitlines()) == 1 + 2 * 3 * 20
+    assert {leaf.shape[:2] for leaf in tree.leaves(found["models"])} == {(2, 20)}
+    for kept in (found["models"], found["same"]):
+        assert all(tree.leaves(tree.map(lambda a, b: bool((a == b).all()), kept, run.params)))
+    assert all(tree.leaves(tree.map(lambda a, b: bool((a == b).all()), found["state"], run.state)))
+    alone = found["problem"].evaluate(tree.map(lambda leaf: leaf[None], found["mine"]), None)["accuracy"]
+    assert float(alone[0]) == float(by_node[1, -1, 3])
 
 
 def test_the_experiment_runs(tmp_path):

@@ -16,6 +16,7 @@ from dlsim.environments import playing
 from dlsim.environments.environment import box
 from dlsim.marl import ppo_update
 from dlsim.marl.distributions import categorical
+from dlsim.running import programs
 
 SMALL = {
     "num_copies": 16,
@@ -46,13 +47,28 @@ def trained(learner, num_steps=30, network=None, scenario=None, **options):
         ("cooperative", 1, marl.ippo, {"sharing": marl.independent()}),
     ],
 )
-def test_it_learns_to_act(name, length, make, options):
-    run = trained(make(probe(name, length=length), optax.adam(1e-2), **{**SMALL, **options}), 40)
+def test_it_learns_to_act(name, length, make, options, tmp_path, monkeypatch):
+    learner = make(probe(name, length=length), optax.adam(1e-2), **{**SMALL, **options})
+    run = trained(learner, 40)
     assert float(run.results.episode_return[0]) < 0.8 * length
     assert float(run.results.episode_return[-1]) > 0.9 * length
     assert float(run.results.training_return[-1]) > 0.9 * length
     assert int(run.results.environment_steps[-1]) == 40 * 16 * 8 and run.status.ok
     assert int(run.results.gradient_evaluations[-1]) == 40 * 16 * 8 * 4 * 2
+
+    # The policy from a file acts alike, and as it was trained to, without a run.
+    monkeypatch.setattr(programs, "compile_traced", lambda *args, **options: pytest.fail("a run was compiled"))
+    mine = jax.tree.map(lambda leaf: leaf[0], run.params)
+    again = make(probe(name, length=length), **{**SMALL, **options})
+    kept = again.policy(dlsim.load(dlsim.save(tmp_path / "policy.msgpack", mine)))
+    seen = jnp.asarray([[1.0], [-1.0]]) if name in ("both", "cooperative") else jnp.zeros((2, 1))
+
+    def acted(policy):
+        one = jax.vmap(lambda key: policy.act(key, policy.init(2), seen, None, None)[1])
+        return np.asarray(jax.jit(one)(jax.random.split(jax.random.key(0), 100)))
+
+    np.testing.assert_array_equal(acted(kept), acted(learner.policy(mine)))
+    assert np.mean(acted(kept) == [1, 1 if name == "action" else 0]) > 0.9
 
 
 @pytest.mark.parametrize(

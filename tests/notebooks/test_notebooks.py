@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import json
 import os
 import pathlib
 import re
@@ -12,6 +15,7 @@ from patience import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LIMIT = int(PATIENCE)
 
 
@@ -20,6 +24,28 @@ def test_all_are_there_and_listed():
     assert [name[:2] for name in names] == [f"{i:02d}" for i in range(1, 9)]
     listed = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", (ROOT / "notebooks" / "README.md").read_text())
     assert listed == names
+
+
+def imports(path):
+    """What the cells of a notebook, or the blocks of a page, import of ours: module and name."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        blocks = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    else:
+        blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    plain = ["\n".join(line for line in block.splitlines() if not line.lstrip().startswith("%")) for block in blocks]
+    for block in plain:
+        for line in re.findall(r"^\s*((?:from|import) dlsim[^\n(]*(?:\([^)]*\))?)", block, flags=re.M):
+            (node,) = ast.parse(line.strip()).body
+            for one in node.names:
+                yield (one.name, None) if isinstance(node, ast.Import) else (node.module, one.name)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.stem)
+def test_what_is_imported_is_there(path):
+    for module, name in imports(path):
+        assert name is None or hasattr(importlib.import_module(module), name), f"{module}.{name}"
+        assert importlib.import_module(module)
 
 
 @pytest.mark.slow

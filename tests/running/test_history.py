@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import pytest
+from toys import walk
+
+from dlsim import analysis
+from dlsim.core import Record
 from dlsim.running.counters import Clock, Counter
-from dlsim.running.history import History
+from dlsim.running.history import Axes, History, axes_of
+from dlsim.running.simulate import simulate
 
 
 def rows(values: list[float], **more: object) -> dict[str, object]:
@@ -33,6 +40,52 @@ def test_runs_and_arrays_get_their_axes() -> None:
     assert data.by_class.dims == ("seed", "step", "by_class_0", "by_class_1")
     assert data.by_class.shape == (2, 3, 5, 3)
     assert data.seed.values.tolist() == [7, 9]
+
+
+def test_what_is_by_node_is_called_so_and_other_axes_as_they_are_named() -> None:
+    history = History()
+    arrays = {
+        "far": np.zeros((1, 5)),
+        "pairs": np.zeros((1, 5, 5)),
+        "by_class": np.zeros((1, 5)),
+        "bins": np.zeros((1, 7)),
+    }
+    history.append([0], rows([0.0], **arrays), has_runs=False)
+    data = history.dataset(None, Axes(5, {"by_class": ("class",)}))
+    assert data.far.dims == ("step", "node") and data.pairs.dims == ("step", "node", "pairs_1")
+    assert data.by_class.dims == ("step", "class") and data.bins.dims == ("step", "bins_0")
+    assert data.loss.dims == ("step",) and "node" not in data.coords  # the nodes are no swept axis
+    assert analysis.axes(data) == []
+
+
+@pytest.mark.parametrize(
+    ("dims", "line"),
+    [
+        ({"far": ("class",), "bins": ("class",)}, "one name for axes of one size, got 'class' for axes of 5 and 7"),
+        ({"far": ("a", "b")}, r"1 different names for 'far', got \['a', 'b'\] for an array \[5\]"),
+        ({"far": ("step",)}, "names other than those of the records and seed, step, got 'step'"),
+        ({"far": ("bins",)}, "names other than those of the records and seed, step, got 'bins'"),
+        ({"far": "class"}, "a tuple of names for 'far', got 'class'"),
+        ("class", "a dict of names by record, got 'class'"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_line(dims: Any, line: str) -> None:
+    process = walk()._replace(num_nodes=5)
+    with pytest.raises(ValueError, match=rf"^simulate: record\.dims must be {line}"):
+        axes_of("simulate", process, Record(dims=dims)).check("simulate", {"far": (5,), "bins": (7,)})
+
+
+def test_a_record_gives_arrays_by_name() -> None:
+    rule = r"^simulate: record\.fn must be a function that gives a dict of arrays by name, got 'x': tuple"
+    with pytest.raises(ValueError, match=rule):
+        simulate(walk(), seed=0, num_steps=1, record=Record(fn=lambda state, info: {"x": (state.word, state.word)}))
+
+
+def test_names_of_a_record_come_before_those_of_the_process() -> None:
+    process = walk()._replace(num_nodes=4, dims={"word": ("letter",)})
+    assert simulate(process, seed=0, num_steps=1).results.word.dims == ("step", "letter")
+    named = axes_of("simulate", process, Record(dims={"word": ("own",)}))
+    assert named.of("word", (4,)) == ("own",) and named.of("other", (4, 2)) == ("node", "other_1")
 
 
 def test_counts_and_clocks_become_float64() -> None:

@@ -14,7 +14,7 @@ from tiny_sweeps import EVERY, NODES, RECORD, STEPS, check_runs, classification,
 
 import dlsim
 from dlsim import keys, networks
-from dlsim.core import Process
+from dlsim.core import Process, Record
 from dlsim.sweeps import api
 
 SEEDS = (0, 3)
@@ -164,6 +164,32 @@ def test_seeds_dims_coordinates_and_dtypes():
     assert swept(walk, {}, seed=None).seed.values.tolist() == [0]
     numpy = swept(walk, {"size": np.array([2, 3]), "rate": np.linspace(0.5, 0.9, 2)}, seed=0)
     assert numpy["size"].dtype.kind == "i" and numpy["size"].values.tolist() == [2, 3]
+
+
+def by_node(size=2):
+    """As many nodes as numbers; what is by class has three by chance."""
+    process = walk(size=size)._replace(num_nodes=size)
+
+    def record(state, info):
+        return {**process.measure(state, info), "double": 2 * state, "by_class": jnp.arange(3.0), "bins": jnp.zeros(3)}
+
+    return process, Record(every=2, fn=record, dims={"by_class": ("class",)})
+
+
+def test_what_is_by_node_is_so_in_a_sweep(tmp_path):
+    results = swept(by_node, {"size": [2, 3]}, seed=[5], num_steps=2, record=None)
+    assert results.double.dims == results.state.dims == ("size", "seed", "step", "node") and results.sizes["node"] == 3
+    assert results.by_class.dims == ("size", "seed", "step", "class")
+    assert results.bins.dims == ("size", "seed", "step", "bins_0")  # not by node in all of the runs
+    np.testing.assert_array_equal(results.double, 2 * results.state)
+    for i, size in enumerate((2, 3)):
+        alone = dlsim.simulate(by_node(size)[0], seed=[5], num_steps=2, record=by_node(size)[1]).results
+        close(results.state.values[i, ..., :size], alone.state.values)
+        assert np.isnan(results.state.values[i, ..., size:]).all()
+    rows = dlsim.analysis.to_csv(results, tmp_path / "sweep.csv").read_text().splitlines()
+    assert rows[0].startswith("size,seed,step,node,") and len(rows) == 1 + 2 * 2 + 2 * 3
+    with pytest.raises(ValueError, match=r"axis must be another name than .*node, got 'node'"):
+        swept(lambda node: walk(size=node), {"node": [1, 2]}, seed=0)
 
 
 def test_axes_by_keyword_and_by_name():
