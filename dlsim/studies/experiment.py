@@ -111,7 +111,7 @@ def run_experiment(
         store = Store(folder / PARTIAL)
         store.check(identity)
         store.refresh()
-        plan = plan_sweep(source, store, options)  # bad settings are told before anything is written
+        plan = plan_sweep(source, store, options, progress)  # bad settings are told before anything is written
         check_memory(plan, options)
         new = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
@@ -160,7 +160,7 @@ def sweep_experiment(
         store = Store(folder / SWEEP)
         store.check({**identity, "axes": sorted(source.axes)})
         store.refresh()
-        plan = plan_sweep(source, store, options)
+        plan = plan_sweep(source, store, options, progress)
         tell(plan)
         if plan_only:
             return plan
