@@ -52,7 +52,10 @@ class _Lines(Bar):
 
     def __init__(self, label: str, total: int | None, done: float, is_at_once: bool) -> None:
         self._label, self._total, self._done, self._text = label, total, done, ""
-        self._began, self._moved = time.monotonic(), (0.0, done)  # the latter: when the first step was seen, and how far
+        self._began, self._moved = (
+            time.monotonic(),
+            (0.0, done),
+        )  # the latter: when the first step was seen, and how far
         self._stream, self._is_at_once, self._said = sys.stderr, is_at_once, 0
         self._lock, self._end = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._tell, name="dlsim-progress", daemon=True)

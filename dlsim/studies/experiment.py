@@ -61,9 +61,19 @@ __all__ = [
 ]
 
 
-def default_folder(name: str, mode: str) -> pathlib.Path:
-    """`runs/<name>-<mode>`."""
-    return pathlib.Path("runs") / f"{name}-{mode}"
+def default_folder(name: str, mode: str, is_sweep: bool = False) -> pathlib.Path:
+    """`runs/<name>-<mode>`, of a sweep over axes of one's own `runs/<name>-<mode>-sweep`."""
+    return pathlib.Path("runs") / f"{name}-{mode}{'-sweep' if is_sweep else ''}"
+
+
+def has_kept(folder: pathlib.Path) -> bool:
+    """Whether a run's folder holds what can be gone on with: a finished run, finished blocks, or states on the way."""
+    return (folder / "provenance.json").exists() or any(_has_work(folder / part) for part in (PARTIAL, SWEEP))
+
+
+def _has_work(place: pathlib.Path) -> bool:
+    kept = (place / "blocks").glob("*.npz"), (place / "current").glob("**/*")
+    return any(path.is_file() for paths in kept for path in paths)
 
 
 def run_experiment(
@@ -154,7 +164,7 @@ def sweep_experiment(
     options = _options(experiment, options)
     settings = {key: list(values) for key, values in source.axes.items()}
     identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
-    place = pathlib.Path("runs") / f"{experiment.name}-{mode}-sweep" if out is None else out
+    place = default_folder(experiment.name, mode, is_sweep=True) if out is None else out
     with contextlib.nullcontext(results.folder_of(place)) if plan_only else results.locked(place) as folder:
         results.check_folder(folder, identity, extends=True)
         store = Store(folder / SWEEP)
@@ -257,8 +267,7 @@ def _timed(outcome: Outcome, plan: Plan, clock: float) -> Outcome:
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:
     """After an error: without a finished run or a checkpoint there is nothing to resume, so leave no trace."""
-    kept = (partial / "blocks").glob("*.npz"), (partial / "current").glob("**/*")
-    if any(path.is_file() for paths in kept for path in paths):
+    if _has_work(partial):
         return
     shutil.rmtree(partial, ignore_errors=True)
     for place in new:  # the run's folder and the parents that were made for it

@@ -27,6 +27,18 @@ def tell_plan(plan: Plan, whole: bool = False) -> None:
         console.print(plan.table())
 
 
+def tell_nothing_kept(out: str | None, path: str, mode: str, is_sweep: bool = False) -> None:
+    """One line on stderr where `--resume` finds nothing to go on with, which is then made anew."""
+    from dlsim import results
+    from dlsim.studies.experiment import default_folder, has_kept
+
+    name = pathlib.Path(path).stem
+    folder = results.folder_of(default_folder(name, mode, is_sweep) if out is None else out)
+    if pathlib.Path(path).is_file() and not has_kept(folder):
+        kind = "sweep" if is_sweep else "run"
+        print(f"dlsim: nothing to resume in {_short(folder)}: the {kind} starts anew", file=sys.stderr)
+
+
 def report(saved: SavedRun) -> None:
     """The table, the claims, what went wrong, and where the files are."""
     from rich.console import Console

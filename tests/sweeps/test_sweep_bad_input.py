@@ -116,9 +116,9 @@ def test_functions_and_what_they_give(tmp_path):
 OF_A_FILE = {
     "unknown axis": (
         ["learning_rat=1"],
-        r"sweep: --axis must be a key of the config, got 'learning_rat'. Did you mean",
+        r"sweep: --axis must be one of learning_rate, .* got 'learning_rat'. Did you mean 'learning_rate'\?",
     ),
-    "part of the config": (["problem=1"], r"--axis must be a key of the config, got 'problem'"),
+    "part of the config": (["problem=1"], r"--axis must be one of problem.name, .* got 'problem'"),
     "wrong type": (["learning_rate=fast"], r"axis learning_rate must be a finite number, got 'fast'"),
     "a float for an int": (["num_steps=1.5"], r"axis num_steps must be an integer, got '1.5'"),
     "no bool": (["is_heavy=1"], r"axis is_heavy must be true or false, got '1'"),
