@@ -38,6 +38,7 @@ from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.studies.catalogue import code_digest
 from dlsim.studies.judging import judge
 from dlsim.studies.networks import Networks
+from dlsim.studies.sittings import Sitting
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan
@@ -128,7 +129,8 @@ def run_experiment(
             began = started or _open_partial(folder / PARTIAL, identity)
             store.open(identity)
             tell(plan)
-            outcome = _timed(execute(plan, store, options, progress), plan, clock)
+            with Sitting(folder / PARTIAL, _has_work(folder / PARTIAL), clock) as sitting:
+                outcome = _timed(execute(plan, store, options, progress), plan, clock, sitting)
         except BaseException:
             _clear_if_empty(folder / PARTIAL, new)
             raise
@@ -158,6 +160,7 @@ def sweep_experiment(
       plan_only: return the plan and run nothing.
       workers: several machines (`dlsim.sweeps.workers`); None: this process.
     """
+    clock = time.monotonic()
     experiment, config, source = load_sweep(os.fspath(path), mode, tuple(overrides), seeds, tuple(axes))
     networks = Networks()
     source = networks.watch(source)
@@ -176,12 +179,14 @@ def sweep_experiment(
             return plan
         if workers is None:  # the memory of other machines is not known here
             check_memory(plan, options)
-        began = _now()
+        began, has_work = _now(), _has_work(folder / SWEEP)
         store.open({**identity, "axes": sorted(source.axes)})
         where = str(experiment.path)
         make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
         remote = None if workers is None else workers.bind(make_source)
-        outcome = execute(plan, store, options, progress, workers=remote)
+        with Sitting(folder / SWEEP, has_work, clock) as sitting:
+            outcome = execute(plan, store, options, progress, workers=remote)
+            outcome = outcome._replace(timing={**outcome.timing, **sitting.timing})
         own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
         is_own = set(own) == set(source.axes)
         return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
@@ -258,11 +263,11 @@ def _finish(
     return results.save(folder, dataset, config, provenance, made, figure, drawings)
 
 
-def _timed(outcome: Outcome, plan: Plan, clock: float) -> Outcome:
-    """With what planning, compiling and running took since `clock`; None where a part was done before."""
+def _timed(outcome: Outcome, plan: Plan, clock: float, sitting: Sitting) -> Outcome:
+    """With what planning, compiling and running took since `clock`, None where a part was done before, and in all."""
     is_whole = sum(plan.todo) == plan.num_runs
     took = time.monotonic() - clock if is_whole else None
-    return outcome._replace(timing={**outcome.timing, "total_seconds": took})
+    return outcome._replace(timing={**outcome.timing, "total_seconds": took, **sitting.timing})
 
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:
