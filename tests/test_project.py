@@ -256,6 +256,8 @@ def test_readme_lists_every_public_name_and_no_other():
         "arrivals",
         "environments",
         "marl",
+        "plotting",
+        "experiment",
     )
     packages = [getattr(dlsim, name) for name in names]
     public = {name for package in packages for name in package.__all__}

@@ -51,9 +51,7 @@ class FoldingTable(Table):
             is_last = number == len(parts) - 1
             yield self._part([*keys, *part], True, has_title=number == 0, has_caption=is_last or not parts)
 
-    def _part(
-        self, chosen: Sequence[int], is_tall: bool, has_title: bool = True, has_caption: bool = True
-    ) -> Table:
+    def _part(self, chosen: Sequence[int], is_tall: bool, has_title: bool = True, has_caption: bool = True) -> Table:
         """Some of the columns as a plain table; `is_tall`: with headings no wider than the cells, or their longest word."""
         named = ("box", "show_header", "show_edge", "show_lines", "padding", "pad_edge", "header_style", "border_style")
         made = Table(**{name: getattr(self, name) for name in named}, title_justify=self.title_justify)

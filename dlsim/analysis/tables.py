@@ -144,7 +144,9 @@ def last_values(results: xarray.Dataset) -> LastValues:
         own = [{name: place[name] for name in lead if name in scalars[metric].dims} for metric in shown]
         cells = [_mean_and_spread(scalars[metric].sel(at)) for metric, at in zip(shown, own, strict=True)]
         rows.append([*map(str, values), *cells])
-    return LastValues(title, [name.replace("_", " ") for name in lead], [name.replace("_", " ") for name in shown], rows)
+    return LastValues(
+        title, [name.replace("_", " ") for name in lead], [name.replace("_", " ") for name in shown], rows
+    )
 
 
 def _mean_and_spread(values: xarray.DataArray) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, palette
 from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.network import Network, host_graph
 
@@ -61,11 +61,11 @@ def draw(network: Network | Graph, values: Any = None, ax: Axes | None = None, *
     size = float(np.clip(9000 / graph.num_nodes, 1, 160))
     style: dict[str, Any] = {"s": size, "zorder": 2, "linewidths": min(0.8, size / 40), "edgecolors": "white"}
     if values is None:
-        ax.scatter(places[:, 0], places[:, 1], color="#2b6ca3", **style)
+        ax.scatter(places[:, 0], places[:, 1], color=palette.COLORS[0], **style)
     else:
         is_known = np.isfinite(values)
         (x, y), (hollow_x, hollow_y) = places[is_known].T, places[~is_known].T
-        points = ax.scatter(x, y, c=values[is_known], cmap="viridis", **style)
+        points = ax.scatter(x, y, c=values[is_known], cmap=palette.RAMP, **style)
         ax.scatter(hollow_x, hollow_y, **(style | {"facecolors": "white", "edgecolors": "0.4", "linewidths": 0.8}))
         ax.figure.colorbar(points, ax=ax, label=label, shrink=0.8)
     ax.autoscale_view()

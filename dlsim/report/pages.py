@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlsim.analysis.tables import MOST_ROWS, last_values
+from dlsim.palette import COLORS, RAMP_STOPS
 from dlsim.report.collect import VERDICTS, Page, facts, faults
 from dlsim.report.data import network_data, plot_data
 
@@ -131,6 +132,8 @@ def run(page: Page) -> str:
         parts.append(f"<section><h2>Figure</h2>{image}</section>")
     parts.append(last_table(saved.results))
     data: dict[str, Any] = {}
+    if plots or networks:
+        data["palette"] = {"colors": COLORS, "ramp": RAMP_STOPS}
     if plots:
         parts.append(plot_section(plots))
         data["plot-data"] = plots
@@ -228,7 +231,9 @@ def last_table(results: xarray.Dataset) -> str:
     names = [*found.keys, *found.metrics]
     head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
     rows = "".join(
-        "<tr>" + "".join(f'<td data-name="{esc(name)}">{esc(cell)}</td>' for name, cell in zip(names, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f'<td data-name="{esc(name)}">{esc(cell)}</td>' for name, cell in zip(names, row, strict=True))
+        + "</tr>"
         for row in found.rows[:MOST_ROWS]
     )
     more = len(found.rows) - MOST_ROWS

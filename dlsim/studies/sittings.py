@@ -41,7 +41,9 @@ class Sitting:
     def __enter__(self) -> Sitting:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._before is None or not self._path.parent.is_dir():
             return
         text = json.dumps([*self._before, round(self._seconds, 3)]).encode()

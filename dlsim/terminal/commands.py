@@ -38,9 +38,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 def _check_numbers(options: argparse.Namespace) -> None:
     """Of seeds, devices and threads, before anything is made."""
     from dlsim import checks
-    from dlsim.running.meshes import parse_number
-
     from dlsim.running import progress_bar
+    from dlsim.running.meshes import parse_number
 
     given, cores = vars(options), os.cpu_count() or 1
     if "progress" in given:

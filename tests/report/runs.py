@@ -48,7 +48,13 @@ def diverged():
 
 
 def save(
-    folder, name="07_small", holds=(True, False, None), title="A small paper (07): what is it?", server="", data=None, **more
+    folder,
+    name="07_small",
+    holds=(True, False, None),
+    title="A small paper (07): what is it?",
+    server="",
+    data=None,
+    **more,
 ):
     """A finished run on disk."""
     from matplotlib.figure import Figure

@@ -77,7 +77,7 @@ OF_A_FUNCTION = {
     "no layout": ({}, {"layout": "vmp"}, r"sweep: layout must be auto, vmap, map, .*, got 'vmp'"),
     "no size": ({}, {"memory": "much"}, r"sweep: memory must be a size such as 8GiB or 500MB, got 'much'"),
     "no lanes": ({}, {"lanes": 0}, r"sweep: lanes must be an integer in \[1, 64\], got 0"),
-    "no progress": ({}, {"progress": "loud"}, r"sweep: progress must be True, False or \"auto\", got 'loud'"),
+    "no progress": ({}, {"progress": "loud"}, r"sweep: progress must be one of auto, bar, lines, off, got 'loud'"),
     "too little memory": ({}, {"memory": "1KiB"}, r"sweep: memory must be at least .* for one run of .*, got 921 B"),
 }
 
