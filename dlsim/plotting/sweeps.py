@@ -127,6 +127,8 @@ def heat_maps(
     places, values = axes_of(where, axes), data[panel].values.tolist()
     if len(places) < len(values):
         checks.fail(where, "axes", f"one for each of the {len(values)} values of {panel}", len(places))
+    if any(ax.figure is not places[0].figure for ax in places):
+        checks.fail(where, "axes", "panels of one figure", "those of several", "Make them with plotting.panels(1, 2).")
     label = options.pop("label", None)
     log, limits = bool(options.get("log", False)), options.pop("limits", None)
     if limits is None:
@@ -161,12 +163,11 @@ def _norm(shown: np.ndarray, log: bool, limits: tuple[float, float] | None) -> N
         low, high = _ends(shown, log)
     else:
         pair = checks.sequence("heat_map", "limits", limits, "two numbers, the lower first")
-        known = [checks.real(one) for one in pair]
-        is_pair = len(known) == 2 and all(one is not None and np.isfinite(one) for one in known)
-        if not is_pair or not known[0] < known[1] or (log and known[0] <= 0):
+        known = [one for one in map(checks.real, pair) if one is not None and np.isfinite(one)]
+        if not len(pair) == len(known) == 2 or not known[0] < known[1] or (log and known[0] <= 0):
             rule = f"two{' positive' if log else ''} numbers, the lower first"
             checks.fail("heat_map", "limits", rule, checks.describe(limits))
-        low, high = float(pair[0]), float(pair[1])
+        low, high = known
     return LogNorm(low, high) if log else Normalize(low, high)
 
 

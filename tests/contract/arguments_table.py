@@ -330,7 +330,7 @@ ROWS: dict[str, dict[str, Call]] = {
             "y": "graph",
         },
         "heat_maps": lambda: {
-            "axes": [panel(), panel()],
+            "axes": plotting.panels(1, 2)[1],
             "data": results().accuracy.isel(step=0, drop=True),
             "x": "rate",
             "y": "graph",
