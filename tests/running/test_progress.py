@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dlsim.running import progress_bar, terminal_bar
 
+FIRST_SECONDS, MOST_SECONDS = progress_bar.FIRST_SECONDS, progress_bar.MOST_SECONDS  # tests set them out of reach
 LABEL = "a study with a name of some length, mode paper: 3600 runs"
 TEXT = "loss 0.1235  accuracy 0.9877  consensus distance 1.235e-07  3.2 k node-updates/s"
 
@@ -58,6 +59,8 @@ class Clock:
 def test_lines_come_after_5_10_20_40_and_80_seconds_then_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(7)
     monkeypatch.setattr(progress_bar.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr(progress_bar, "FIRST_SECONDS", FIRST_SECONDS)
+    monkeypatch.setattr(progress_bar, "MOST_SECONDS", MOST_SECONDS)
     lines = progress_bar._Lines("walk", 400, 0, False)
     lines._end.wait = clock.wait  # type: ignore[method-assign,assignment]
     lines._tell()

@@ -258,7 +258,7 @@ def test_compile_time_is_apart_from_run_time() -> None:
 
 
 @pytest.mark.parametrize("progress", ["auto", False])
-def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str], progress: object) -> None:
+def test_a_short_run_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str], progress: object) -> None:
     simulate(walk(), seed=0, num_steps=5, progress=progress)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
