@@ -96,7 +96,7 @@ def test_every_room_that_decides_nothing_is_there():
 
 
 def test_what_decides_imports_nothing_of_what_does_not():
-    """But faces of packages, the bar, colours, how files are written, drawings in functions: no change comes by another door."""
+    """But faces of packages, the bar, colours, how files are written, drawings in functions: there is no other door."""
     faces = {"__init__.py", "environments/__init__.py"}
     doors = set()
     for path in deciding_files():
