@@ -178,6 +178,50 @@ def test_unknown_options_and_version(capsys):
     assert stop.value.code == 0 and capsys.readouterr().out.startswith("dlsim 0.")
 
 
+LOOKS_UP = '''"""A study that looks its names up."""
+from ml_collections import ConfigDict
+def get_config(mode): return ConfigDict({"num_steps": 2, "num_seeds": 1, "shape": ("ring 4", "torus 9")})
+def axes(config): return {"shape": config.shape}
+def build(config): return {"ring 4": 4, "torus 9": 9}[config.shape]
+'''
+
+
+def test_a_name_that_a_file_fails_on_gets_the_nearest_of_its_own(tmp_path, capsys):
+    """Whatever its `build` raises; of a name that it knows, its own error stays."""
+    (tmp_path / "study.py").write_text(LOOKS_UP)
+    words = ("sweep", tmp_path / "study.py", "--out", tmp_path / "run", "--axis")
+    status, _, err = call(capsys, *words, "shape=rng 4")
+    assert status == 2 and err.count("\n") == 1
+    assert "study: axis shape must be a name that the file knows, such as ring 4, torus 9, got 'rng 4'." in err
+    assert "Did you mean 'ring 4'? (The file's build stopped with KeyError: 'rng 4'.)" in err
+    status, _, err = call(capsys, *words, "shape=ring 4")
+    assert status == 2 and "build must be a function that gives (Process, Record), got int" in err
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_no_number_of_the_claims_is_cut(width, capsys, monkeypatch):
+    from rich.console import Console
+
+    from dlsim.studies import claims_table
+    from dlsim.terminal import papers
+
+    row = {"experiment": "05", "claim": "A claim of more than a few words, which wraps.", "source": "the paper"}
+    row |= {
+        "reported": "0.98 ± 0.02",
+        "measured": "0.9123 ± 0.0045",
+        "scale": "tiny, 3 seeds",
+        "holds": "does not hold",
+    }
+    monkeypatch.setattr(claims_table, "rows", lambda done: [row, {**row, "holds": "holds"}])
+    monkeypatch.setattr(papers, "console", lambda: Console(width=width, highlight=False))
+    papers.tell_claims([])
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()[:-1]) <= width and "…" not in shown
+    for text in ("0.98 ± 0.02", "0.9123 ± 0.0045", "does not hold"):
+        assert text in shown
+    assert ("┃" in shown) == (width >= papers.TABLE_WIDTH)
+
+
 def test_a_missing_package_names_the_command(tmp_path, capsys):
     (tmp_path / "study.py").write_text("import no_such_package\n")
     status, _, err = call(capsys, "run", tmp_path / "study.py")
