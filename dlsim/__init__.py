@@ -11,7 +11,19 @@ All nodes' parameters live in one stacked pytree and the whole population runs a
 # Nothing is imported before it is asked for: the command line is ready for Ctrl-C before JAX is there.
 TYPE_CHECKING = False  # type checkers read it as True; `typing` itself would be the largest import here
 if TYPE_CHECKING:
-    from dlsim import aggregators, algorithms, analysis, arrivals, clocks, environments, marl, networks, problems
+    from dlsim import (
+        aggregators,
+        algorithms,
+        analysis,
+        arrivals,
+        clocks,
+        environments,
+        experiment,
+        marl,
+        networks,
+        plotting,
+        problems,
+    )
     from dlsim.core import (
         Aggregator,
         Algorithm,
@@ -52,12 +64,14 @@ __all__ = [
     "average",
     "clocks",
     "environments",
+    "experiment",
     "learn",
     "load",
     "marl",
     "meshes",
     "metrics",
     "networks",
+    "plotting",
     "problems",
     "save",
     "simulate",

@@ -91,11 +91,14 @@ def comment_at(source: str, line: int) -> str:
 
 
 def constant_comment(symbol: Symbol) -> str:
-    """What the comment beside a constant says, in the module of the package that assigns it."""
+    """What the comment beside a constant says, in the module that assigns it: of the package, or where that has it from."""
     package = importlib.import_module(symbol.module)
     paths = getattr(package, "__path__", None)
-    found = pkgutil.iter_modules(paths, f"{symbol.module}.") if paths else ()
-    for module in (package, *(importlib.import_module(one.name) for one in found)):
+    found = [one.name for one in pkgutil.iter_modules(paths, f"{symbol.module}.")] if paths else []
+    for node in ast.parse(inspect.getsource(package)).body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == symbol.name for alias in node.names):
+            found.insert(0, str(node.module))
+    for module in (package, *map(importlib.import_module, found)):
         source = inspect.getsource(module)
         for node in ast.parse(source).body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

@@ -23,3 +23,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:
             need(name)
+
+
+@pytest.fixture(autouse=True)
+def no_lines_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is over within seconds shows no progress; on a busy machine it would, between the lines that a test reads."""
+    from dlsim.running import progress_bar
+
+    monkeypatch.setattr(progress_bar, "FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr(progress_bar, "MOST_SECONDS", 3600.0)

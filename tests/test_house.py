@@ -10,7 +10,7 @@ import networkx as nx
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Who may import whom: a room imports from rooms that stand before it.  The ground imports nothing of ours.
-GROUND = ("version", "checks", "files", "locks", "core", "keys", "trees")
+GROUND = ("version", "checks", "files", "locks", "core", "keys", "trees", "palette")
 ORDER = (
     *GROUND,
     "running",

@@ -175,6 +175,8 @@ def test_the_package_gives_what_it_names_when_it_is_asked():
             home = importlib.import_module(node.module)
             value = getattr(home, alias.name, None) or importlib.import_module(f"{node.module}.{alias.name}")
             assert getattr(dlsim, alias.name) is value
+    code = "import dlsim; assert callable(dlsim.plotting.curves) and callable(dlsim.experiment.run_experiment)"
+    fresh(code)
     code = "import dlsim; dlsim.sweeps.api; dlsim.results.load; assert dlsim.learn is dlsim.learning.learn.learn"
     fresh(f"{code}; from dlsim import *; simulate, problems.quadratic")
     with pytest.raises(AttributeError, match="module 'dlsim' has no attribute 'simulat'"):
@@ -262,6 +264,8 @@ def test_readme_lists_every_public_name_and_no_other():
         "arrivals",
         "environments",
         "marl",
+        "plotting",
+        "experiment",
     )
     packages = [getattr(dlsim, name) for name in names]
     public = {name for package in packages for name in package.__all__}

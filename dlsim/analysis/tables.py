@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import xarray
     from rich.table import Table
 
+SHOWN_LAST = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance")  # in the table of a run, where measured
+MOST_ROWS = 200  # of that table on a terminal or a page
 SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance", "bits_sent", "simulated_seconds")
 
 
@@ -91,6 +94,8 @@ def to_table(
 ) -> Table:
     """A table for the terminal (`rich.print(table)`): a row a setting, mean ± spread over seeds of each metric.
 
+    On a terminal that is too narrow for it columns go below each other; no number is cut.
+
     Args:
       results: of a sweep.
       metrics: the columns; default: those of accuracy, loss, consensus distance, bits and simulated seconds there are.
@@ -102,7 +107,8 @@ def to_table(
       title: above the table.
     """
     from rich.markup import escape
-    from rich.table import Table
+
+    from dlsim.analysis.folding import FoldingTable
 
     results = dataset("to_table", results)
     usual = [name for name in SHOWN if name in results]
@@ -112,7 +118,8 @@ def to_table(
     found = scored("to_table", results, names if by is None else list(dict.fromkeys([*names, by])), at, by, mode)
     keys, by = axes(found), names[0] if by is None else by
     columns = _columns(found, keys)
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    look: dict[str, Any] = {"title_justify": "left", "box": None, "header_style": "bold", "pad_edge": False}
+    table = FoldingTable(title=title, num_keys=len(keys), **look)
     for key in keys:
         table.add_column(key.replace("_", " "), justify="right" if found[key].dtype.kind in "iuf" else "left")
     for name in (*names, "diverged"):
@@ -129,6 +136,44 @@ def to_table(
     if len(shown) < total:
         table.caption, table.caption_justify = f"and {total - len(shown)} more", "left"
     return table
+
+
+class LastValues(NamedTuple):
+    """What the runs of a result have come to, as texts: a row a setting."""
+
+    title: str
+    keys: list[str]  # headings of the axes
+    metrics: list[str]  # and of what was measured
+    rows: list[list[str]]
+
+
+def last_values(results: xarray.Dataset) -> LastValues:
+    """Mean ± standard deviation over seeds at the last step, as the command line and reports show a run."""
+    last = results.isel(step=-1)
+    # Axes have coordinates; the dimensions of recorded arrays have none.
+    lead = [str(dim) for dim in results.dims if dim in results.coords and dim not in ("seed", "step")]
+    scalars = {str(name): one for name, one in last.data_vars.items() if not {*one.dims} - {*lead, "seed"}}
+    lead = [dim for dim in lead if any(dim in one.dims for one in scalars.values())]
+    shown = [name for name in SHOWN_LAST if name in scalars] or list(scalars)[:5]
+    seeds = results.sizes.get("seed", 1)
+    title = f"after {int(last.step)} steps, mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}"
+    rows = []
+    for values in itertools.product(*(last[name].values.tolist() for name in lead)):
+        place = dict(zip(lead, values, strict=True))
+        own = [{name: place[name] for name in lead if name in scalars[metric].dims} for metric in shown]
+        cells = [_mean_and_spread(scalars[metric].sel(at)) for metric, at in zip(shown, own, strict=True)]
+        rows.append([*map(str, values), *cells])
+    return LastValues(
+        title, [name.replace("_", " ") for name in lead], [name.replace("_", " ") for name in shown], rows
+    )
+
+
+def _mean_and_spread(values: xarray.DataArray) -> str:
+    numbers = np.atleast_1d(np.asarray(values.values, np.float64)).reshape(-1)
+    if not np.isfinite(numbers).all():
+        return f"not finite in {int((~np.isfinite(numbers)).sum())} of {numbers.size}"
+    spread = f" ± {numbers.std(ddof=1):.2g}" if numbers.size > 1 else ""
+    return f"{numbers.mean():.4g}{spread}"
 
 
 def _columns(found: xarray.Dataset, keys: list[str]) -> dict[str, list[Any]]:

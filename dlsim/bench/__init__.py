@@ -50,8 +50,13 @@ def run_bench(
     return found
 
 
-def command(quick: bool = False, out: str | None = None, only: Sequence[str] | None = None) -> int:
-    """The command line's `bench`: prints a table, writes `bench.json` and a figure."""
+def command(
+    quick: bool = False, out: str | None = None, only: Sequence[str] | None = None, progress: str = "auto"
+) -> int:
+    """The command line's `bench`: prints a table, writes `bench.json` and a figure.
+
+    `progress`: `"off"` says nothing meanwhile; any other, a line for each thing that is measured.
+    """
     import sys
 
     from dlsim import files
@@ -59,7 +64,12 @@ def command(quick: bool = False, out: str | None = None, only: Sequence[str] | N
 
     folder = files.given_path("bench", "out", "runs/bench" if out is None else out)
     report.check_folder(folder)
-    found = run_bench(quick, only, note=lambda text: print(f"measuring {text} ...", file=sys.stderr, flush=True))
+
+    def note(text: str) -> None:
+        if progress != "off":
+            print(f"measuring {text} ...", file=sys.stderr, flush=True)
+
+    found = run_bench(quick, only, note)
     report.show(found)
     for path in report.write(found, folder):
         print(path)

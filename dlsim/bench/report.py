@@ -30,7 +30,8 @@ def show(found: dict[str, Any]) -> None:
     import sys
 
     from rich.console import Console
-    from rich.table import Table
+
+    from dlsim.analysis.folding import FoldingTable
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     about, ceilings = found["machine"], found["ceilings"]
@@ -42,7 +43,7 @@ def show(found: dict[str, Any]) -> None:
         f"float32 products {ceilings['flops'] / 1e9:.0f} Gflop/s, copies {ceilings['copy_bytes'] / 1e9:.1f} GB/s, "
         f"memory {readable(ceilings['memory_bytes'])}"
     )
-    table = Table(title="D-SGD, random 4-regular graph, batch 32, 784 pixels")
+    table = FoldingTable(title="D-SGD, random 4-regular graph, batch 32, 784 pixels", num_keys=2)
     table.add_column("model")
     for name in ("nodes", "node-updates/s", "ms a round", "of products", "of copies", "compile s", "peak memory"):
         table.add_column(name, justify="right")

@@ -235,11 +235,22 @@ def one_of(where: str, argument: str, value: Any, known: Iterable[str]) -> str:
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
-    nearest = difflib.get_close_matches(value, names, n=3, cutoff=0.4) if isinstance(value, str) else []
-    ordered = nearest + [name for name in names if name not in nearest]
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else ""
+    near = nearest(value, names)
+    ordered = near + [name for name in names if name not in near]
+    hint = meant(value, names)
     shown = ordered if len(ordered) <= MOST_NAMES else [*ordered[:MOST_NAMES], f"{len(ordered) - MOST_NAMES} more"]
     fail(where, argument, "one of " + ", ".join(shown), describe(value), hint)
+
+
+def nearest(value: Any, names: Iterable[str], most: int = 3) -> list[str]:
+    """The known names that are most like what was given, best first."""
+    return difflib.get_close_matches(value, list(names), n=most, cutoff=0.4) if isinstance(value, str) else []
+
+
+def meant(value: Any, names: Iterable[str]) -> str:
+    """`Did you mean 'ring'?`, or nothing where no known name is like what was given."""
+    near = nearest(value, names, 1)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def text(where: str, argument: str, value: Any, rule: str = "a string") -> str:

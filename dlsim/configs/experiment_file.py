@@ -61,8 +61,12 @@ def load_experiment(path: str | os.PathLike[str]) -> Experiment:
     file = files.given_path("run", "file", path)
     if not file.is_file():
         near = sorted(p.stem for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
-        hint = f" There: {', '.join(near)}." if near else " `dlsim list` shows experiments."
-        raise FileNotFoundError(f"run: file must be an experiment file (.py), got {file}.{hint}")
+        hint = (
+            f" There: {', '.join(near)}. {checks.meant(file.stem, near)}"
+            if near
+            else " `dlsim list` shows experiments."
+        )
+        raise FileNotFoundError(f"run: file must be an experiment file (.py), got {file}.{hint.rstrip()}")
     if file.suffix != ".py":
         checks.fail("run", "file", "a Python file", str(file))
     module = load_module(f"dlsim_experiment_{file.stem}", file)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, palette
 from dlsim.networks import layouts
 from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.layouts import layout
@@ -90,11 +90,11 @@ def draw(
     if groups is not None:
         _groups(ax, places, groups, style, label)
     elif numbers is None:
-        ax.scatter(places[:, 0], places[:, 1], color="#2b6ca3", **style)
+        ax.scatter(places[:, 0], places[:, 1], color=palette.COLORS[0], **style)
     else:
         is_known = np.isfinite(numbers)
         (x, y), (hollow_x, hollow_y) = places[is_known].T, places[~is_known].T
-        points = ax.scatter(x, y, c=numbers[is_known], cmap="viridis", **style)
+        points = ax.scatter(x, y, c=numbers[is_known], cmap=palette.RAMP, **style)
         ax.scatter(hollow_x, hollow_y, **(style | {"facecolors": "white", "edgecolors": "0.4", "linewidths": 0.8}))
         low, high = points.get_clim()
         bright = ~is_known | (numbers > low + 0.6 * (high - low))
@@ -221,14 +221,13 @@ def _arrows(ax: Axes, graph: Graph, places: np.ndarray, thick: np.ndarray | None
 
 
 def _groups(ax: Axes, places: np.ndarray, groups: list[str], style: dict[str, Any], label: str) -> None:
-    """A colour a group, and a legend of them below."""
-    import matplotlib.pyplot as plt
-
+    """A colour a group, with a marker a round of colours, and a legend of them below."""
     known = sorted(set(groups), key=lambda name: (len(name), name))
-    table = plt.get_cmap("tab10" if len(known) <= 10 else "tab20")
     for number, name in enumerate(known):
         x, y = places[[group == name for group in groups]].T
-        ax.scatter(x, y, color=table(number % table.N), label=name, **style)
+        again, color = divmod(number, len(palette.AREAS))
+        marker = palette.MARKERS[again % len(palette.MARKERS)]
+        ax.scatter(x, y, color=palette.AREAS[color], marker=marker, label=name, **style)
     columns = min(len(known), 4)
     legend = ax.legend(title=label or None, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False)
     for handle in legend.legend_handles:

@@ -1,8 +1,9 @@
 """Figures of results: curves with spreads, overviews of a run, heat maps and fronts of sweeps, drawings of networks."""
 
-from dlsim.plotting.curves import COLORS, COLUMN, LINES, PAGE, curves, letters, panels, share_legend, style
+from dlsim.palette import COLORS, LINES, MARKERS
+from dlsim.plotting.curves import COLUMN, PAGE, curves, letters, panels, share_legend, style
 from dlsim.plotting.overview import main_metric, overview
-from dlsim.plotting.sweeps import MARKERS, heat_map, pareto_plot, slope
+from dlsim.plotting.sweeps import heat_map, heat_maps, pareto_plot, slope
 
 __all__ = [
     "COLORS",
@@ -12,6 +13,7 @@ __all__ = [
     "PAGE",
     "curves",
     "heat_map",
+    "heat_maps",
     "letters",
     "main_metric",
     "overview",

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks
+from dlsim.palette import COLORS, GRID, LINES, RAMP
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, Color universal design, 2008; the yellow is left out, being too pale for lines.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))  # tell curves apart in print as well
 MOST_PANELS, LARGEST_FIGURE = 100, 1000.0  # a side; inches
 COLUMN, PAGE = 3.4, 7.0  # inches: one column, and the page, of a two-column paper
 
@@ -36,7 +34,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "axes.grid": True,
-    "grid.color": "#d9d9d9",
+    "grid.color": GRID,
     "grid.linewidth": 0.4,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -45,6 +43,8 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "lines.linewidth": 1.3,
+    "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
+    "image.cmap": RAMP,
     "figure.dpi": 120,
     "savefig.bbox": "tight",
 }
@@ -166,11 +166,11 @@ def _band(y: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 @checks.typed
 def share_legend(figure: Figure, axes: Sequence[Axes] | np.ndarray, *, title: str | None = None) -> None:
     """One legend for all panels, below them."""
-    handles, labels = _axes_of("share_legend", axes)[0].get_legend_handles_labels()
+    handles, labels = axes_of("share_legend", axes)[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=title, handlelength=2.6)
 
 
-def _axes_of(where: str, axes: Any) -> list[Axes]:
+def axes_of(where: str, axes: Any) -> list[Axes]:
     """The panels one after the other."""
     from matplotlib.axes import Axes
 
@@ -185,7 +185,7 @@ def _axes_of(where: str, axes: Any) -> list[Axes]:
 @checks.typed
 def letters(axes: Sequence[Axes] | np.ndarray, titles: Sequence[str]) -> None:
     """Titles of the panels, lettered (a), (b), ..."""
-    panels = _axes_of("letters", axes)
+    panels = axes_of("letters", axes)
     if len(panels) != len(titles):
         checks.fail("letters", "titles", f"one for each of the {len(panels)} panels", checks.describe(titles))
     for index, (ax, title) in enumerate(zip(panels, titles, strict=True)):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import analysis, checks
-from dlsim.plotting.curves import COLORS, LINES, curves, panels, share_legend, style
+from dlsim.palette import COLORS, LINES
+from dlsim.plotting.curves import curves, panels, share_legend, style
 
 if TYPE_CHECKING:
     import xarray

@@ -11,16 +11,14 @@ from dlsim import checks
 from dlsim.analysis.records import axes
 from dlsim.analysis.tables import short_number, spread_text
 from dlsim.analysis.tradeoffs import PowerLaw, numbers, pareto, power_law
-from dlsim.plotting.curves import COLORS
+from dlsim.palette import COLORS, MARKERS, MISSING, RAMP, SOFT
+from dlsim.plotting.curves import axes_of
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.image import AxesImage
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # tell points of a front apart in print as well
-_MISSING = "#e6e6e6"
 
 
 @checks.typed
@@ -34,7 +32,9 @@ def heat_map(
     log: bool = False,
     form: str = ".3g",
     mark: str | None = None,
-    colors: str = "viridis",
+    colors: str = RAMP,
+    limits: tuple[float, float] | None = None,
+    bar: bool = True,
 ) -> AxesImage:
     """A cell for each pair of values of two axes, with its number in it, and a colour bar.
 
@@ -50,6 +50,9 @@ def heat_map(
       form: how a number is written, as in `format(number, form)`.
       mark: `"max"` or `"min"`: frame the best cell of each row.
       colors: name of a matplotlib colour map.
+      limits: the numbers at the two ends of the colours; default: the least and the greatest of `data`.  Maps that are to
+        be compared need the same: `heat_maps` sees to it.
+      bar: whether a colour bar is drawn.
 
     Returns:
       The image.
@@ -72,7 +75,7 @@ def heat_map(
     shown = np.where(np.isfinite(values) & ((values > 0) | (not log)), values, np.nan)
     color_map = matplotlib.colormaps[checks.one_of("heat_map", "colors", colors, list(matplotlib.colormaps))]
     image = ax.imshow(
-        shown, origin="lower", aspect="auto", cmap=color_map.with_extremes(bad=_MISSING), norm=_norm(shown, log)
+        shown, origin="lower", aspect="auto", cmap=color_map.with_extremes(bad=MISSING), norm=_norm(shown, log, limits)
     )
     _write_cells(ax, image, form)
     if mark is not None:
@@ -83,21 +86,98 @@ def heat_map(
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, label=_words(str(data.name or "")) if label is None else label)
-    bar.ax.minorticks_off()
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    if bar:
+        _color_bar(ax, image, _words(str(data.name or "")) if label is None else label)
     return image
 
 
-def _norm(shown: np.ndarray, log: bool) -> Normalize:
-    """From the least to the greatest number; equal ones get a range around them."""
+@checks.typed
+def heat_maps(
+    axes: Sequence[Axes] | np.ndarray,
+    data: xarray.DataArray,
+    *,
+    x: str,
+    y: str,
+    panel: str,
+    labels: Mapping[Any, str] | None = None,
+    **options: Any,
+) -> list[AxesImage]:
+    """A `heat_map` for each value of a third axis, side by side: one colour scale for all, and one colour bar.
+
+    Args:
+      axes: where to draw, as `panels` gives them; at least as many as `panel` has values, and those beyond are hidden.
+      data: dims `x`, `y` and `panel`.
+      x: the dimension across.
+      y: the dimension upwards.
+      panel: the dimension that the maps differ in.
+      labels: what the title says of a value of `panel`; by default the value.
+      options: of every map: `label`, `log`, `form`, `mark`, `colors`, `limits`.
+
+    Returns:
+      The images.
+    """
+    where = "heat_maps"
+    for argument, dim in (("x", x), ("y", y), ("panel", panel)):
+        checks.one_of(where, argument, dim, [str(one) for one in data.dims])
+    if len(data.dims) != 3 or len({x, y, panel}) != 3:
+        fix = "Select or average the others first."
+        checks.fail(where, "data", "an array over x, y and panel alone", f"dims {', '.join(map(str, data.dims))}", fix)
+    for name in options:
+        checks.one_of(where, "options", name, ("label", "log", "form", "mark", "colors", "limits"))
+    places, values = axes_of(where, axes), data[panel].values.tolist()
+    if len(places) < len(values):
+        checks.fail(where, "axes", f"one for each of the {len(values)} values of {panel}", len(places))
+    if any(ax.figure is not places[0].figure for ax in places):
+        checks.fail(where, "axes", "panels of one figure", "those of several", "Make them with plotting.panels(1, 2).")
+    label = options.pop("label", None)
+    log, limits = bool(options.get("log", False)), options.pop("limits", None)
+    if limits is None:
+        limits = _ends(np.asarray(data.values, np.float64), log)
+    images = []
+    for place, (ax, value) in enumerate(zip(places, values, strict=False)):
+        part = data.sel({panel: value}, drop=True)
+        images.append(heat_map(ax, part, x=x, y=y, limits=limits, bar=False, **options))
+        written = f"{_words(panel)} {_written(value)}" if labels is None else labels.get(value, _written(value))
+        ax.set_title(written)
+        spec = ax.get_subplotspec()
+        if place and (spec is None or not spec.is_first_col()):
+            ax.set(ylabel="", yticklabels=[])
+    for ax in places[len(values) :]:
+        ax.set_visible(False)
+    _color_bar(places[: len(values)], images[0], _words(str(data.name or "")) if label is None else label)
+    return images
+
+
+def _color_bar(ax: Axes | list[Axes], image: AxesImage, label: str) -> None:
+    drawn_on = ax if isinstance(ax, list) else [ax]
+    bar = drawn_on[0].figure.colorbar(image, ax=ax, label=label)
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def _norm(shown: np.ndarray, log: bool, limits: tuple[float, float] | None) -> Normalize:
+    """From the least to the greatest number, or between given ones."""
     from matplotlib.colors import LogNorm, Normalize
 
-    finite = shown[np.isfinite(shown)]
+    if limits is None:
+        low, high = _ends(shown, log)
+    else:
+        pair = checks.sequence("heat_map", "limits", limits, "two numbers, the lower first")
+        known = [one for one in map(checks.real, pair) if one is not None and np.isfinite(one)]
+        if not len(pair) == len(known) == 2 or not known[0] < known[1] or (log and known[0] <= 0):
+            rule = f"two{' positive' if log else ''} numbers, the lower first"
+            checks.fail("heat_map", "limits", rule, checks.describe(limits))
+        low, high = known
+    return LogNorm(low, high) if log else Normalize(low, high)
+
+
+def _ends(values: np.ndarray, log: bool) -> tuple[float, float]:
+    """The least and the greatest number that has a colour; equal ones get a range around them."""
+    finite = values[np.isfinite(values) & ((values > 0) | (not log))]
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 1.0)
     if low == high:
         low, high = (low / 2, low * 2) if log else (low - 0.5, low + 0.5)
-    return LogNorm(low, high) if log else Normalize(low, high)
+    return float(low), float(high)
 
 
 def _write_cells(ax: Axes, image: AxesImage, form: str) -> None:
@@ -176,7 +256,7 @@ def pareto_plot(
     front = front[:, np.argsort(front[0], kind="stable")]
     if log:
         ax.set_xscale("log")
-    ax.plot(*front, color="#7f7f7f", linewidth=1.0, drawstyle="steps-post", zorder=1, label="Pareto front")
+    ax.plot(*front, color=SOFT, linewidth=1.0, drawstyle="steps-post", zorder=1, label="Pareto front")
     ax.set(xlabel=_words(cost), ylabel=_words(metric))
     return found
 
@@ -215,7 +295,7 @@ def slope(
     checks.known("slope", "expected", expected)
     expected = checks.number("slope", "expected", expected)
     if not is_color_like(color):
-        checks.fail("slope", "color", "a matplotlib colour", checks.describe(color), "E.g. '#0072B2'.")
+        checks.fail("slope", "color", "a matplotlib colour", checks.describe(color), f"E.g. {COLORS[0]!r}.")
     x, y = numbers("slope", "x", x), numbers("slope", "y", y)
     if points is not None and len(points) != len(x):
         checks.fail("slope", "points", f"one name for each of the {len(x)} points", len(points))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, palette
 from dlsim.problems.data import Dataset
 from dlsim.problems.partition import Partition
 
@@ -52,8 +52,11 @@ def plot_partition(made: Partition, dataset: Dataset, ax: Axes | None = None) ->
     name = dataset.name.replace("_", " ")
     smallest, largest = made.sizes.min(), made.sizes.max()
     sizes = f"{largest}" if smallest == largest else f"{smallest} to {largest}"
-    colours = matplotlib.colormaps["tab10" if num_classes <= 10 else "viridis"]
-    shades = colours(np.arange(num_classes) if num_classes <= 10 else np.linspace(0, 1, num_classes))
+    from matplotlib.colors import to_rgba_array
+
+    few = num_classes <= len(palette.AREAS)
+    ramp = matplotlib.colormaps[palette.RAMP](np.linspace(0, 1, num_classes))
+    shades = to_rgba_array(palette.AREAS[:num_classes]) if few else ramp
     ax.set_xlabel("node")
     if num_nodes <= 40:
         nodes, classes = np.nonzero(counts)

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 from dlsim import checks, files
 from dlsim.configs import cited
 from dlsim.results import SWEEP, SavedRun, is_sealed, load
+from dlsim.running.status import ERRORS, NAMES, NOT_FINITE
+from dlsim.sweeps.estimate import duration
 
+_ERRORS = {name for bit, name in NAMES.items() if bit & ERRORS}
+_DIVERGED = NAMES[NOT_FINITE]
 VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
 
 
@@ -93,17 +97,50 @@ def _paragraphs(doc: str) -> list[str]:
     return [part if part.startswith(" ") else " ".join(part.split()) for part in parts]
 
 
+class Faults(NamedTuple):
+    """What went wrong in a run, and what is worth knowing of it, each in the words of the command line."""
+
+    headline: str  # "2 of 8 runs diverged"; empty if nothing went wrong
+    errors: list[str]  # run, step, node, seed
+    remarks: list[str]  # what a run may well do, such as a node that heard nobody for a round
+
+
+def faults(saved: SavedRun) -> Faults:
+    """Divergence and other errors of the runs' status, from the provenance and `diverged_step`."""
+    about = saved.provenance
+    lines = [str(line) for part in about.get("runs", []) for line in part.get("status", [])]
+    names = [re.search(rf"\b({'|'.join(NAMES.values())}) first at\b", line) for line in lines]
+    kinds = [found.group(1) if found else "" for found in names]
+    is_error = [kind in _ERRORS for kind in kinds]
+    errors = [line for line, bad in zip(lines, is_error, strict=True) if bad]
+    remarks = [line for line, bad in zip(lines, is_error, strict=True) if not bad]
+    if about.get("ok", True) and not errors:
+        return Faults("", [], remarks)
+    what = "diverged" if all(kind == _DIVERGED for kind in kinds if kind in _ERRORS) else "went wrong"
+    if "diverged_step" not in saved.results:
+        return Faults(f"a run {what}", errors, remarks)
+    steps = saved.results["diverged_step"].values
+    return Faults(f"{int((steps >= 0).sum())} of {steps.size} runs {what}", errors, remarks)
+
+
+def _took(timing: dict[str, Any]) -> str:
+    """Compiling and running of the last sitting, and all sittings of a run that was gone on with, or extended."""
+    names = (("compile_seconds", "compiling"), ("run_seconds", "running"))
+    parts = [f"{timing[name]:.1f} s {what}" for name, what in names if timing.get(name) is not None]
+    number, whole = timing.get("num_sittings"), timing.get("all_seconds")
+    if number is None or whole is None:
+        return ", ".join(parts)
+    if number == 1:
+        return ", ".join([f"{duration(whole)} in all", *parts])
+    return f"{duration(whole)} in all over {number} sittings; the last: {', '.join(parts)}"
+
+
 def facts(saved: SavedRun) -> list[tuple[str, Any]]:
     """What a run depends on, and what it took, as name and value."""
+    found = faults(saved)
     about, sizes = saved.provenance, saved.results.sizes
     versions = ", ".join(f"{name} {value}" for name, value in about.get("versions", {}).items())
     timing = about.get("timing", {})
-    seconds = [timing.get(name) for name in ("compile_seconds", "run_seconds")]
-    took = ", ".join(
-        f"{value:.1f} s {what}"
-        for value, what in zip(seconds, ("compiling", "running"), strict=True)
-        if value is not None
-    )
     commit = about.get("commit")
     return [
         ("mode", about.get("mode")),
@@ -111,11 +148,11 @@ def facts(saved: SavedRun) -> list[tuple[str, Any]]:
         ("steps", int(saved.results.step.values[-1]) if "step" in saved.results.coords else None),
         ("runs", sum(len(part.get("seeds", [])) for part in about.get("runs", []))),
         ("device", f"{about.get('platform')} {about.get('device_kind')}, {about.get('num_cores')} cores"),
-        ("took", took),
+        ("took", _took(timing)),
         ("finished", about.get("finished")),
         ("versions", versions),
         ("commit", f"{commit}{' with changes' if about.get('dirty') else ''}" if commit else None),
         ("file", f"{about.get('file')} (sha256 {str(about.get('file_sha256'))[:16]})"),
         ("files", "as the run wrote them" if is_sealed(about) else "not checked: saved before runs kept digests"),
-        ("all finite", "yes" if about.get("ok", True) else "no: a run diverged"),
+        ("all finite", f"no: {found.headline}" if found.headline else "yes"),
     ]

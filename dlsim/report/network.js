@@ -7,8 +7,9 @@
   const svg = byId("network-svg"), step = byId("network-step"), at = byId("network-at"), play = byId("network-play");
   const pickDrawing = byId("network-view"), pickMetric = byId("network-metric"), pickRun = byId("network-run");
   const W = 640, H = 480, M = 24;
-  // From dark blue to yellow, in equal steps of lightness.
-  const RAMP = [[38, 40, 94], [42, 92, 131], [37, 137, 131], [88, 181, 104], [196, 216, 62], [253, 231, 37]];
+  // From dark violet to yellow, in equal steps of lightness.
+  const stops = JSON.parse(document.getElementById("palette").textContent).ramp;
+  const RAMP = stops.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   byId("network-ramp").style.background = `linear-gradient(90deg, ${RAMP.map((c) => `rgb(${c.join(",")})`).join(", ")})`;
   const element = (name, attributes, text) => {

@@ -9,16 +9,22 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlsim.report.collect import VERDICTS, Page, facts
+from dlsim.analysis.tables import MOST_ROWS, last_values
+from dlsim.palette import COLORS, RAMP_STOPS
+from dlsim.report.collect import VERDICTS, Page, facts, faults
 from dlsim.report.data import network_data, plot_data
+
+if TYPE_CHECKING:
+    import xarray
 
 SHAPES = {"holds": "●", "does not hold": "▲", "undecided": "○"}
 CLASSES = {"holds": "yes", "does not hold": "no", "undecided": "open"}
 WORDS = {"holds": "hold", "does not hold": "do not", "undecided": "undecided"}
 THUMBNAIL = 480  # pixels wide
 MOST_CLAIMS = 4  # of a run in the index
+MOST_LINES = 20  # of what went wrong
 
 
 def esc(value: Any) -> str:
@@ -105,7 +111,7 @@ def card(page: Page) -> str:
 data-text="{esc(" ".join(words).lower())}">
 <a href="{esc(page.name)}.html">{shown}<h2>{esc(page.title)}</h2></a>
 <p class="meta">{esc(page.kind)}, {esc(page.saved.provenance.get("mode"))} mode</p>
-<p class="counts">{counts or "no claims"}</p>
+{fault_note(page)}<p class="counts">{counts or "no claims"}</p>
 <ul class="claims">{listed}</ul></li>"""
 
 
@@ -118,12 +124,16 @@ def run(page: Page) -> str:
         f'<header><nav><a href="index.html">All runs</a></nav><h1>{esc(page.title)}</h1>\n'
         f'<p class="meta">{esc(page.kind)}, {esc(saved.provenance.get("mode"))} mode</p></header>\n<main id="main">'
     ]
+    parts.append(fault_section(page))
     if saved.claims:
         parts.append(claims_table(page))
     if figure:
         image = f'<img class="figure" src="{figure}" alt="Figure of {esc(page.title)}">'
         parts.append(f"<section><h2>Figure</h2>{image}</section>")
+    parts.append(last_table(saved.results))
     data: dict[str, Any] = {}
+    if plots or networks:
+        data["palette"] = {"colors": COLORS, "ramp": RAMP_STOPS}
     if plots:
         parts.append(plot_section(plots))
         data["plot-data"] = plots
@@ -147,7 +157,7 @@ def run(page: Page) -> str:
         listed = "".join(f"<li>{esc(source)}</li>" for source in sources)
         parts.append(f"<section><h2>Sources of the parts</h2><ul>{listed}</ul></section>")
     parts.append("</main>")
-    return document(page.title, "\n".join(parts), ["plot.js", "network.js"] if data else [], data)
+    return document(page.title, "\n".join(filter(None, parts)), ["plot.js", "network.js"] if data else [], data)
 
 
 def paragraph(text: str) -> str:
@@ -173,6 +183,66 @@ def claims_table(page: Page) -> str:
     return (
         '<section><h2>Claims</h2><div class="scroll" tabindex="0" role="region" aria-label="Claims">'
         f'<table class="by-row"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def fault_note(page: Page) -> str:
+    """On a card: how many runs diverged, and the first of them."""
+    found = faults(page.saved)
+    if not found.headline:
+        return ""
+    first = f" {esc(found.errors[0])}" if found.errors else ""
+    more = f" (and {len(found.errors) - 1} more)" if len(found.errors) > 1 else ""
+    return f'<p class="fault">{fault(found.headline)}{first}{more}</p>\n'
+
+
+def fault(text: str) -> str:
+    """What went wrong, in colour and shape."""
+    return f'<span class="badge no"><span aria-hidden="true">{SHAPES["does not hold"]}</span> {esc(text)}</span>'
+
+
+def fault_section(page: Page) -> str:
+    """At the top of a page: which run diverged at which step, at which node; and remarks, folded."""
+    found, parts = faults(page.saved), []
+    if found.headline:
+        lines = items(found.errors)
+        parts.append(f'<section class="fault"><h2>What went wrong</h2><p>{fault(found.headline)}</p>{lines}</section>')
+    if found.remarks:
+        count = f"{len(found.remarks)} remark{'s' if len(found.remarks) > 1 else ''} of the runs"
+        parts.append(f"<details><summary>{count}</summary>{items(found.remarks)}</details>")
+    return "\n".join(parts)
+
+
+def items(lines: Sequence[str]) -> str:
+    """A list, cut where it is long."""
+    listed = "".join(f"<li>{esc(line)}</li>" for line in lines[:MOST_LINES])
+    more = len(lines) - MOST_LINES
+    listed += f'<li class="meta">and {more} more; diverged_step in results.nc has all</li>' if more > 0 else ""
+    return f"<ul>{listed}</ul>" if listed else ""
+
+
+def last_table(results: xarray.Dataset) -> str:
+    """The table that the command line prints: what the runs have come to."""
+    if "step" not in results.dims:
+        return ""
+    found = last_values(results)
+    if not found.metrics:
+        return ""
+    names = [*found.keys, *found.metrics]
+    head = "".join(f'<th scope="col">{esc(name)}</th>' for name in names)
+    rows = "".join(
+        "<tr>"
+        + "".join(f'<td data-name="{esc(name)}">{esc(cell)}</td>' for name, cell in zip(names, row, strict=True))
+        + "</tr>"
+        for row in found.rows[:MOST_ROWS]
+    )
+    more = len(found.rows) - MOST_ROWS
+    note = f'<p class="meta">and {more} more rows in results.nc</p>' if more > 0 else ""
+    return (
+        f'<section><h2>Results</h2><p class="meta">{esc(found.title)}</p>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Results">'
+        f'<table class="by-row numbers" id="results"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+        "</section>"
     )
 
 

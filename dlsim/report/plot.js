@@ -3,11 +3,13 @@
   const source = document.getElementById("plot-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
-  const COLORS = ["#0b6fb8", "#d55e00", "#009e73", "#b2559b", "#8c6d00", "#5b5bd6", "#7f7f7f", "#c22f2f"];
+  // Black is the colour of the text, which is light on a dark page.
+  const COLORS = JSON.parse(document.getElementById("palette").textContent).colors.map((c) => (c === "#000000" ? "currentColor" : c));
   const DASHES = ["", "7 3", "2 3", "9 3 2 3"];
   const MEAN = "(mean)", STEP = "step";
-  const W = 760, H = 400, L = 70, R = 16, T = 14, B = 46;
-  const svg = document.getElementById("plot-svg"), tip = document.getElementById("plot-tip");
+  const svg = document.getElementById("plot-svg"), isNarrow = svg.parentElement.clientWidth < 500;  // a phone
+  const W = isNarrow ? 420 : 760, H = isNarrow ? 330 : 400, L = 70, R = 16, T = 14, B = 46;
+  const tip = document.getElementById("plot-tip");
   const controls = document.getElementById("plot-controls"), legend = document.getElementById("plot-legend");
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   const sizes = [...data.axes.map((axis) => axis.values.length), data.seeds, data.steps.length];

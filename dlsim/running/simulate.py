@@ -118,7 +118,8 @@ def simulate(
         process at a time can use it.
       resume: go on from the newest sound checkpoint in `checkpoint_dir`, if there is one.  It must be of this process:
         the same programs, numbers (rates) and arrays (data, partition, graph), the same seeds and records.
-      progress: `True`, `False`, or `"auto"`: a bar on terminals and in notebooks, silence elsewhere.
+      progress: `"auto"`: a bar on terminals and in notebooks; elsewhere a line on stderr now and then, the first after five
+        seconds.  `True`: the same, of short runs too.  `"bar"` or `"lines"`: always that.  `False` or `"off"`: nothing.
       label: a name for the bar.
       mesh: lay the node axis over devices: their number, `"nodes=4"`, or a `jax.sharding.Mesh` with an axis `nodes`; the
         devices may be those of several processes (`dlsim.meshes.start_distributed`).
@@ -165,9 +166,11 @@ def simulate(
         got = f"given to a run that each of {jax.process_count()} processes does alone"
         checks.fail("simulate", "checkpoint_dir", "of one run", got, fix)
     stops = rules("simulate", stop)
-    programs = compile_process(process, key, measure, None if mesh is None else node_mesh(mesh))
+    nodes = None if mesh is None else node_mesh(mesh)
     if mesh is not None and not is_leader():
         progress = False
+    with progress_bar.working(f"{label or 'run'}: compiling", progress):
+        programs = compile_process(process, key, measure, nodes)
     axes.check("simulate", shapes_of("simulate", programs.shapes[1], int(seeds is not None)))
     updates = _updates(programs)
     watch = Watch(stops, programs.shapes[1], seeds) if stops else None

@@ -124,7 +124,13 @@ def choose(found: list[Entry], names: list[str] | tuple[str, ...]) -> list[Entry
             there = ", ".join(
                 f"{one.number} ({one.name.partition('_')[2]})" if one.number else one.name for one in found
             )
-            checks.fail("reproduce", "experiment", f"{', '.join(GROUPS)}, or one of {there}", repr(name))
+            names = [
+                *GROUPS,
+                *(one.name for one in found),
+                *(one.name.partition("_")[2] for one in found if one.number),
+            ]
+            hint = checks.meant(pathlib.Path(name).stem, names)
+            checks.fail("reproduce", "experiment", f"{', '.join(GROUPS)}, or one of {there}", repr(name), hint)
         chosen.update(fits)
     return [one for one in found if one.path in chosen]
 

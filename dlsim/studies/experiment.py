@@ -38,6 +38,7 @@ from dlsim.results import PARTIAL, SWEEP, Claim, SavedRun
 from dlsim.studies.catalogue import code_digest
 from dlsim.studies.judging import judge
 from dlsim.studies.networks import Networks
+from dlsim.studies.sittings import Sitting
 from dlsim.sweeps.api import Outcome, check_memory, execute, plan_sweep
 from dlsim.sweeps.engine import Options
 from dlsim.sweeps.plan import Plan
@@ -61,9 +62,19 @@ __all__ = [
 ]
 
 
-def default_folder(name: str, mode: str) -> pathlib.Path:
-    """`runs/<name>-<mode>`."""
-    return pathlib.Path("runs") / f"{name}-{mode}"
+def default_folder(name: str, mode: str, is_sweep: bool = False) -> pathlib.Path:
+    """`runs/<name>-<mode>`, of a sweep over axes of one's own `runs/<name>-<mode>-sweep`."""
+    return pathlib.Path("runs") / f"{name}-{mode}{'-sweep' if is_sweep else ''}"
+
+
+def has_kept(folder: pathlib.Path) -> bool:
+    """Whether a run's folder holds what can be gone on with: a finished run, finished blocks, or states on the way."""
+    return (folder / "provenance.json").exists() or any(_has_work(folder / part) for part in (PARTIAL, SWEEP))
+
+
+def _has_work(place: pathlib.Path) -> bool:
+    kept = (place / "blocks").glob("*.npz"), (place / "current").glob("**/*")
+    return any(path.is_file() for paths in kept for path in paths)
 
 
 def run_experiment(
@@ -111,14 +122,15 @@ def run_experiment(
         store = Store(folder / PARTIAL)
         store.check(identity)
         store.refresh()
-        plan = plan_sweep(source, store, options)  # bad settings are told before anything is written
+        plan = plan_sweep(source, store, options, progress)  # bad settings are told before anything is written
         check_memory(plan, options)
         new = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             began = started or _open_partial(folder / PARTIAL, identity)
             store.open(identity)
             tell(plan)
-            outcome = _timed(execute(plan, store, options, progress), plan, clock)
+            with Sitting(folder / PARTIAL, _has_work(folder / PARTIAL), clock) as sitting:
+                outcome = _timed(execute(plan, store, options, progress), plan, clock, sitting)
         except BaseException:
             _clear_if_empty(folder / PARTIAL, new)
             raise
@@ -148,30 +160,33 @@ def sweep_experiment(
       plan_only: return the plan and run nothing.
       workers: several machines (`dlsim.sweeps.workers`); None: this process.
     """
+    clock = time.monotonic()
     experiment, config, source = load_sweep(os.fspath(path), mode, tuple(overrides), seeds, tuple(axes))
     networks = Networks()
     source = networks.watch(source)
     options = _options(experiment, options)
     settings = {key: list(values) for key, values in source.axes.items()}
     identity = results.identify(experiment.name, mode, {**flatten(config), **settings})
-    place = pathlib.Path("runs") / f"{experiment.name}-{mode}-sweep" if out is None else out
+    place = default_folder(experiment.name, mode, is_sweep=True) if out is None else out
     with contextlib.nullcontext(results.folder_of(place)) if plan_only else results.locked(place) as folder:
         results.check_folder(folder, identity, extends=True)
         store = Store(folder / SWEEP)
         store.check({**identity, "axes": sorted(source.axes)})
         store.refresh()
-        plan = plan_sweep(source, store, options)
+        plan = plan_sweep(source, store, options, progress)
         tell(plan)
         if plan_only:
             return plan
         if workers is None:  # the memory of other machines is not known here
             check_memory(plan, options)
-        began = _now()
+        began, has_work = _now(), _has_work(folder / SWEEP)
         store.open({**identity, "axes": sorted(source.axes)})
         where = str(experiment.path)
         make_source = functools.partial(_source_of, where, mode, tuple(overrides), seeds, tuple(axes))
         remote = None if workers is None else workers.bind(make_source)
-        outcome = execute(plan, store, options, progress, workers=remote)
+        with Sitting(folder / SWEEP, has_work, clock) as sitting:
+            outcome = execute(plan, store, options, progress, workers=remote)
+            outcome = outcome._replace(timing={**outcome.timing, **sitting.timing})
         own = experiment.module.axes(config) if hasattr(experiment.module, "axes") else {}
         is_own = set(own) == set(source.axes)
         return _finish(experiment, mode, identity["config"], identity, outcome, folder, began, networks, is_own)
@@ -248,17 +263,16 @@ def _finish(
     return results.save(folder, dataset, config, provenance, made, figure, drawings)
 
 
-def _timed(outcome: Outcome, plan: Plan, clock: float) -> Outcome:
-    """With what planning, compiling and running took since `clock`; None where a part was done before."""
+def _timed(outcome: Outcome, plan: Plan, clock: float, sitting: Sitting) -> Outcome:
+    """With what planning, compiling and running took since `clock`, None where a part was done before, and in all."""
     is_whole = sum(plan.todo) == plan.num_runs
     took = time.monotonic() - clock if is_whole else None
-    return outcome._replace(timing={**outcome.timing, "total_seconds": took})
+    return outcome._replace(timing={**outcome.timing, "total_seconds": took, **sitting.timing})
 
 
 def _clear_if_empty(partial: pathlib.Path, new: list[pathlib.Path]) -> None:
     """After an error: without a finished run or a checkpoint there is nothing to resume, so leave no trace."""
-    kept = (partial / "blocks").glob("*.npz"), (partial / "current").glob("**/*")
-    if any(path.is_file() for paths in kept for path in paths):
+    if _has_work(partial):
         return
     shutil.rmtree(partial, ignore_errors=True)
     for place in new:  # the run's folder and the parents that were made for it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +99,7 @@ def sweep(
     with store.locked():
         store.check(about)
         store.refresh()
-        plan = plan_sweep(source, store, options, common_topologies=common_topologies)
+        plan = plan_sweep(source, store, options, progress, common_topologies=common_topologies)
         if workers is None:
             check_memory(plan, options)
         store.open(about)  # last: bad settings are told before anything is written
@@ -197,9 +198,14 @@ def make_options(layout: Any = "auto", memory: Any = None, lanes: int | None = N
     )
 
 
-def plan_sweep(source: Source, store: Store, options: Options, *, common_topologies: bool = True) -> Plan:
-    """What is to be run, given what the store holds."""
-    with laid_over(options.mesh):
+def plan_sweep(
+    source: Source, store: Store, options: Options, progress: str | bool = False, *, common_topologies: bool = True
+) -> Plan:
+    """What is to be run, given what the store holds; building and counting it takes a while, which is said."""
+    progress_bar.check("sweep", progress)
+    runs = math.prod(map(len, source.axes.values())) * len(source.seeds)
+    label = f"{source.name}: planning {runs:,} run{'s' if runs > 1 else ''}"
+    with progress_bar.working(label, progress), laid_over(options.mesh):
         return make_plan(
             source,
             store.__contains__,

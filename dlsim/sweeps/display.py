@@ -14,6 +14,9 @@ def display(plan: Plan, progress: str | bool) -> Iterator[Callable[[float, str],
     """A bar over all run-steps of a plan; gives what moves it."""
     progress_bar.check("sweep", progress)
     total = sum(len(group.members) * group.num_steps for group in plan.groups)
+    done = sum(
+        (len(group.members) - left) * group.num_steps for group, left in zip(plan.groups, plan.todo, strict=True)
+    )
     label = f"{plan.source.name}: {plan.num_runs} runs" if plan.num_runs > 1 else plan.source.name
-    with progress_bar.bar(total, 0, progress, label) as bar:
+    with progress_bar.bar(total, done, progress, label) as bar:
         yield bar.say

@@ -33,7 +33,8 @@ NOT_BUILDING = (
 )  # functions of a file that no run depends on
 NOT_DECIDING = (
     "analysis", "bench", "environments/rendering", "plotting", "report", "results", "running/progress_bar.py",
-    "studies", "sweeps", "terminal", "__main__.py", "experiment.py", "files.py", "locks.py",
+    "running/terminal_bar.py", "studies", "sweeps", "terminal", "__main__.py", "experiment.py", "files.py", "locks.py",
+    "palette.py",
 )  # rooms and files of the package that no result depends on  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")

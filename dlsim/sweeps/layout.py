@@ -48,7 +48,8 @@ def parse(value: Any) -> str | tuple[int, int]:
     try:
         pair = (int(runs), int(at_once) if cross else int(runs))
     except ValueError:
-        checks.fail("sweep", "layout", "auto, vmap, map, a number of runs, or runs x at once such as 32x4", repr(value))
+        rule = "auto, vmap, map, a number of runs, or runs x at once such as 32x4"
+        checks.fail("sweep", "layout", rule, repr(value), checks.meant(text, NAMES))
     if not 1 <= pair[1] <= pair[0]:
         checks.fail("sweep", "layout", "at least 1 run, and no more at once than in a block", repr(value))
     return pair

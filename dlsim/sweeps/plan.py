@@ -58,9 +58,9 @@ class Plan(NamedTuple):
 
     def table(self) -> Any:
         """The groups as a rich table."""
-        from rich.table import Table
+        from dlsim.analysis.folding import FoldingTable
 
-        table = Table()
+        table = FoldingTable()
         table.add_column("group")
         for name in ("runs", "done", "rounds", "state of a run", "memory of a run", "fit at once", "estimate"):
             table.add_column(name, justify="right")

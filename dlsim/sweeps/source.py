@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import inspect
 import itertools
 import json
 import numbers
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -86,7 +86,11 @@ def from_experiment(
 
     def build(choice: Choice) -> Built:
         combined = configured(choice)
-        made = experiment.module.build(combined)
+        try:
+            made = experiment.module.build(combined)
+        except (ValueError, LookupError, AttributeError) as error:
+            _tell_unknown(experiment.name, choice, own, error)
+            raise
         if not (
             isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], Process) and isinstance(made[1], Record)
         ):
@@ -132,6 +136,24 @@ def from_function(
     name = getattr(make, "__qualname__", type(make).__name__)
     code = code_of_function((make, None if record is None else record.fn))
     return Source(name, chosen, floats, list(seeds), build, settings, code)
+
+
+def _tell_unknown(where: str, choice: Choice, own: Mapping[str, Sequence[Any]], error: Exception) -> None:
+    """One line for a name that a file's `build` fails on, where the file has an axis of names and this is none of them."""
+    if " must be " in str(error) or (isinstance(error, AttributeError) and isinstance(error.obj, ModuleType)):
+        return  # which say as much
+    for key, value in choice.items():
+        names = [name for name in own.get(key, ()) if isinstance(name, str)]
+        if isinstance(value, str) and names and value not in names:
+            said = f"{type(error).__name__}: {_line(error)}"
+            shown = ", ".join(
+                [*(near := checks.nearest(value, names)), *(name for name in names if name not in near)][:8]
+            )
+            hint = f"{checks.meant(value, names)} (The file's build stopped with {said}.)".strip()
+            try:
+                checks.fail(where, f"axis {key}", f"a name that the file knows, such as {shown}", repr(value), hint)
+            except ValueError as line:
+                raise line from error
 
 
 def _line(values: Any) -> str:
@@ -224,10 +246,7 @@ def parse_axes(words: Sequence[str], known: Mapping[str, Any]) -> dict[str, list
         key, equals, text = word.partition("=")
         if not equals or not key:
             checks.fail("sweep", "--axis", "of the form key=value,value", repr(word))
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
-            checks.fail("sweep", "--axis", "a key of the config", repr(key), hint)
+        checks.one_of("sweep", "--axis", key, known)
         if key in axes:
             checks.fail("sweep", "--axis", "given once for each key", f"{key} twice", "Join the values with commas.")
         default = known[key]

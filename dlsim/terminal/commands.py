@@ -38,9 +38,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 def _check_numbers(options: argparse.Namespace) -> None:
     """Of seeds, devices and threads, before anything is made."""
     from dlsim import checks
+    from dlsim.running import progress_bar
     from dlsim.running.meshes import parse_number
 
     given, cores = vars(options), os.cpu_count() or 1
+    if "progress" in given:
+        progress_bar.check("dlsim", given["progress"], "--progress")
     if given.get("threads") is not None:
         # Read when JAX looks for devices, which is when the first array is made.
         most = max(MOST_THREADS, 4 * cores)
@@ -61,6 +64,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
     _prepare(options)
     path, mode = split_mode(options.file)
+    if options.resume:
+        runs.tell_nothing_kept(options.out, path, mode)
     saved = run_experiment(
         path,
         mode,
@@ -81,6 +86,8 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> int:
 
     _prepare(options)
     path, mode = split_mode(options.file)
+    if options.resume:
+        runs.tell_nothing_kept(options.out, path, mode, is_sweep=True)
     saved = sweep_experiment(
         path,
         mode,
@@ -147,7 +154,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     from dlsim.sweeps.api import make_options
 
     engine = make_options(options.layout, options.memory, options.lanes, options.mesh)
-    return {"seeds": options.seeds, "out": options.out, "options": engine}
+    return {"seeds": options.seeds, "out": options.out, "options": engine, "progress": options.progress}
 
 
 def _workers(options: argparse.Namespace) -> Any:
@@ -161,7 +168,7 @@ def _workers(options: argparse.Namespace) -> Any:
 def _bench(options: argparse.Namespace, _: list[str]) -> int:
     from dlsim.bench import command
 
-    return command(quick=options.quick, out=options.out, only=options.only)
+    return command(quick=options.quick, out=options.out, only=options.only, progress=options.progress)
 
 
 def _prepare(options: argparse.Namespace) -> None:

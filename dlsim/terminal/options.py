@@ -29,7 +29,7 @@ def parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     run.add_argument("--seeds", type=int, metavar="N", help="run seeds 0 .. N-1")
     run.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/<name>-<mode>)")
-    run.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    run.add_argument("--resume", action="store_true", help="go on with an unfinished run; say so if there is none")
 
     sweep = commands.add_parser(
         "sweep", parents=[debug], allow_abbrev=False, help="run an experiment file over axes of your own"
@@ -67,6 +67,11 @@ def parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
             "--lanes", type=int, metavar="N", help="programs at a time on a device (default: by trial)"
         )
         command.add_argument("--mesh", metavar="nodes=N", help="lay the nodes of each run over N devices")
+    sweep.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with what the folder holds, as every sweep does; say so if there is nothing",
+    )
     for command in (run, sweep):
         command.epilog = "--config.key=value sets any setting of the experiment; a list is written 1,2"
 
@@ -89,16 +94,30 @@ def parse(given: list[str]) -> tuple[argparse.Namespace, list[str]]:
             help="threads for the kernels of a program on a CPU (default: all cores)",
         )
 
+    for command in (run, sweep, reproduce, bench):
+        command.add_argument(
+            "--progress",
+            default="auto",
+            metavar="HOW",
+            help="bar, lines, off, or auto: a bar on a terminal, elsewhere a line now and then (default)",
+        )
+
     show = commands.add_parser("list", parents=[debug], allow_abbrev=False, help="list the experiments of a folder")
     show.add_argument("folder", nargs="?", default="experiments")
 
     commands.add_parser("info", parents=[debug], allow_abbrev=False, help="versions, devices and memory")
 
+    if given and not given[0].startswith("-") and given[0] not in commands.choices:
+        names = list(commands.choices)
+        parser.error(f"COMMAND must be one of {', '.join(names)}, got {given[0]!r}. {_meant(given[0], names)}".rstrip())
     options, rest = parser.parse_known_args(given)
     takes_config = options.command in ("run", "sweep")
     overrides, unknown = _overrides(rest) if takes_config else ([], rest)
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        own = commands.choices[options.command]._option_string_actions
+        known = [*own, "--config."] if takes_config else [*own]
+        hints = [_meant(word.partition("=")[0], known) for word in unknown if word.startswith("--")]
+        parser.error(" ".join(filter(None, [f"unrecognized arguments: {' '.join(unknown)}.", *hints])))
     return options, overrides
 
 
@@ -116,6 +135,14 @@ def _overrides(rest: list[str]) -> tuple[list[str], list[str]]:
             text = f"{text}={queue.pop(0)}"
         overrides.append(text)
     return overrides, unknown
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """As `checks.meant`, without JAX, which takes a second to import."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 1, 0.4)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 class _Version(argparse.Action):

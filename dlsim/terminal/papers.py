@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from dlsim.studies.catalogue import Entry
     from dlsim.studies.reproduce import Reproduced
 
+CELLS = ("experiment", "claim", "reported", "measured", "scale")  # of the claims table, before the verdict
+COLORS = dict(VERDICTS.values())
+TABLE_WIDTH = 100  # columns that the claims table needs
+
 
 def console() -> Console:
     """One that wraps at the terminal's width, and at 120 columns where there is none."""
@@ -42,7 +46,7 @@ def tell_papers(papers: Sequence[Entry], out: str) -> None:
         table = Table(title=group, title_justify="left", title_style="bold")
         table.add_column("study" if group == "studies" else "paper", no_wrap=True)
         for name in ("title", "modes (time on 2 cores)", f"runs in {out}"):
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for paper in (one for one in papers if one.group == group):
             found = {mode: found_before(paper, mode, out) for mode in paper.modes}
             modes = "\n".join(f"{mode} ({_time(paper, mode, found[mode])})" for mode in paper.modes)
@@ -99,26 +103,43 @@ def tell_end(one: Reproduced) -> None:
 
 
 def tell_claims(done: Sequence[Reproduced]) -> None:
-    """The claims table."""
-    from rich.table import Table
-
+    """The claims: a table, or one below the other where it would be too narrow to be read."""
     from dlsim.studies import claims_table
 
-    colors = dict(VERDICTS.values())
-    table = Table(show_lines=True)
-    for name in ("experiment", "claim", "reported", "measured", "scale"):
-        table.add_column(name)
-    table.add_column("", no_wrap=True)
-    for row in claims_table.rows(done):
-        cells = [_plain(row[name]) for name in ("experiment", "claim", "reported", "measured", "scale")]
-        table.add_row(*cells, _plain(row["holds"], colors.get(row["holds"], "red")))
     shown = console()
     shown.print()
-    shown.print(table)
+    rows = claims_table.rows(done)
+    if shown.width < TABLE_WIDTH:
+        _tell_in_turn(shown, rows)
+    else:
+        _tell_table(shown, rows)
     ran = sum(one.saved is not None for one in done)
     found = [claim.holds for one in done if one.saved is not None for claim in one.saved.claims]
     counts = ", ".join(f"{sum(x is verdict for x in found)} {name}" for verdict, (name, _) in VERDICTS.items())
     print(f"{ran} of {len(done)} experiments ran; of {len(found)} claims: {counts}")
+
+
+def _tell_table(shown: Console, rows: Sequence[dict[str, str]]) -> None:
+    from rich.table import Table
+
+    table = Table(show_lines=True)
+    for name in CELLS:
+        table.add_column(name, overflow="fold")
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        cells = [_plain(row[name]) for name in CELLS]
+        table.add_row(*cells, _plain(row["holds"], COLORS.get(row["holds"], "red")))
+    shown.print(table)
+
+
+def _tell_in_turn(shown: Console, rows: Sequence[dict[str, str]]) -> None:
+    from rich.padding import Padding
+
+    for row in rows:
+        shown.print(_plain(f"{row['experiment']}: {row['holds']}", f"bold {COLORS.get(row['holds'], 'red')}"))
+        lines = [row["claim"], *(f"{name}: {row[name]}" for name in CELLS[2:] if row[name])]
+        for line in lines:
+            shown.print(Padding(_plain(line), (0, 0, 0, 2)))
 
 
 def _plain(text: str, style: str = "") -> Text:

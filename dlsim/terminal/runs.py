@@ -6,13 +6,13 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dlsim.sweeps.estimate import duration
+
 if TYPE_CHECKING:
     from dlsim.results import SavedRun
     from dlsim.sweeps.plan import Plan
 
-SHOWN = ("accuracy", "accuracy_of_mean", "loss", "consensus_distance")  # in the table, where measured
 VERDICTS = {True: ("holds", "green"), False: ("does not hold", "red"), None: ("undecided", "yellow")}
-MOST_ROWS = 200  # of a table on a terminal
 MOST_LINES = 20  # of what went wrong
 
 
@@ -27,32 +27,39 @@ def tell_plan(plan: Plan, whole: bool = False) -> None:
         console.print(plan.table())
 
 
+def tell_nothing_kept(out: str | None, path: str, mode: str, is_sweep: bool = False) -> None:
+    """One line on stderr where `--resume` finds nothing to go on with, which is then made anew."""
+    from dlsim import results
+    from dlsim.studies.experiment import default_folder, has_kept
+
+    name = pathlib.Path(path).stem
+    folder = results.folder_of(default_folder(name, mode, is_sweep) if out is None else out)
+    if pathlib.Path(path).is_file() and not has_kept(folder):
+        kind = "sweep" if is_sweep else "run"
+        print(f"dlsim: nothing to resume in {_short(folder)}: the {kind} starts anew", file=sys.stderr)
+
+
 def report(saved: SavedRun) -> None:
     """The table, the claims, what went wrong, and where the files are."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
+
+    from dlsim.analysis.folding import FoldingTable
+    from dlsim.analysis.tables import MOST_ROWS, last_values
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    last = saved.results.isel(step=-1)
-    # Axes have coordinates; the dimensions of recorded arrays have none.
-    lead = [str(dim) for dim in saved.results.dims if dim in saved.results.coords and dim not in ("seed", "step")]
-    scalars = {str(name): one for name, one in last.data_vars.items() if not {*one.dims} - {*lead, "seed"}}
-    lead = [dim for dim in lead if any(dim in one.dims for one in scalars.values())]
-    shown = [name for name in SHOWN if name in scalars] or list(scalars)[:5]
-    steps, seeds = int(last.step), saved.results.sizes.get("seed", 1)
-    console.print(f"after {steps} steps, mean ± standard deviation over {seeds} seed{'s' if seeds > 1 else ''}")
-    table = Table()
-    for name in lead:
-        table.add_column(name.replace("_", " "))
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
-    places = _places(last, lead)
-    for place in places[:MOST_ROWS]:
-        values = [_mean_and_spread(scalars[name].sel(place)) for name in shown]
-        table.add_row(*(str(value) for value in place.values()), *values)
+    found = last_values(saved.results)
+    console.print(found.title)
+    table = FoldingTable(num_keys=len(found.keys))
+    for name in found.keys:
+        table.add_column(name)
+    for name in found.metrics:
+        table.add_column(name, justify="right")
+    for row in found.rows[:MOST_ROWS]:
+        table.add_row(*map(escape, row))
     console.print(table)
-    if len(places) > MOST_ROWS:
-        print(f"... and {len(places) - MOST_ROWS} more rows in results.nc")
+    if len(found.rows) > MOST_ROWS:
+        print(f"... and {len(found.rows) - MOST_ROWS} more rows in results.nc")
     if saved.claims:
         console.print("Claims", style="bold")
     for claim in saved.claims:
@@ -70,7 +77,7 @@ def report(saved: SavedRun) -> None:
     programs = int(timing["num_programs"])
     print(
         f"{programs} program{'s' if programs != 1 else ''} compiled in {timing['compile_seconds']:.1f} s, "
-        f"ran {timing['run_seconds']:.1f} s"
+        f"ran {timing['run_seconds']:.1f} s{_in_all(timing)}"
     )
     figure = saved.folder / "figure.png"
     print(f"results: {_short(saved.folder)}")
@@ -78,23 +85,10 @@ def report(saved: SavedRun) -> None:
         print(f"figure:  {_short(figure)}")
 
 
-def _places(last: Any, lead: list[str]) -> list[dict[str, Any]]:
-    """Every combination of the leading coordinates."""
-    import itertools
-
-    return [
-        dict(zip(lead, values, strict=True)) for values in itertools.product(*(last[n].values.tolist() for n in lead))
-    ]
-
-
-def _mean_and_spread(values: Any) -> str:
-    import numpy as np
-
-    numbers = np.atleast_1d(np.asarray(values.values, np.float64)).reshape(-1)
-    if not np.isfinite(numbers).all():
-        return f"not finite in {int((~np.isfinite(numbers)).sum())} of {numbers.size}"
-    spread = f" ± {numbers.std(ddof=1):.2g}" if numbers.size > 1 else ""
-    return f"{numbers.mean():.4g}{spread}"
+def _in_all(timing: dict[str, Any]) -> str:
+    """What all sittings of a run took that was gone on with, or extended."""
+    number, seconds = timing.get("num_sittings"), timing.get("all_seconds")
+    return f"; {duration(seconds)} over {number} sittings" if number and number > 1 and seconds is not None else ""
 
 
 def _short(path: pathlib.Path) -> str:

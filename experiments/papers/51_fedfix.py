@@ -143,6 +143,8 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
 
 def _algorithm(scheme: str, problem: Any, optimizer: Any, pace: Any, num_steps: int) -> Any:
     name, _, option = scheme.partition(" ")
+    if option:
+        checks.one_of("51_fedfix", "case", scheme, (f"{name} equal", name))
     debias = option != "equal"
     common = {"pace": pace, "num_local_steps": num_steps}
     if name == "async":

@@ -333,6 +333,13 @@ ROWS: dict[str, dict[str, Call]] = {
             "x": "rate",
             "y": "graph",
         },
+        "heat_maps": lambda: {
+            "axes": plotting.panels(1, 2)[1],
+            "data": results().accuracy.isel(step=0, drop=True),
+            "x": "rate",
+            "y": "graph",
+            "panel": "seed",
+        },
         "letters": lambda: {"axes": [panel()], "titles": ["one"]},
         "main_metric": DATA,
         "overview": DATA,

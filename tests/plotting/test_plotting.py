@@ -170,6 +170,50 @@ def test_heat_map_of_nothing_finite_or_of_one_number_is_drawn():
             heat(values, log=log, mark="max")
 
 
+def test_heat_maps_side_by_side_share_one_scale_and_one_bar():
+    values = xarray.concat([grid(), grid() / 10], "algorithm").assign_coords(algorithm=["dsgd", "choco"])
+    for log, (low, high) in ((False, (0.0, 1000.0)), (True, (0.1, 1000.0))):
+        figure, panels = plotting.panels(1, 3)
+        options = {"x": "rate", "y": "topology", "panel": "algorithm", "log": log}
+        images = plotting.heat_maps(panels, values.transpose("rate", "algorithm", "topology"), **options)
+        assert [(image.norm.vmin, image.norm.vmax) for image in images] == [(low, high)] * 2
+        np.testing.assert_array_equal(images[1].get_array().filled(np.nan)[0], [0.1, 1.0, np.nan])
+        assert images[0].norm(10.0) == images[1].norm(10.0)  # a number has one colour
+        figure.canvas.draw()
+        shown = [ax for ax in figure.axes if ax.get_visible()]
+        bars = [ax for ax in shown if ax not in panels.ravel()]
+        assert len(bars) == 1 and bars[0].get_ylabel() == "test accuracy"
+        left, right, spare = panels[0]
+        assert [ax.get_title(loc="left") or ax.get_title() for ax in (left, right)] == [
+            "algorithm dsgd",
+            "algorithm choco",
+        ]
+        assert (left.get_ylabel(), right.get_ylabel(), spare.get_visible()) == ("topology", "", False)
+        assert [text.get_text() for text in right.get_yticklabels()] == ["", ""]
+
+
+BAD_LIMITS = ((1, 1), False), ((3, 2), False), ((0, 1), True), ((1,), False), ("ab", False), ((0, np.inf), False)
+
+
+def test_heat_maps_between_given_limits_or_without_a_bar():
+    image = heat(grid(), limits=(-1, 3), bar=False)[1]
+    assert (image.norm.vmin, image.norm.vmax) == (-1, 3) and image.colorbar is None
+    for limits, log in BAD_LIMITS:
+        with pytest.raises(ValueError, match="heat_map: limits must be .*, got"):
+            heat(grid(), limits=limits, log=log)
+    _, panels = plotting.panels(1, 1)
+    two = xarray.concat([grid(), grid()], "algorithm").assign_coords(algorithm=["dsgd", "choco"])
+    options = {"x": "rate", "y": "topology", "panel": "algorithm"}
+    with pytest.raises(ValueError, match="heat_maps: axes must be one for each of the 2 values of algorithm, got 1"):
+        plotting.heat_maps(panels, two, **options)
+    with pytest.raises(ValueError, match="heat_maps: panel must be one of algorithm, .* got 'algoritm'. Did you"):
+        plotting.heat_maps(panels, two, **{**options, "panel": "algoritm"})
+    with pytest.raises(ValueError, match="heat_maps: options must be one of .* got 'lables'. Did you mean 'label'"):
+        plotting.heat_maps(panels, two, **options, lables=1)
+    with pytest.raises(ValueError, match="heat_maps: data must be an array over x, y and panel alone"):
+        plotting.heat_maps(panels, two.expand_dims(seed=[0]), **options)
+
+
 def sweep():
     accuracy = np.array([[[0.5, 0.7], [0.8, 0.8]], [[0.7, 0.5], [0.9, 0.9]], [[0.9, 0.9], [0.95, np.nan]]])
     bits = np.array([[[10.0, 10.0], [100.0, 100.0]], [[30.0, 30.0], [80.0, 80.0]], [[200.0, 200.0], [5.0, 5.0]]])

@@ -9,6 +9,13 @@ from dlsim import networks, results
 from dlsim.plotting.networks import drawing_of
 from dlsim.results import Claim
 
+# Of three of the twelve runs, as the status log words it, and one line that is none of errors.
+FAULTS = [
+    "star 1.0: NOT_FINITE first at step 13, node 4 (seed 0): a node diverged (lower the learning rate)",
+    "star 1.0: NOT_FINITE first at step 17, node 0 (seed 1): a node diverged (lower the learning rate)",
+    "ring 1.0: NOT_FINITE first at step 31, node 2 (seed 0): a node diverged (lower the learning rate)",
+]
+REMARK = "ring 0.1: ISOLATED_NODE first at step 2, node 5 (seed 1): a present node heard nobody in that round"
 EVIL = "<script>alert(1)</script> & \"quotes\" 'x'"
 
 
@@ -32,8 +39,22 @@ def dataset(num_nodes=6):
     )
 
 
+def diverged():
+    """The same with three runs that diverged, as `FAULTS` says."""
+    steps = np.full((2, 3, 2), -1)
+    steps[1, 2], steps[0, 2, 0] = (13, 17), 31
+    data = dataset().assign(diverged_step=(("topology", "learning_rate", "seed"), steps))
+    return data.assign(accuracy=data.accuracy.where((data.diverged_step < 0) | (data.step <= data.diverged_step)))
+
+
 def save(
-    folder, name="07_small", holds=(True, False, None), title="A small paper (07): what is it?", server="", **more
+    folder,
+    name="07_small",
+    holds=(True, False, None),
+    title="A small paper (07): what is it?",
+    server="",
+    data=None,
+    **more,
 ):
     """A finished run on disk."""
     from matplotlib.figure import Figure
@@ -63,4 +84,4 @@ def save(
     if server:
         drawings[server] = drawing_of(networks.complete(5), has_server=True)
     config = {"learning_rate": [0.01, 0.1, 1.0], "note": EVIL}
-    return results.save(folder, dataset(), config, provenance, claims, figure, drawings)
+    return results.save(folder, dataset() if data is None else data, config, provenance, claims, figure, drawings)

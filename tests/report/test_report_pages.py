@@ -83,6 +83,69 @@ def test_a_page_has_claims_settings_and_how_to_rerun(site):
     assert 'id="plot-data"' in text and 'id="network-data"' in text
 
 
+def faulty(folder, status=(*runs.FAULTS, runs.REMARK), **more):
+    parts = [{"seeds": [0, 1], "label": "ring", "status": list(status)}]
+    return runs.save(folder, ok=False, runs=parts, data=runs.diverged(), **more)
+
+
+def test_divergence_is_on_the_card_and_at_the_top_of_the_page(tmp_path):
+    faulty(tmp_path / "runs" / "bad")
+    faulty(tmp_path / "runs" / "worse", status=["ring: BUFFER_OVERFLOW first at step 3: a buffer was full"] * 30)
+    runs.save(tmp_path / "runs" / "good", runs=[{"seeds": [0, 1], "label": "ring", "status": [runs.REMARK]}])
+    site = write_report(tmp_path / "runs", tmp_path / "site").parent
+    cards = (site / "index.html").read_text().split('<li class="card"')[1:]
+    of = {name: next(card for card in cards if f'href="{name}.html"' in card) for name in ("bad", "worse", "good")}
+    assert f"</span> 3 of 12 runs diverged</span> {runs.FAULTS[0]} (and 2 more)</p>" in of["bad"]
+    assert "3 of 12 runs went wrong" in of["worse"] and "fault" not in of["good"].replace("default", "")
+    bad, worse, good = ((site / f"{name}.html").read_text() for name in ("bad", "worse", "good"))
+    top = bad[: bad.index("<h2>Claims</h2>")]
+    assert "<h2>What went wrong</h2>" in top and "3 of 12 runs diverged" in top
+    for line in runs.FAULTS:  # the run, its seed, the step and the node
+        assert f"<li>{line}</li>" in top
+    assert f"1 remark of the runs</summary><ul><li>{runs.REMARK}</li></ul></details>" in top
+    assert (
+        worse.count("<li>ring: BUFFER_OVERFLOW") == 20 and "and 10 more; diverged_step in results.nc has all" in worse
+    )
+    assert "What went wrong" not in good and "1 remark of the runs" in good and "<td>yes</td>" in good
+    assert "<td>no: 3 of 12 runs diverged</td>" in bad
+    Reader(bad), Reader(worse)
+
+
+def test_a_page_has_the_table_that_the_command_line_prints(tmp_path, capsys):
+    from dlsim.terminal.runs import report
+
+    saved = faulty(tmp_path / "runs" / "bad", timing={"num_programs": 1, "compile_seconds": 1.0, "run_seconds": 2.0})
+    report(saved)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    text = (write_report(tmp_path / "runs", tmp_path / "site").parent / "bad.html").read_text()
+    rows = re.findall(r"<tr>(.*?)</tr>", text[text.index('id="results"') :].partition("</table>")[0])
+    assert [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:]] == cells and len(cells) == 6
+    # ring, rate 0.1, step 40: 40/50 * 2/3, and a hundredth more in the second seed.
+    assert cells[1] == ["ring", "0.1", "0.5383 ± 0.0071"] and cells[5] == ["star", "1.0", "not finite in 2 of 2"]
+    assert printed.splitlines()[0] in text and 'data-name="learning rate"' in text
+
+
+TOOK = {
+    "old": ({}, "1.0 s compiling, 2.0 s running"),
+    "one": ({"all_seconds": 7.0, "num_sittings": 1}, "7.0 s in all, 1.0 s compiling, 2.0 s running"),
+    "three": (
+        {"all_seconds": 4000.0, "num_sittings": 3},
+        "67 min in all over 3 sittings; the last: 1.0 s compiling, 2.0 s running",
+    ),
+}
+
+
+def test_a_page_says_what_all_sittings_took(tmp_path):
+    last = {"num_programs": 1, "compile_seconds": 1.0, "run_seconds": 2.0}
+    for name, (more, _) in TOOK.items():
+        runs.save(tmp_path / "runs" / name, timing={**last, **more})
+    site = write_report(tmp_path / "runs", tmp_path / "site").parent
+    for name, (_, said) in TOOK.items():
+        assert f">took</th><td>{said}</td>" in (site / f"{name}.html").read_text()
+
+
 def test_plot_data_holds_every_number():
     data = runs.dataset()
     made = plot_data(data)

@@ -226,7 +226,7 @@ def test_state_must_be_a_fixed_point(step: object, line: str) -> None:
         ({"seed": iter(range(3_000_000)), "num_steps": 2}, "seed must be an integer >= 0, got range_iterator"),
         ({"seed": 0, "num_steps": 2, "resume": True}, "checkpoint_dir must be given to resume"),
         ({"seed": 0, "num_steps": 2, "checkpoint_seconds": -1.0}, r"checkpoint_seconds must be a number in \[0, inf"),
-        ({"seed": 0, "num_steps": 2, "progress": "loud"}, "progress must be True, False or .auto., got .loud."),
+        ({"seed": 0, "num_steps": 2, "progress": "loud"}, "progress must be one of auto, bar, lines, off, got .loud."),
     ],
 )
 def test_bad_arguments_are_one_line(arguments: dict[str, object], line: str) -> None:
@@ -258,7 +258,7 @@ def test_compile_time_is_apart_from_run_time() -> None:
 
 
 @pytest.mark.parametrize("progress", ["auto", False])
-def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str], progress: object) -> None:
+def test_a_short_run_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str], progress: object) -> None:
     simulate(walk(), seed=0, num_steps=5, progress=progress)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
@@ -267,8 +267,8 @@ def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str]
 def test_progress_shows_what_is_measured(capfd: pytest.CaptureFixture[str]) -> None:
     simulate(walk(), seed=0, num_steps=5, progress=True, label="my walk")
     shown = capfd.readouterr().err
-    assert "my walk" in shown
-    assert "5/5" in shown
+    assert "my walk: compiling" in shown
+    assert "my walk: 5 of 5 steps (100 %), " in shown
     assert "loss" in shown
     assert "node-updates/s" in shown
 

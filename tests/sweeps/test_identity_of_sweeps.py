@@ -51,6 +51,8 @@ LOOKS = {
     "bench/report.py",
     "terminal/cli.py",
     "running/progress_bar.py",
+    "running/terminal_bar.py",
+    "palette.py",
     "environments/rendering/grid.py",
     "environments/rendering/film.py",
     "experiment.py",
@@ -94,7 +96,7 @@ def test_every_room_that_decides_nothing_is_there():
 
 
 def test_what_decides_imports_nothing_of_what_does_not():
-    """But faces of packages, the bar, how files are written, drawings in functions: no change comes by another door."""
+    """But faces of packages, the bar, colours, how files are written, drawings in functions: there is no other door."""
     faces = {"__init__.py", "environments/__init__.py"}
     doors = set()
     for path in deciding_files():
@@ -111,4 +113,4 @@ def test_what_decides_imports_nothing_of_what_does_not():
                     wanted = room.removesuffix(".py").split("/")
                     if parts[: len(wanted)] == wanted:
                         doors.add((place, room))
-    assert {room for _, room in doors} <= {"running/progress_bar.py", "files.py", "locks.py"}
+    assert {room for _, room in doors} <= {"running/progress_bar.py", "files.py", "locks.py", "palette.py"}

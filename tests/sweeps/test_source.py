@@ -194,5 +194,5 @@ def test_axes_of_the_command_line():
         "is_on": [True, False],
         "other": [1, None, "z"],
     }
-    with pytest.raises(ValueError, match="a key of the config, got 'siz'. Did you mean size?"):
+    with pytest.raises(ValueError, match="--axis must be one of size, rate, .* got 'siz'. Did you mean 'size'\\?"):
         parse_axes(["siz=1"], known)

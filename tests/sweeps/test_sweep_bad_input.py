@@ -77,7 +77,7 @@ OF_A_FUNCTION = {
     "no layout": ({}, {"layout": "vmp"}, r"sweep: layout must be auto, vmap, map, .*, got 'vmp'"),
     "no size": ({}, {"memory": "much"}, r"sweep: memory must be a size such as 8GiB or 500MB, got 'much'"),
     "no lanes": ({}, {"lanes": 0}, r"sweep: lanes must be an integer in \[1, 64\], got 0"),
-    "no progress": ({}, {"progress": "loud"}, r"sweep: progress must be True, False or \"auto\", got 'loud'"),
+    "no progress": ({}, {"progress": "loud"}, r"sweep: progress must be one of auto, bar, lines, off, got 'loud'"),
     "too little memory": ({}, {"memory": "1KiB"}, r"sweep: memory must be at least .* for one run of .*, got 921 B"),
 }
 
@@ -116,9 +116,9 @@ def test_functions_and_what_they_give(tmp_path):
 OF_A_FILE = {
     "unknown axis": (
         ["learning_rat=1"],
-        r"sweep: --axis must be a key of the config, got 'learning_rat'. Did you mean",
+        r"sweep: --axis must be one of learning_rate, .* got 'learning_rat'. Did you mean 'learning_rate'\?",
     ),
-    "part of the config": (["problem=1"], r"--axis must be a key of the config, got 'problem'"),
+    "part of the config": (["problem=1"], r"--axis must be one of problem.name, .* got 'problem'"),
     "wrong type": (["learning_rate=fast"], r"axis learning_rate must be a finite number, got 'fast'"),
     "a float for an int": (["num_steps=1.5"], r"axis num_steps must be an integer, got '1.5'"),
     "no bool": (["is_heavy=1"], r"axis is_heavy must be true or false, got '1'"),

@@ -35,8 +35,8 @@ def call(capsys, *words):
 def test_run_prints_table_claims_and_figure(tmp_path, capsys):
     out = tmp_path / "run"
     words = ("run", f"{SMALL}:tiny", "--config.learning_rate=0.2", "--config.problem.num_nodes", "6", "--out", out)
-    status, printed, err = call(capsys, *words, "--seeds", "3")
-    assert (status, err) == (0, "")
+    status, printed, err = call(capsys, *words, "--seeds", "3", "--progress", "off", "--resume")
+    assert (status, err) == (0, f"dlsim: nothing to resume in {out}: the run starts anew\n")
     saved = results.load(out)
     assert saved.config["learning_rate"] == 0.2 and saved.config["problem"]["num_nodes"] == 6
     assert saved.results.sizes["seed"] == 3
@@ -45,7 +45,27 @@ def test_run_prints_table_claims_and_figure(tmp_path, capsys):
     assert str(out / "figure.png") in printed and (out / "figure.png").exists()
 
 
-def test_a_diverging_run_is_reported(tmp_path, capsys):
+def test_resume_says_so_where_there_is_nothing_to_resume(tmp_path, capsys, monkeypatch):
+    """Of a sweep as of a run; what a folder holds is used, and then nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    words = ("sweep", f"{SMALL}:tiny", "--resume", "--progress", "off", "--axis", "topology=ring")
+    status, printed, err = call(capsys, *words)
+    assert status == 0 and "done before" not in printed
+    assert err == "dlsim: nothing to resume in runs/small_experiment-tiny-sweep: the sweep starts anew\n"
+    status, printed, err = call(capsys, *words)
+    assert (status, err) == (0, "") and "2 runs (1 topology x 2 seeds) in 1 group; 2 done before" in printed
+    assert re.search(r"ran [\d.]+ s; .* over 2 sittings\n", printed)
+    timing = results.load("runs/small_experiment-tiny-sweep").provenance["timing"]
+    assert timing["num_sittings"] == 2 and timing["all_seconds"] > timing["run_seconds"] + timing["compile_seconds"]
+
+
+def test_a_plan_says_that_it_works(tmp_path, capsys):
+    words = ("sweep", f"{SMALL}:tiny", "--out", tmp_path / "sweep", "--progress", "lines", "--plan")
+    status, printed, err = call(capsys, *words)
+    assert status == 0 and "4 runs" in printed and err.splitlines()[0] == "small_experiment: planning 4 runs"
+
+
+def test_a_diverging_run_is_reported_line_by_line(tmp_path, capsys):
     words = (
         "run",
         f"{SMALL}:default",
@@ -53,9 +73,13 @@ def test_a_diverging_run_is_reported(tmp_path, capsys):
         "--config.topology=ring",
         "--out",
         tmp_path / "run",
+        "--progress",
+        "lines",
     )
-    status, printed, _ = call(capsys, *words)
-    assert status == 0
+    status, printed, err = call(capsys, *words)
+    lines = err.splitlines()
+    assert status == 0 and "small_experiment: 2 runs: 0 of 80 steps (0 %)" in lines
+    assert lines[-1].startswith("small_experiment: 2 runs: 80 of 80 steps (100 %), ") and "2 runs done" in lines[-1]
     assert "ring: NOT_FINITE first at step" in printed and "node" in printed and "not finite in 2 of 2" in printed
     assert results.load(tmp_path / "run").provenance["ok"] is False
 
@@ -82,6 +106,17 @@ def test_a_diverging_run_is_reported(tmp_path, capsys):
         (["run", SMALL, "--config.num_seeds=2147483648"], "config.num_seeds must be an integer in [1, 100000]"),
         (["run", SMALL, "--config.num_steps=2147483648"], "num_steps must be an integer in [1, 2147483647]"),
         (["sweep", SMALL, "--axis", "num_steps=5,1099511627776"], "num_steps must be an integer in [1, 2147483647]"),
+        (
+            ["run", SMALL, "--progress", "bra"],
+            "dlsim: --progress must be one of bar, auto, lines, off, got 'bra'. Did you",
+        ),
+        (["bench", "--progress", "loud"], "dlsim: --progress must be one of auto, bar, lines, off, got 'loud'."),
+        (["sweep", SMALL, "--axis", "topolgy=ring"], "got 'topolgy'. Did you mean 'topology'?"),
+        (["sweep", SMALL, "--layout", "vmp"], "got 'vmp'. Did you mean 'vmap'?"),
+        (["sweep", SMALL, "--workers", "raay:2"], "got 'raay'. Did you mean 'ray'?"),
+        (["run", SMALL.replace("small_", "smal_")], "Did you mean 'small_experiment'?"),
+        (["reproduce", "quickstrt"], "got 'quickstrt'. Did you mean 'quickstart'?"),
+        (["reproduce", "swarmbnch"], "got 'swarmbnch'. Did you mean 'swarmbench'?"),
         (["list", "nowhere"], "list: folder must be a folder of experiments"),
     ],
 )
@@ -126,14 +161,65 @@ def test_debug_shows_the_traceback():
 
 
 def test_unknown_options_and_version(capsys):
-    for words in (["run", SMALL, "--sed", "1"], ["list", "--config.x=1"], []):
+    cases = {
+        "Did you mean '--seeds'?": ["run", SMALL, "--sed", "1"],
+        "unrecognized arguments: --config.x=1": ["list", "--config.x=1"],
+        "COMMAND must be one of run, sweep, reproduce, report, bench, list, info, got 'swep'. Did you mean 'sweep'?": [
+            "swep"
+        ],
+        "the following arguments are required": [],
+    }
+    for line, words in cases.items():
         with pytest.raises(SystemExit) as stop:
             cli.main(words)
-        assert stop.value.code == 2
-    capsys.readouterr()
+        assert stop.value.code == 2 and line in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])
     assert stop.value.code == 0 and capsys.readouterr().out.startswith("dlsim 0.")
+
+
+LOOKS_UP = '''"""A study that looks its names up."""
+from ml_collections import ConfigDict
+def get_config(mode): return ConfigDict({"num_steps": 2, "num_seeds": 1, "shape": ("ring 4", "torus 9")})
+def axes(config): return {"shape": config.shape}
+def build(config): return {"ring 4": 4, "torus 9": 9}[config.shape]
+'''
+
+
+def test_a_name_that_a_file_fails_on_gets_the_nearest_of_its_own(tmp_path, capsys):
+    """Whatever its `build` raises; of a name that it knows, its own error stays."""
+    (tmp_path / "study.py").write_text(LOOKS_UP)
+    words = ("sweep", tmp_path / "study.py", "--out", tmp_path / "run", "--axis")
+    status, _, err = call(capsys, *words, "shape=rng 4")
+    assert status == 2 and err.count("\n") == 1
+    assert "study: axis shape must be a name that the file knows, such as ring 4, torus 9, got 'rng 4'." in err
+    assert "Did you mean 'ring 4'? (The file's build stopped with KeyError: 'rng 4'.)" in err
+    status, _, err = call(capsys, *words, "shape=ring 4")
+    assert status == 2 and "build must be a function that gives (Process, Record), got int" in err
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_no_number_of_the_claims_is_cut(width, capsys, monkeypatch):
+    from rich.console import Console
+
+    from dlsim.studies import claims_table
+    from dlsim.terminal import papers
+
+    row = {"experiment": "05", "claim": "A claim of more than a few words, which wraps.", "source": "the paper"}
+    row |= {
+        "reported": "0.98 ± 0.02",
+        "measured": "0.9123 ± 0.0045",
+        "scale": "tiny, 3 seeds",
+        "holds": "does not hold",
+    }
+    monkeypatch.setattr(claims_table, "rows", lambda done: [row, {**row, "holds": "holds"}])
+    monkeypatch.setattr(papers, "console", lambda: Console(width=width, highlight=False))
+    papers.tell_claims([])
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()[:-1]) <= width and "…" not in shown
+    for text in ("0.98 ± 0.02", "0.9123 ± 0.0045", "does not hold"):
+        assert text in shown
+    assert ("┃" in shown) == (width >= papers.TABLE_WIDTH)
 
 
 def test_a_missing_package_names_the_command(tmp_path, capsys):
