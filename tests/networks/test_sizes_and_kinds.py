@@ -198,7 +198,7 @@ def test_tracers_are_named():
         (lambda: RING.with_links(3), "with_links: links must be a Links, got 3. Pass dlsim.networks.links"),
         (lambda: RING.relabel([0.0, 1, 2, 3, 4, 5]), "relabel: order must be a permutation of 0..5"),
         (lambda: networks.reverse_edges(networks.exponential(6)), "undirected, so that every edge has a reverse"),
-        (lambda: networks.draw(RING, ["a"] * 6), "draw: values must be real numbers, one a node, got dtype"),
+        (lambda: networks.draw(RING, [1j] * 6), "draw: values must be real numbers, or texts, one a node, got dtype"),
         (lambda: networks.draw(RING, ax=3), "draw: ax must be an Axes, got 3"),
         (
             lambda: RING.mix(jax.random.key(0), [1.0, 2.0]),
