@@ -48,6 +48,7 @@ CALLS = {
     "auto_reset": {"environment": GAME},
     "box": {"shape": (2,), "low": 0.0, "high": 1.0, "dtype": "float32"},
     "cell_market": {**CELL_SIZES, "uncertainty": 0.1, "optimum_rounds": 3},
+    "check": {"environment": GAME, "num_steps": 2, "is_deterministic": True, "seed": 0},
     "coin_game": {
         "num_steps": 2,
         "num_games": 2,
