@@ -237,8 +237,11 @@ def _ppo(
         seen = with_ids(copies.observations, has_ids)
         return seen[0, 0], seen_by_critics(environment, settings, copies)[0, 0]
 
-    def make_actor(groups: int) -> Any:
-        return actor(nets[0], lambda params: params["actor"], chances.sample, groups, environment.num_agents)
+    def make_actor(groups: int, decide: Any = chances.sample) -> Any:
+        return actor(nets[0], lambda params: params["actor"], decide, groups, environment.num_agents)
+
+    def make_greedy(groups: int) -> Any:
+        return make_actor(groups, lambda key, outputs, allowed: chances.best(outputs, allowed))
 
     evaluate = judge(environment, make_actor, has_ids, num_eval_episodes, eval_steps)
     problem = problem_of(environment, init, evaluate, num_copies * num_steps, environment.source)
@@ -252,7 +255,9 @@ def _ppo(
     def measure(state: PPOState) -> Info:
         return {**met(state.copies), "environment_steps": state.environment_steps}
 
-    return Learner(problem, algorithm._replace(source=source), policy_of(environment, make_actor, has_ids), measure)
+    return Learner(
+        problem, algorithm._replace(source=source), policy_of(environment, make_actor, has_ids, make_greedy), measure
+    )
 
 
 def seen_by_critics(environment: Environment, settings: Settings, copies: Copies) -> Array:
