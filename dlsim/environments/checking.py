@@ -108,7 +108,7 @@ def _has_fields(environment: Environment, faults: Faults) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _check_space(name: str, space: Any, faults: Faults) -> None:
@@ -265,7 +265,8 @@ def _check_array(name: str, made: Any, shape: tuple[int, ...], dtypes: set[str],
 def _check_drift(before: PyTree, after: PyTree, faults: Faults) -> bool:
     """Whether the state has its form still, so that it can go on being stepped; other types are told, and go on."""
     wanted, got = (_leaves(tree) for tree in (before, after))
-    if jax.tree.structure(before) != jax.tree.structure(after):
+    form: Any = jax.tree.structure(before)
+    if form != jax.tree.structure(after):
         lost, new = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
         said = [f"without {', '.join(lost)}"] * bool(lost) + [f"with {', '.join(new)} besides"] * bool(new)
         got_kind = " and ".join(said) or f"a {type(after).__name__} in place of a {type(before).__name__}"

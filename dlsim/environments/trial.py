@@ -66,7 +66,7 @@ class _Carry(NamedTuple):
 def _plays(environment: Environment, key: Array, num_steps: int, trial: Trial) -> tuple[Found, Found]:
     """Two plays by one key.  Two small programs and a loop on the host: what takes long here is to compile."""
     options: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    compiled = {"compiler_options": options} if jax.default_backend() == "cpu" else {}
+    compiled: dict[str, Any] = {"compiler_options": options} if jax.default_backend() == "cpu" else {}
     ids = jnp.arange(COPIES)
     begin = jax.jit(lambda key: jax.vmap(environment.reset)(keys.at_nodes(keys.stream(key, "reset"), ids)), **compiled)
     fresh, seen = begin(key)

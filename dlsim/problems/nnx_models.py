@@ -64,9 +64,9 @@ def functions(module: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -
     in_training, evaluated = modes(type(model).__call__, options)
     still = nnx.clone(model)
     still.eval()
-    parts: Any = (nnx.Param, nnx.BatchStat, ...)
-    graph, params, statistics, rest = nnx.split(model, *parts)
-    still_graph, _, _, still_rest = nnx.split(still, *parts)
+    split: Any = nnx.split
+    graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
+    still_graph, _, _, still_rest = split(still, nnx.Param, nnx.BatchStat, ...)
     names, still_names = (nnx.to_pure_dict(part) for part in (params, statistics))
     treedef, still_treedef, rest_treedef = (jax.tree.structure(part) for part in (params, statistics, rest))
 
@@ -75,7 +75,7 @@ def functions(module: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -
         treedefs = (treedef, still_treedef, rest_treedef)
         bound = nnx.merge(graph, *(jax.tree.unflatten(one, part) for one, part in zip(treedefs, parts, strict=True)))
         outputs = bound(inputs, **mode)
-        _, *after = nnx.split(bound, nnx.Param, nnx.BatchStat, ...)
+        _, *after = split(bound, nnx.Param, nnx.BatchStat, ...)
         return outputs, _Parts(*map(jax.tree.leaves, after))
 
     def as_model(params: Any, statistics: Any) -> PyTree:
@@ -87,7 +87,7 @@ def functions(module: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -
         return _Parts(jax.tree.leaves(_numbered(names, trained(params))), kept, rest)
 
     def init(key: Array) -> PyTree:
-        _, *begun = nnx.split(module(rngs=nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
+        _, *begun = split(module(rngs=nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
         return as_model(begun[0], begun[1])
 
     def start(key: Array) -> PyTree:

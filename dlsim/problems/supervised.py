@@ -70,7 +70,8 @@ def supervised(
     each model at all nodes, every node weighing the same.
 
     Args:
-      model: `softmax`, `mlp`, `lenet`, a Model, a flax module, or what makes a Model (`mlp(hidden=(128, 64))`).
+      model: `softmax`, `mlp`, `lenet`, a Model, a flax module (Dropout and BatchNorm included: see `from_flax`), or what
+        makes a Model (`mlp(hidden=(128, 64))`).
       dataset: from `load` or `dataset`.
       partition: from `partition`.
       loss: `cross_entropy` (the default for classes), `squared` (the default for regression: 1/2 ||output - label||^2,
