@@ -16,6 +16,7 @@ def primitives(jaxpr: Jaxpr) -> set[str]:
 
 
 def within(equation: Any) -> list[Jaxpr]:
+    """The jaxprs that an equation calls."""
     values = [one for value in equation.params.values() for one in (value if isinstance(value, tuple) else (value,))]
     return [
         one.jaxpr if isinstance(one, ClosedJaxpr) else one for one in values if isinstance(one, ClosedJaxpr | Jaxpr)
@@ -49,4 +50,5 @@ def uses_first(jaxpr: Jaxpr) -> bool:
 
 
 def text(closed: ClosedJaxpr) -> str:
+    """What a traced function does, its constants included, as text that can be compared."""
     return "\n".join([Walk(lambda value: "").jaxpr(closed.jaxpr), *map(content, closed.consts)])
