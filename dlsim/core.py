@@ -181,6 +181,9 @@ class Problem(NamedTuple):
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
     # as `gradient`; None where there are no examples to go through
     gradient_at: Any | None = None
+    # Where a model keeps running statistics (BatchNorm): the same problem, whose gradients carry their change; this one's
+    # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
+    with_statistics: Problem | None = None
     source: str = ""
     # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
     start: Any | None = None

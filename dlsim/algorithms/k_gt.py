@@ -11,6 +11,7 @@ from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
+from dlsim.problems.variables import without_statistics
 
 
 class KGTState(NamedTuple):
@@ -61,6 +62,7 @@ def k_gt(
     checks.number("k_gt", "communication_step_size", communication_step_size, 0.0, open_minimum=True)
     import optax
 
+    without_statistics("k_gt", problem)
     local = local_updates(problem, optax.sgd(local_learning_rate), num_local_steps, where="k_gt")
     reach = num_local_steps * local_learning_rate
 

@@ -11,6 +11,7 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.core import Array, Info, Problem, PyTree
+from dlsim.problems.variables import keeping_statistics, trained, with_statistics
 
 if TYPE_CHECKING:
     import optax
@@ -63,7 +64,7 @@ def local_updates(
     checks.text("local_updates", "where", where)
     checks.text(where, "argument", argument)
     checks.flag(where, "restarts", restarts)
-    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
+    problem = with_statistics(checks.instance(where, "problem", problem, Problem, "See dlsim.problems."))
     steps = node_optimizer(where, optimizer, argument, restarts=restarts)
     work = _batches(problem, num_local_steps, num_local_epochs, where)
 
@@ -230,11 +231,13 @@ def _gradients(
             examples: Any = problem.gradient_at
             gradients, losses = examples(part.key, params, node_ids, part.positions, part.mask)
         if objective is not None:
-            gradients = objective.correct(gradients, params, extra)
+            gradients = keeping_statistics(gradients, objective.correct(gradients, params, extra))
         return gradients, losses
 
     def full(losses: Array, params: PyTree, extra: PyTree) -> Array:
-        return losses if objective is None or objective.penalty is None else losses + objective.penalty(params, extra)
+        if objective is None or objective.penalty is None:
+            return losses
+        return losses + objective.penalty(trained(params), trained(extra))
 
     def loss_of(params: PyTree, row: Array) -> tuple[Array, PyTree]:
         one = jax.tree.map(lambda leaf: leaf[None], params)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys
 from dlsim.core import SERVER, Array, PyTree
+from dlsim.problems.variables import Variables, moved, trained
 
 if TYPE_CHECKING:
     import optax
@@ -54,7 +55,7 @@ def node_optimizer(
     accepted = _accepted(optimizer.update)
 
     def init(params: PyTree) -> PyTree:
-        state = jax.vmap(optimizer.init)(params)
+        state = jax.vmap(optimizer.init)(trained(params))
         if restarts:
             _refuse_accumulators(where, argument, state)
         return _without_keys(state)
@@ -69,6 +70,16 @@ def node_optimizer(
         loss_of: Any = None,
         round: Array | None = None,
     ) -> tuple[PyTree, PyTree]:
+        if isinstance(params, Variables):  # running statistics move by themselves
+            statistics, loss = params.batch_stats, loss_of
+
+            def loss_of_trained(at: PyTree, row: Array) -> tuple[Array, PyTree]:
+                value, gradient = loss(Variables(at, jax.tree.map(lambda leaf: leaf[row], statistics)), row)
+                return value, gradient.params
+
+            of = None if loss is None else loss_of_trained
+            updates, state = update(key, node_ids, gradients.params, state, params.params, losses, of, round)
+            return Variables(updates, moved(gradients)), state
         if round is not None:
             state = at_round(state, round)
         drawing = _with_keys(optimizer, key, node_ids, state, params)
@@ -109,7 +120,7 @@ def server_optimizer(
         return jax.tree.map(lambda leaf: leaf[0], tree)
 
     def init(params: PyTree) -> PyTree:
-        return _without_keys(optimizer.init(params))
+        return _without_keys(optimizer.init(trained(params)))
 
     def update(
         key: Array, gradient: PyTree, state: PyTree, params: PyTree, loss: Array | None = None

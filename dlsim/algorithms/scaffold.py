@@ -14,6 +14,7 @@ from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.optimizers import rate_by_round
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
+from dlsim.problems.variables import without_statistics
 
 OPTIONS = ("I", "II")
 
@@ -72,6 +73,7 @@ def scaffold(
     checks.one_of(where, "option", option, OPTIONS)
     server_round.check_weighting(where, weighting)
     usual = 5 if num_local_epochs is None else 1
+    without_statistics(where, problem)
     local = local_updates(
         problem,
         optax.sgd(local_learning_rate),

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlsim import checks, trees
 from dlsim.core import Array, Problem, PyTree
+from dlsim.problems.variables import keeping_statistics
 
 WEIGHTINGS = ("uniform", "examples")
 
@@ -31,7 +32,7 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
     def scaled(gradient: Any) -> Any:
         def of_rows(key: Array, params: PyTree, node_ids: Array, *examples: Array) -> tuple[PyTree, Array]:
             gradients, losses = gradient(key, params, node_ids, *examples)
-            return trees.scale(shares[node_ids], gradients), losses
+            return keeping_statistics(gradients, trees.scale(shares[node_ids], gradients)), losses
 
         return of_rows
 
@@ -48,6 +49,9 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
         full_gradient=scaled(problem.full_gradient),
         gradient_at=None if problem.gradient_at is None else scaled(problem.gradient_at),
         proximal=None if problem.proximal is None else proximal,
+        with_statistics=None
+        if problem.with_statistics is None
+        else weighted(where, problem.with_statistics, weighting),
         optimum=None,
         smoothness=None if smoothness is None else lambda: float(shares.max()) * smoothness(),
     )

@@ -4,6 +4,7 @@ from dlsim.environments.adapters import from_jaxmarl, to_jaxmarl
 from dlsim.environments.cells.cell_market import cell_market
 from dlsim.environments.cells.radio import Radio
 from dlsim.environments.cells.small_cells import script_bidding, script_waiting, small_cells
+from dlsim.environments.checking import check
 from dlsim.environments.environment import Environment, Space, auto_reset, box, discrete
 from dlsim.environments.games.coin_game import coin_game
 from dlsim.environments.games.matrix_games import matrix_game
@@ -63,6 +64,7 @@ __all__ = [
     "auto_reset",
     "box",
     "cell_market",
+    "check",
     "coin_game",
     "cost_to_go",
     "discrete",

@@ -189,7 +189,7 @@ def _their_space(space: Space) -> Any:
     from jaxmarl.environments import spaces
 
     if space.num is None:
-        return spaces.Box(space.low, space.high, space.shape)
+        return spaces.Box(space.low, space.high, space.shape, jnp.dtype(space.dtype))
     if space.shape == ():
         return spaces.Discrete(space.num)
     return spaces.MultiDiscrete([space.num] * math.prod(space.shape))

@@ -28,7 +28,7 @@ class Space(NamedTuple):
     """What one agent may observe or do."""
 
     shape: tuple[int, ...]  # of one agent's value; () for discrete actions
-    num: int | None = None  # discrete: values 0 to num - 1; None: floats
+    num: int | None = None  # discrete: values 0 to num - 1; None: numbers from low to high
     low: float = -float("inf")
     high: float = float("inf")
     dtype: str = "float32"
@@ -124,12 +124,12 @@ def check_actions(where: str, actions: Array, num_actions: int, num_agents: int)
     checks.shape(where, "actions", actions, (num_agents,))
     if not jnp.issubdtype(jnp.result_type(actions), jnp.integer):
         checks.fail(where, "actions", "integers", f"dtype {jnp.result_type(actions)}", "Use actions.astype(int).")
-    actions = jnp.asarray(actions, jnp.int32)
-    rule = f"integers in [0, {num_actions - 1}]"
-    if checks.is_concrete(actions) and bool(((actions < 0) | (actions >= num_actions)).any()):
-        bad = actions[((actions < 0) | (actions >= num_actions)).argmax()]
-        checks.fail(where, "actions", rule, int(bad))
-    return jnp.clip(actions, 0, num_actions - 1)
+    if checks.is_concrete(actions):  # on the host: known values may come to a function that is being traced
+        known = np.asarray(actions)
+        bad = known[(known < 0) | (known >= num_actions)]
+        if bad.size:
+            checks.fail(where, "actions", f"integers in [0, {num_actions - 1}]", int(bad[0]))
+    return jnp.clip(jnp.asarray(actions, jnp.int32), 0, num_actions - 1)
 
 
 def check_size(where: str, **sizes: int) -> None:

@@ -21,9 +21,10 @@ from dlsim.networks.network import Inbox, Network
 class Learner(NamedTuple):
     """A learner in an environment: what its agents want, what they do, and how they act with what they learned.
 
-    `policy(params [G, ...]) -> Policy` acts as trained agents do; G is 1 for shared parameters, else A.  The parameters
-    are one seed's of `run.params` (`[num_seeds, G, ...]`, for `qmix` too without its mixer), or what `dlsim.save` kept of
-    them: a policy needs a learner made with the same environment and model, and no run.
+    `policy(params [G, ...], greedy=False) -> Policy` acts as trained agents do; G is 1 for shared parameters, else A.  Greedy
+    agents do what is likeliest, or the mean of numbers, in place of drawing; those who learn values are greedy always.  The
+    parameters are one seed's of `run.params` (`[num_seeds, G, ...]`, for `qmix` too without its mixer), or what `dlsim.save`
+    kept of them: a policy needs a learner made with the same environment and model, and no run.
     """
 
     problem: Problem
@@ -161,12 +162,13 @@ def problem_of(environment: Environment, init: Any, evaluate: Any, batch_size: i
     )
 
 
-def policy_of(environment: Environment, make_actor: Any, has_ids: bool) -> Any:
-    """`(params [G, ...]) -> Policy` of agents that act by what they learned."""
+def policy_of(environment: Environment, make_actor: Any, has_ids: bool, make_greedy: Any = None) -> Any:
+    """`(params [G, ...], greedy=False) -> Policy` of agents that act by what they learned; see `Learner`."""
 
-    def policy(params: PyTree) -> Policy:
+    def policy(params: PyTree, greedy: bool = False) -> Policy:
+        checks.flag("policy", "greedy", greedy)
         groups = jax.tree.leaves(params)[0].shape[0]
-        act_by = make_actor(groups)
+        act_by = make_greedy(groups) if greedy and make_greedy is not None else make_actor(groups)
 
         def act(key: Array, memory: PyTree, observations: Array, allowed: Array | None, heard: Inbox | None) -> Any:
             del heard

@@ -62,7 +62,27 @@ class Settings(NamedTuple):
     has_ids: bool
 
 
-def ippo(environment: Environment, optimizer: optax.GradientTransformation | None = None, **options: Any) -> Learner:
+def ippo(
+    environment: Environment,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    sharing: Sharing | None = None,
+    model: Model | None = None,
+    critic_model: Model | None = None,
+    num_copies: int = 16,
+    num_steps: int = 128,
+    num_epochs: int = 4,
+    num_minibatches: int = 4,
+    discount: Any = 0.99,
+    trace: Any = 0.95,
+    clip: Any = 0.2,
+    entropy_weight: Any = 0.01,
+    value_weight: Any = 0.5,
+    normalize: bool = True,
+    has_ids: bool = False,
+    num_eval_episodes: int = 32,
+    eval_steps: int | None = None,
+) -> Learner:
     """Independent PPO: each agent's actor and critic see what the agent sees.
 
     An update plays T = `num_steps` steps in E = `num_copies` copies of the world and then, `num_epochs` times over
@@ -81,13 +101,17 @@ def ippo(environment: Environment, optimizer: optax.GradientTransformation | Non
         schedule of `num_updates * num_epochs * num_minibatches` steps.
       sharing: `share_parameters()` (default), `independent()` or `gossip(...)`.
       model, critic_model: `feedforward()` (default), `recurrent()`, or `from_flax`; the critic's is the model's if None.
-      num_copies, num_steps: E = 16 and T = 128.
-      num_epochs, num_minibatches: 4 and 4; recurrent models split whole sequences, others single steps.
-      discount, trace: 0.99 and 0.95.
-      clip: c = 0.2.  entropy_weight: h = 0.01.  value_weight: v = 0.5.
-      normalize: whether A is normalised.
-      has_ids: whether agents see their own one-hot number beside their (flattened) observation.
-      num_eval_episodes: episodes behind every measured `episode_return`.
+      num_copies: E, copies of the world that are played side by side; default 16.
+      num_steps: T, steps of each between two updates; default 128.
+      num_epochs: how often an update goes through what was played; default 4.
+      num_minibatches: of each time; default 4; recurrent models split whole sequences, others single steps.
+      discount, trace: 0.99 and 0.95; may be traced, as may the next three.
+      clip: c = 0.2.
+      entropy_weight: h = 0.01.
+      value_weight: v = 0.5.
+      normalize: whether A is normalised; default True.
+      has_ids: whether agents see their own one-hot number beside their (flattened) observation; default False.
+      num_eval_episodes: episodes behind every measured `episode_return`; default 32.
       eval_steps: steps of such an episode; default the environment's `max_steps`.
 
     Returns:
@@ -97,29 +121,13 @@ def ippo(environment: Environment, optimizer: optax.GradientTransformation | Non
     Source: de Witt et al., Is independent learning all you need in the StarCraft multi-agent challenge? 2020; Schulman
       et al., Proximal policy optimization algorithms, 2017.  Defaults: JaxMARL's for its particle environments.
     """
-    return _ppo("ippo", environment, optimizer, is_central=False, source=IPPO_SOURCE, **options)
+    return _ppo("ippo", is_central=False, source=IPPO_SOURCE, **locals())
 
 
-def mappo(environment: Environment, optimizer: optax.GradientTransformation | None = None, **options: Any) -> Learner:
-    """PPO with critics that see the world: as `ippo`, but V is a function of `environment.global_state` and the agent.
-
-    Where the environment knows no global state it is all observations side by side; each agent's one-hot number follows.
-    JaxMARL trains the two nets by optimisers of their own; here one optimiser holds both, so a clipped norm is the norm
-    of both gradients.
-
-    Args: as `ippo`; JaxMARL's recurrent setting is `model=recurrent(128)` with Adam at 2e-3.
-    Source: Yu et al., The surprising effectiveness of PPO in cooperative multi-agent games, NeurIPS D&B 2022.
-    """
-    return _ppo("mappo", environment, optimizer, is_central=True, source=MAPPO_SOURCE, **options)
-
-
-def _ppo(
-    where: str,
+def mappo(
     environment: Environment,
-    optimizer: Any,
+    optimizer: optax.GradientTransformation | None = None,
     *,
-    is_central: bool,
-    source: str,
     sharing: Sharing | None = None,
     model: Model | None = None,
     critic_model: Model | None = None,
@@ -136,6 +144,49 @@ def _ppo(
     has_ids: bool = False,
     num_eval_episodes: int = 32,
     eval_steps: int | None = None,
+) -> Learner:
+    """PPO with critics that see the world: as `ippo`, but V is a function of `environment.global_state` and the agent.
+
+    Where the environment knows no global state it is all observations side by side; each agent's one-hot number follows.
+    JaxMARL trains the two nets by optimisers of their own; here one optimiser holds both, so a clipped norm is the norm
+    of both gradients.
+
+    Args:
+      environment, optimizer, sharing, model, critic_model: as in `ippo`; JaxMARL's recurrent setting is
+        `model=recurrent(128)` with Adam at 2e-3.
+      num_copies, num_steps, num_epochs, num_minibatches: 16 copies, 128 steps, 4 epochs of 4 minibatches.
+      discount, trace: 0.99 and 0.95.
+      clip, entropy_weight, value_weight, normalize: c = 0.2, h = 0.01, v = 0.5, and whether A is normalised (True).
+      has_ids: whether actors see their own one-hot number (False); critics do in any case.
+      num_eval_episodes, eval_steps: 32 episodes, of the environment's `max_steps`.
+    Source: Yu et al., The surprising effectiveness of PPO in cooperative multi-agent games, NeurIPS D&B 2022.
+    """
+    return _ppo("mappo", is_central=True, source=MAPPO_SOURCE, **locals())
+
+
+def _ppo(
+    where: str,
+    environment: Environment,
+    optimizer: Any,
+    *,
+    is_central: bool,
+    source: str,
+    sharing: Sharing | None,
+    model: Model | None,
+    critic_model: Model | None,
+    num_copies: int,
+    num_steps: int,
+    num_epochs: int,
+    num_minibatches: int,
+    discount: Any,
+    trace: Any,
+    clip: Any,
+    entropy_weight: Any,
+    value_weight: Any,
+    normalize: bool,
+    has_ids: bool,
+    num_eval_episodes: int,
+    eval_steps: int | None,
 ) -> Learner:
     checks.instance(where, "environment", environment, Environment, "Call its factory first.")
     if optimizer is not None:
@@ -186,8 +237,11 @@ def _ppo(
         seen = with_ids(copies.observations, has_ids)
         return seen[0, 0], seen_by_critics(environment, settings, copies)[0, 0]
 
-    def make_actor(groups: int) -> Any:
-        return actor(nets[0], lambda params: params["actor"], chances.sample, groups, environment.num_agents)
+    def make_actor(groups: int, decide: Any = chances.sample) -> Any:
+        return actor(nets[0], lambda params: params["actor"], decide, groups, environment.num_agents)
+
+    def make_greedy(groups: int) -> Any:
+        return make_actor(groups, lambda key, outputs, allowed: chances.best(outputs, allowed))
 
     evaluate = judge(environment, make_actor, has_ids, num_eval_episodes, eval_steps)
     problem = problem_of(environment, init, evaluate, num_copies * num_steps, environment.source)
@@ -201,7 +255,9 @@ def _ppo(
     def measure(state: PPOState) -> Info:
         return {**met(state.copies), "environment_steps": state.environment_steps}
 
-    return Learner(problem, algorithm._replace(source=source), policy_of(environment, make_actor, has_ids), measure)
+    return Learner(
+        problem, algorithm._replace(source=source), policy_of(environment, make_actor, has_ids, make_greedy), measure
+    )
 
 
 def seen_by_critics(environment: Environment, settings: Settings, copies: Copies) -> Array:

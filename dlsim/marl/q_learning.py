@@ -50,78 +50,9 @@ class Settings(NamedTuple):
     has_ids: bool
 
 
-def iql(environment: Environment, optimizer: optax.GradientTransformation | None = None, **options: Any) -> Learner:
-    """Independent Q-learning: each agent learns the value of its own actions, by its own reward.
-
-    An update plays T steps in E copies, exploring; keeps the E sequences in a replay of C; and then, `num_epochs` times,
-    draws `batch_size` sequences and steps along the gradient of the mean of
-
-        (r_t + discount (1 - over_t) Q'(o_{t+1}, argmax_a Q(o_{t+1}, a)) - Q(o_t, a_t))^2      double Q-learning
-
-    with Q' the net of the last multiple of `target_period` updates.  Memories are empty where a sequence begins.
-
-    Args:
-      environment: of one discrete action an agent, without `auto_reset`; masks are obeyed.
-      optimizer: default RAdam 5e-3 after clipping the gradient's norm to 25.
-      sharing: `share_parameters()` (default), `independent()` or `gossip(...)`.
-      model: default `recurrent(64)`.
-      num_copies, num_steps: E = 8 and T = 26.
-      capacity: C = 5000 sequences.  batch_size: 32 sequences.  num_epochs: 1.
-      learning_starts: environment steps before the first gradient, 10,000.
-      target_period: 200 updates.
-      discount: 0.9.
-      exploration: (first, last, updates in between) of epsilon, by default (1.0, 0.05, 1000).
-      reward_scale: of rewards in the targets.
-      has_ids: whether agents see their one-hot number beside their observation; default where parameters are shared.
-      num_eval_episodes, eval_steps: as in `ippo`; agents are judged without exploring.
-    Source: Tampuu et al., Multiagent cooperation and competition with deep reinforcement learning, PLOS ONE 2017; van
-      Hasselt, Guez, Silver, Deep reinforcement learning with double Q-learning, AAAI 2016.  Defaults: JaxMARL's.
-    """
-    return _learner("iql", environment, optimizer, mixers.apart(), "Tampuu et al., PLOS ONE 2017", **options)
-
-
-def vdn(environment: Environment, optimizer: optax.GradientTransformation | None = None, **options: Any) -> Learner:
-    """Value decomposition: as `iql`, for the team's value Q_tot = sum_i Q_i and the team's reward, the agents' sum.
-
-    Where agents have parameters of their own the sum's error is made known to all (centralised training).
-    Source: Sunehag et al., Value-decomposition networks for cooperative multi-agent learning, AAMAS 2018.
-    """
-    return _learner("vdn", environment, optimizer, mixers.total(), "Sunehag et al., AAMAS 2018", **options)
-
-
-@checks.typed
-def qmix(
+def iql(
     environment: Environment,
     optimizer: optax.GradientTransformation | None = None,
-    *,
-    embedding: int = 32,
-    hidden: int = 128,
-    **options: Any,
-) -> Learner:
-    """Monotone value factorisation: as `vdn`, for Q_tot = w2(s)^T elu(W1(s)^T q + b1(s)) + b2(s), W1, w2 >= 0.
-
-    s is `environment.global_state`, or all observations side by side.  The mixer is the team's: it does not gossip.
-
-    Args:
-      environment, optimizer: as `iql`, and so are the other options.
-      embedding, hidden: widths of the mixer and of the nets that make its weights.
-    Source: Rashid et al., QMIX: monotonic value function factorisation, ICML 2018.
-    """
-    checks.instance("qmix", "environment", environment, Environment, "Call its factory first.")
-    mixer = mixers.monotone(
-        environment.num_agents,
-        checks.integer("qmix", "embedding", embedding, 1),
-        checks.integer("qmix", "hidden", hidden, 1),
-    )
-    return _learner("qmix", environment, optimizer, mixer, "Rashid et al., ICML 2018", **options)
-
-
-def _learner(
-    where: str,
-    environment: Environment,
-    optimizer: Any,
-    mixer: mixers.Mixer,
-    source: str,
     *,
     sharing: Sharing | None = None,
     model: Model | None = None,
@@ -138,6 +69,139 @@ def _learner(
     has_ids: bool | None = None,
     num_eval_episodes: int = 32,
     eval_steps: int | None = None,
+) -> Learner:
+    """Independent Q-learning: each agent learns the value of its own actions, by its own reward.
+
+    An update plays T steps in E copies, exploring; keeps the E sequences in a replay of C; and then, `num_epochs` times,
+    draws `batch_size` sequences and steps along the gradient of the mean of
+
+        (r_t + discount (1 - over_t) Q'(o_{t+1}, argmax_a Q(o_{t+1}, a)) - Q(o_t, a_t))^2      double Q-learning
+
+    with Q' the net of the last multiple of `target_period` updates.  Memories are empty where a sequence begins.
+
+    Args:
+      environment: of one discrete action an agent, without `auto_reset`; masks are obeyed.
+      optimizer: default RAdam 5e-3 after clipping the gradient's norm to 25.
+      sharing: `share_parameters()` (default), `independent()` or `gossip(...)`.
+      model: default `recurrent(64)`.
+      num_copies, num_steps: E = 8 and T = 26.
+      capacity: C = 5000 sequences, a multiple of E.
+      batch_size: sequences of a gradient; default 32.
+      num_epochs: gradient steps of an update; default 1.
+      learning_starts: environment steps before the first gradient; default 10,000.
+      target_period: updates between two copies of the net into Q'; default 200.
+      discount: 0.9.
+      exploration: (first, last, updates in between) of epsilon, by default (1.0, 0.05, 1000).
+      reward_scale: of rewards in the targets; default 1.
+      has_ids: whether agents see their one-hot number beside their observation; default where parameters are shared.
+      num_eval_episodes, eval_steps: 32 episodes, of the environment's `max_steps`, as in `ippo`; agents are judged
+        without exploring.
+    Source: Tampuu et al., Multiagent cooperation and competition with deep reinforcement learning, PLOS ONE 2017; van
+      Hasselt, Guez, Silver, Deep reinforcement learning with double Q-learning, AAAI 2016.  Defaults: JaxMARL's.
+    """
+    return _learner("iql", mixer=mixers.apart(), source="Tampuu et al., PLOS ONE 2017", **locals())
+
+
+def vdn(
+    environment: Environment,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    sharing: Sharing | None = None,
+    model: Model | None = None,
+    num_copies: int = 8,
+    num_steps: int = 26,
+    capacity: int = 5000,
+    batch_size: int = 32,
+    num_epochs: int = 1,
+    learning_starts: int = 10_000,
+    target_period: int = 200,
+    discount: Any = 0.9,
+    exploration: tuple[Any, Any, Any] = (1.0, 0.05, 1000.0),
+    reward_scale: Any = 1.0,
+    has_ids: bool | None = None,
+    num_eval_episodes: int = 32,
+    eval_steps: int | None = None,
+) -> Learner:
+    """Value decomposition: as `iql`, for the team's value Q_tot = sum_i Q_i and the team's reward, the agents' sum.
+
+    Where agents have parameters of their own the sum's error is made known to all (centralised training).
+
+    Args:
+      environment, optimizer, sharing, model: as in `iql` (RAdam 5e-3 after clipping to 25; shared; `recurrent(64)`).
+      num_copies, num_steps, capacity, batch_size, num_epochs: 8 copies, 26 steps, 5000 sequences kept, 32 drawn, once.
+      learning_starts, target_period: 10,000 environment steps, 200 updates.
+      discount, exploration, reward_scale: 0.9, (1.0, 0.05, 1000) and 1.
+      has_ids, num_eval_episodes, eval_steps: where parameters are shared; 32 episodes, of `max_steps`.
+    Source: Sunehag et al., Value-decomposition networks for cooperative multi-agent learning, AAMAS 2018.
+    """
+    return _learner("vdn", mixer=mixers.total(), source="Sunehag et al., AAMAS 2018", **locals())
+
+
+@checks.typed
+def qmix(
+    environment: Environment,
+    optimizer: optax.GradientTransformation | None = None,
+    *,
+    embedding: int = 32,
+    hidden: int = 128,
+    sharing: Sharing | None = None,
+    model: Model | None = None,
+    num_copies: int = 8,
+    num_steps: int = 26,
+    capacity: int = 5000,
+    batch_size: int = 32,
+    num_epochs: int = 1,
+    learning_starts: int = 10_000,
+    target_period: int = 200,
+    discount: Any = 0.9,
+    exploration: tuple[Any, Any, Any] = (1.0, 0.05, 1000.0),
+    reward_scale: Any = 1.0,
+    has_ids: bool | None = None,
+    num_eval_episodes: int = 32,
+    eval_steps: int | None = None,
+) -> Learner:
+    """Monotone value factorisation: as `vdn`, for Q_tot = w2(s)^T elu(W1(s)^T q + b1(s)) + b2(s), W1, w2 >= 0.
+
+    s is `environment.global_state`, or all observations side by side.  The mixer is the team's: it does not gossip.
+
+    Args:
+      embedding, hidden: widths of the mixer and of the nets that make its weights; 32 and 128.
+      environment, optimizer, sharing, model: as in `iql` (RAdam 5e-3 after clipping to 25; shared; `recurrent(64)`).
+      num_copies, num_steps, capacity, batch_size, num_epochs: 8 copies, 26 steps, 5000 sequences kept, 32 drawn, once.
+      learning_starts, target_period: 10,000 environment steps, 200 updates.
+      discount, exploration, reward_scale: 0.9, (1.0, 0.05, 1000) and 1.
+      has_ids, num_eval_episodes, eval_steps: where parameters are shared; 32 episodes, of `max_steps`.
+    Source: Rashid et al., QMIX: monotonic value function factorisation, ICML 2018.
+    """
+    given = dict(locals())
+    checks.instance("qmix", "environment", environment, Environment, "Call its factory first.")
+    embedding, hidden = (checks.integer("qmix", name, given.pop(name), 1) for name in ("embedding", "hidden"))
+    mixer = mixers.monotone(environment.num_agents, embedding, hidden)
+    return _learner("qmix", mixer=mixer, source="Rashid et al., ICML 2018", **given)
+
+
+def _learner(
+    where: str,
+    environment: Environment,
+    optimizer: Any,
+    *,
+    mixer: mixers.Mixer,
+    source: str,
+    sharing: Sharing | None,
+    model: Model | None,
+    num_copies: int,
+    num_steps: int,
+    capacity: int,
+    batch_size: int,
+    num_epochs: int,
+    learning_starts: int,
+    target_period: int,
+    discount: Any,
+    exploration: tuple[Any, Any, Any],
+    reward_scale: Any,
+    has_ids: bool | None,
+    num_eval_episodes: int,
+    eval_steps: int | None,
 ) -> Learner:
     num_actions = num_actions_of(where, environment)
     model = models.recurrent(64) if model is None else models.checked(where, model)
@@ -187,13 +251,9 @@ def _learner(
     def make_actor(groups: int) -> Any:
         return explorer(net, groups, environment.num_agents, 0.0)
 
-    evaluate = judge(
-        environment,
-        make_actor,
-        settings.has_ids,
-        checks.integer(where, "num_eval_episodes", num_eval_episodes, 1),
-        checks.integer(where, "eval_steps", eval_steps, 1),
-    )
+    num_eval_episodes = checks.integer(where, "num_eval_episodes", num_eval_episodes, 1)
+    eval_steps = checks.integer(where, "eval_steps", eval_steps, 1)
+    evaluate = judge(environment, make_actor, settings.has_ids, num_eval_episodes, eval_steps)
     problem = problem_of(environment, init, evaluate, batch_size * (num_steps - 1), environment.source)
     algorithm = _algorithm(where, environment, optimizer, net, mixer, sharing, settings)
 

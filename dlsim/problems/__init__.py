@@ -25,11 +25,13 @@ from dlsim.problems.partition_plot import describe, plot_partition
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.supervised import supervised
+from dlsim.problems.variables import Variables
 
 __all__ = [
     "Dataset",
     "Model",
     "Partition",
+    "Variables",
     "auto_block",
     "avg_pool",
     "batch_positions",

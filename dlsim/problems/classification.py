@@ -41,7 +41,8 @@ def classification(
         default `iid()`, or every client its own data where they come with clients, as LEAF's and PFLlib's do.
       test_per_node: share of its own examples that every node holds out, in (0, 1), to measure `accuracy_local` and
         `loss_local` on; see `local_test`.  Clients with tests of their own are measured on those without it.
-      model: `softmax`, `mlp`, `lenet`, a flax module or a Model.
+      model: `softmax`, `mlp`, `lenet`, a flax module (linen or nnx, Dropout and BatchNorm included: see `from_flax`) or a
+        Model.
       seed: of the partition; structural.
       data_dir: where to look for the files first.
       batch_size, sampling, regularization, num_test, node_block: as in `supervised`.

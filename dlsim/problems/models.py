@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
-from dlsim.problems import nnx_models
+from dlsim.problems import linen_models, nnx_models
 from dlsim.problems.convolution import conv_general_dilated, max_pool
-from dlsim.running.batching import one_at_a_time
 
 Array = jax.Array
 PyTree = Any
@@ -26,11 +25,18 @@ class ApplyFn(Protocol):
     def __call__(self, params: PyTree, inputs: Array, /) -> Array: ...
 
 
+class TrainFn(Protocol):
+    def __call__(self, key: Array, params: PyTree, inputs: Array, /) -> tuple[Array, PyTree]: ...
+
+
 class Model(NamedTuple):
     """A model of one node; node-stacking is done by `vmap`."""
 
     init: Callable[[Array], PyTree]  # (key) -> params [...]
-    apply: ApplyFn  # (params [...], inputs [B, ...]) -> outputs [B, C]
+    apply: ApplyFn  # (params [...], inputs [B, ...]) -> outputs [B, C], as it is evaluated
+    # (key, params, inputs) -> (outputs, batch_stats), as in training, where that differs; batch_stats are what becomes of
+    # those of `Variables`, else None
+    train: TrainFn | None = None
 
 
 class ModelFn(Protocol):
@@ -128,10 +134,15 @@ def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
     Its `nn.Conv` layers that name no convolution of their own get `dlsim.problems.conv_general_dilated`, which stays
     fast when every node has its own kernels; `nn.max_pool` is best written `dlsim.problems.max_pool`.
 
-    Raises ValueError where the module keeps anything but parameters (BatchNorm's statistics) or draws random numbers
-    in its forward pass (Dropout).
+    Dropout draws in training, by the run's seed, the step and the node, and is off where a model is evaluated.  BatchNorm
+    computes by the node's batch in training, and by its running statistics elsewhere: these are part of the model
+    (`Variables`), moved by the forward passes of training, and sent, mixed and averaged as parameters are.  Linen modules
+    are told which it is by an argument of `__call__`: `train`, `training`, `is_training`, `deterministic` or
+    `use_running_average`, which `options` fix for both; nnx modules train as they are given, and are evaluated by `.eval()`.
+
+    Raises ValueError where the module keeps anything but parameters and such statistics, or draws when it is evaluated.
     """
-    from flax import errors, linen
+    from flax import linen
 
     shape = _sizes("from_flax", "input_shape", input_shape)
     if nnx_models.is_module(module) or nnx_models.is_factory(module):
@@ -140,39 +151,7 @@ def from_flax(module: Any, input_shape: Sequence[int], **options: Any) -> Model:
         got = f"the class {module.__name__}" if isinstance(module, type) else repr(module)[:80]
         fix = "Pass an instance, such as MyModule(), or lambda rngs: MyModule(..., rngs=rngs) of nnx."
         checks.fail("from_flax", "module", "a flax.linen module", got, fix)
-
-    def init(key: Array) -> PyTree:
-        with linen.intercept_methods(_fast_convolution):
-            return module.init(key, jnp.zeros((1, *shape), jnp.float32), **options)
-
-    def apply(params: PyTree, inputs: Array) -> Array:
-        with linen.intercept_methods(_fast_convolution):
-            outputs: Any = module.apply({"params": params}, inputs, **options)
-            return outputs
-
-    name = type(module).__name__
-    try:
-        variables = jax.eval_shape(init, jax.random.key(0))
-        others = sorted(set(variables) - {"params"})
-        if others:
-            fix = "Use GroupNorm or LayerNorm instead of BatchNorm: statistics over a batch are no parameters to mix."
-            checks.fail("from_flax", name, "a module whose only variables are params", ", ".join(others), fix)
-        jax.eval_shape(apply, variables.get("params", {}), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    except errors.InvalidRngError:
-        fix = "Switch Dropout off: from_flax(module, input_shape, train=False), or deterministic=True in the module."
-        checks.fail("from_flax", name, "a module that draws no random numbers when applied", "one that does", fix)
-    return Model(init=one_at_a_time(lambda key: init(key).get("params", {})), apply=apply)
-
-
-def _fast_convolution(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Flax method interceptor: convolutions by matrix products (see `convolution`)."""
-    from flax import linen
-
-    module = context.module
-    if isinstance(module, linen.Conv) and context.method_name == "__call__" and module.conv_general_dilated is None:
-        # The module bound for this call is flax's own copy; the caller's module stays as it is.
-        object.__setattr__(module, "conv_general_dilated", conv_general_dilated)
-    return next_fn(*args, **kwargs)
+    return Model(*linen_models.functions(module, shape, options))
 
 
 def _sizes(where: str, argument: str, sizes: Any) -> tuple[int, ...]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks
+from dlsim import checks, keys
 from dlsim.problems.convolution import conv_general_dilated
+from dlsim.problems.linen_models import modes
 from dlsim.problems.notices import notice
+from dlsim.problems.variables import Variables, trained
 from dlsim.running.batching import one_at_a_time
 
 Array = jax.Array
@@ -42,10 +44,9 @@ def is_factory(model: Any) -> bool:
     return "rngs" in signature.parameters
 
 
-def functions(
-    module: Any, shape: tuple[int, ...], options: Mapping[str, Any]
-) -> tuple[Callable[[Array], PyTree], Callable[[PyTree, Array], Array]]:
-    """`init(key) -> params` and `apply(params, inputs)` of an nnx module, or of what makes one out of `rngs`.
+def functions(module: Any, shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """`init(key) -> params`, `apply(params, inputs)` of an nnx module, or of what makes one out of `rngs`, and
+    `train(key, params, inputs)` where training differs, else None.
 
     A module that is made already starts with the values that it holds, whatever the key, which is said in a warning.
     Parameters are nested dicts under the module's own names.
@@ -60,53 +61,107 @@ def functions(
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, nnx.Conv) and layer.conv_general_dilated is jax.lax.conv_general_dilated:
             layer.conv_general_dilated = conv_general_dilated
+    in_training, evaluated = modes(type(model).__call__, options)
+    still = nnx.clone(model)
+    still.eval()
     split: Any = nnx.split
-    graph, params, rest = split(model, nnx.Param, ...)
-    names, treedef = nnx.to_pure_dict(params), jax.tree.structure(params)
-    kinds = {type(variable).__name__ for _, variable in nnx.to_flat_state(rest)}
-    if any(issubclass(type(variable), nnx.BatchStat) for _, variable in nnx.to_flat_state(rest)):
-        fix = "Use GroupNorm or LayerNorm instead of BatchNorm: statistics over a batch are no parameters to mix."
-        checks.fail("from_flax", name, "a module whose only variables are params", ", ".join(sorted(kinds)), fix)
+    graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
+    still_graph, _, _, still_rest = split(still, nnx.Param, nnx.BatchStat, ...)
+    names, still_names = (nnx.to_pure_dict(part) for part in (params, statistics))
+    treedef, still_treedef, rest_treedef = (jax.tree.structure(part) for part in (params, statistics, rest))
 
-    def call(leaves: list[Array], others: PyTree, inputs: Array) -> tuple[Any, PyTree]:
-        bound = nnx.merge(graph, jax.tree.unflatten(treedef, leaves), others)
-        outputs = bound(inputs, **options)
-        return outputs, jax.tree.leaves(split(bound, nnx.Param, ...)[2])
+    def call(parts: _Parts, graph: Any, mode: Mapping[str, Any], inputs: Array) -> tuple[Any, _Parts]:
+        # Variables are made anew each time: those that a module is merged of are its own from then on, and change with it.
+        treedefs = (treedef, still_treedef, rest_treedef)
+        bound = nnx.merge(graph, *(jax.tree.unflatten(one, part) for one, part in zip(treedefs, parts, strict=True)))
+        outputs = bound(inputs, **mode)
+        _, *after = split(bound, nnx.Param, nnx.BatchStat, ...)
+        return outputs, _Parts(*map(jax.tree.leaves, after))
+
+    def as_model(params: Any, statistics: Any) -> PyTree:
+        own = _named(nnx.to_pure_dict(params))
+        return Variables(own, _named(nnx.to_pure_dict(statistics))) if still_names else own
+
+    def parts_of(params: PyTree, rest: list[Array]) -> _Parts:
+        kept = jax.tree.leaves(_numbered(still_names, params.batch_stats)) if still_names else []
+        return _Parts(jax.tree.leaves(_numbered(names, trained(params))), kept, rest)
 
     def init(key: Array) -> PyTree:
-        return _named(nnx.to_pure_dict(split(module(rngs=nnx.Rngs(key)), nnx.Param, ...)[1]))
+        _, *begun = split(module(rngs=nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...)
+        return as_model(begun[0], begun[1])
 
     def start(key: Array) -> PyTree:
         del key
-        return jax.tree.map(jnp.asarray, _named(names))
+        return jax.tree.map(jnp.asarray, as_model(params, statistics))
 
     def apply(params: PyTree, inputs: Array) -> Array:
-        outputs: Any = call(jax.tree.leaves(_numbered(names, params)), rest, inputs)[0]
-        return outputs
+        return call(parts_of(params, jax.tree.leaves(still_rest)), still_graph, evaluated, inputs)[0]
 
-    _check_call(name, call, jax.tree.leaves(params), rest, shape)
+    def train(key: Array, params: PyTree, inputs: Array) -> tuple[Array, PyTree]:
+        drawn = [_reseeded(key, place, kinds[place], leaf) for place, leaf in enumerate(jax.tree.leaves(rest))]
+        outputs, after = call(parts_of(params, drawn), graph, in_training, inputs)
+        if not still_names:
+            return outputs, None
+        moved = nnx.to_pure_dict(jax.tree.unflatten(still_treedef, after.statistics))
+        return outputs, _named(moved)
+
+    kinds = [type(one) for one in jax.tree.leaves(rest, is_leaf=lambda one: isinstance(one, nnx.Variable))]
+    mine, kept, rest_leaves, rest_still = map(jax.tree.leaves, (params, statistics, rest, still_rest))
+    changed = _changes(name, call, _Parts(mine, kept, rest_still), (still_graph, evaluated), shape, kinds)
+    if changed:
+        fix = "It must do so in training alone: Dropout and BatchNorm that .eval() switches."
+        checks.fail("from_flax", name, "a module that draws and changes nothing when it is evaluated", changed[0], fix)
+    moves = _changes(name, call, _Parts(mine, kept, rest_leaves), (graph, in_training), shape, kinds)
+    others = [kind for kind in moves if kind not in (STATISTICS, RANDOM)]
+    if others:
+        rule = "a module that changes nothing but running statistics and random streams in training"
+        checks.fail("from_flax", name, rule, others[0])
+    if still_names and STATISTICS not in moves:
+        rule = "a module whose BatchNorm moves its running statistics in training"
+        checks.fail("from_flax", name, rule, "one that is set to evaluation", "Call its .train() before.")
     if made:
         fix = f"Pass a function, lambda rngs: {name}(..., rngs=rngs), for a start of its own with every seed"
         notice("from_flax", f"all nodes and all seeds start with the values that this {name} holds. {fix}.")
-        return start, apply
-    return one_at_a_time(init), apply
+    return start if made else one_at_a_time(init), apply, train if moves else None
 
 
-def _check_call(name: str, call: Any, leaves: list[Array], rest: PyTree, shape: tuple[int, ...]) -> None:
-    """A forward pass takes the inputs, and leaves everything but parameters as it was."""
+STATISTICS, RANDOM = "BatchStat", "random streams"  # what a forward pass may change in training
+
+
+class _Parts(NamedTuple):
+    """A module's variables."""
+
+    params: list[Array]
+    statistics: list[Array]
+    rest: list[Array]
+
+
+def _reseeded(key: Array, place: int, kind: type, leaf: Array) -> Array:
+    """A random key of the module's in training, made of `key` and its place; what is none stays."""
+    from flax import nnx
+
+    return keys.fold_in(key, place) if issubclass(kind, nnx.RngKey) else leaf
+
+
+def _changes(
+    name: str, call: Any, parts: _Parts, how: tuple[Any, Any], shape: tuple[int, ...], rest: list[type]
+) -> list[str]:
+    """Kinds of variables that a forward pass changes; it takes the inputs."""
+    from flax import nnx
+
+    graph, mode = how
     inputs = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     try:
-        traced = jax.make_jaxpr(call)(leaves, rest, inputs).jaxpr
+        traced = jax.make_jaxpr(lambda parts, inputs: call(parts, graph, mode, inputs))(parts, inputs).jaxpr
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:100]
         rule = f"a module that can be applied to inputs {[1, *shape]}"
         checks.fail("from_flax", name, rule, f"{type(error).__name__}: {reason}")
-    num = len(jax.tree.leaves(rest))
-    before = traced.invars[len(leaves) : len(leaves) + num]
-    after = traced.outvars[len(traced.outvars) - num :]
-    if any(old is not new for old, new in zip(before, after, strict=True)):
-        fix = "Switch Dropout off before: module.eval(), or deterministic=True; other state is no parameter to mix."
-        checks.fail("from_flax", name, "a module that draws and changes nothing when applied", "one that does", fix)
+    kinds = ["Param"] * len(parts.params) + [STATISTICS] * len(parts.statistics)
+    kinds += [RANDOM if issubclass(one, nnx.RngState) else one.__name__ for one in rest]
+    num = len(jax.tree.leaves(parts))
+    before, after = traced.invars[:num], traced.outvars[len(traced.outvars) - num :]
+    return sorted({kind for kind, old, new in zip(kinds, before, after, strict=True) if old is not new})
 
 
 def _named(tree: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Problem, PyTree
+from dlsim.problems import variables
 from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
 from dlsim.problems.index_lists import Partition, check_partition
@@ -69,7 +70,8 @@ def supervised(
     each model at all nodes, every node weighing the same.
 
     Args:
-      model: `softmax`, `mlp`, `lenet`, a Model, a flax module, or what makes a Model (`mlp(hidden=(128, 64))`).
+      model: `softmax`, `mlp`, `lenet`, a Model, a flax module (Dropout and BatchNorm included: see `from_flax`), or what
+        makes a Model (`mlp(hidden=(128, 64))`).
       dataset: from `load` or `dataset`.
       partition: from `partition`.
       loss: `cross_entropy` (the default for classes), `squared` (the default for regression: 1/2 ||output - label||^2,
@@ -100,11 +102,21 @@ def supervised(
     is_regularized = not checks.is_concrete(regularization) or float(regularization) > 0
 
     def penalty(params: PyTree) -> Array:
-        return 0.5 * regularization * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params))
+        leaves = jax.tree.leaves(variables.trained(params))
+        return 0.5 * regularization * sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
 
     def node_loss(params: PyTree, batch: Batch) -> Array:
         total = jnp.mean(loss_fn(model.apply(params, batch.inputs), batch.labels))
         return total + penalty(params) if is_regularized else total
+
+    in_training = variables.training_gradient(model, loss_fn, penalty if is_regularized else lambda params: 0.0)
+
+    def trained(key: Array, params: PyTree, batch: Batch, node_ids: Array, mask: Array | None) -> tuple[PyTree, Array]:
+        """Gradients and losses of models that compute otherwise in training: each node draws by a key of its own."""
+        own = keys.at_nodes(keys.stream(key, "dropout"), node_ids)
+        axes = (0, 0, 0, 0, None if mask is None else 0)
+        losses, gradients = jax.vmap(in_training, axes)(own, params, *batch, mask)
+        return gradients, losses
 
     def positions(key: Array, node_ids: Array) -> Array:
         check_rows(where, node_ids, num_nodes)
@@ -118,6 +130,8 @@ def supervised(
         # Positions are drawn for all nodes at once, everything else block by block.
         def of_block(params: PyTree, node_ids: Array, drawn: Array) -> tuple[PyTree, Array]:
             batch = view(examples, keys.stream(key, "noise"), node_ids, drawn)
+            if model.train is not None:
+                return trained(key, params, batch, node_ids, None)
             losses, gradients = jax.vmap(jax.value_and_grad(node_loss))(params, batch)
             return gradients, losses
 
@@ -133,6 +147,8 @@ def supervised(
 
         def of_block(params: PyTree, node_ids: Array, positions: Array, mask: Array) -> tuple[PyTree, Array]:
             batch = view(examples, keys.stream(key, "noise"), node_ids, positions)
+            if model.train is not None:
+                return trained(key, params, batch, node_ids, mask)
             losses, gradients = jax.vmap(jax.value_and_grad(masked_loss))(params, batch, mask)
             return gradients, losses
 
@@ -163,7 +179,7 @@ def supervised(
         def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
             return {**of_all(params, node_ids), **of_own(params, node_ids)}
 
-    return Problem(
+    problem = Problem(
         num_nodes=num_nodes,
         init=model.init,
         loss=node_loss,
@@ -176,6 +192,19 @@ def supervised(
         node_block=node_block,
         gradient_at=gradient_at,
     )
+    return problem if model.train is None else _of_training(problem, model, np.asarray(partition.sizes))
+
+
+def _of_training(problem: Problem, model: Model, sizes: np.ndarray) -> Problem:
+    """The problem of a model that computes otherwise in training, without what cannot be right for it."""
+    refuse = variables.refuse_training_mode
+    problem = problem._replace(loss=refuse, full_gradient=refuse)
+    if not isinstance(jax.eval_shape(model.init, jax.random.key(0)), variables.Variables):
+        return problem
+    if np.any(sizes % problem.batch_size):
+        problem = problem._replace(gradient_at=variables.refuse_part_batches)
+    refused = problem._replace(gradient=variables.refuse_statistics, gradient_at=variables.refuse_statistics)
+    return refused._replace(with_statistics=problem)
 
 
 def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.ndarray) -> int:

@@ -224,6 +224,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "follow_policy": just(environment=followed),
         "following": just(obstacles=walls, num_agents=2, view=3),
         "from_jaxmarl": lambda: {"jaxmarl_environment": environments.to_jaxmarl(spread())},
+        "check": lambda: {"environment": spread(), "num_steps": 0},
         "group_metrics": lambda: {"before": hunt()[1], "after": hunt()[1], "actions": jnp.zeros(2, jnp.int32)},
         "host_policy": lambda: {"fn": lambda situation: np.zeros(2, np.int32), "environment": spread()},
         "maze_map": just(height=5, width=5),

@@ -1,9 +1,14 @@
 """Networks of learners, and what their outputs stand for."""
 
+import inspect
+import pydoc
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from environments.probes import probe
 from flax import linen as nn
 
 from dlsim import marl
@@ -110,3 +115,31 @@ def test_normal_actions():
     np.testing.assert_allclose(normals.best(outputs, None), outputs[:4].reshape(2, 2))
     drawn = jax.vmap(lambda key: normals.sample(key, outputs, None))(jax.random.split(jax.random.key(0), 4000))
     np.testing.assert_allclose(drawn.std(0).ravel(), np.exp(outputs[4:]), rtol=0.06)
+
+
+# What a learner takes stands in its signature, and so in `help`.
+
+
+def options_of(learner):
+    parameters = inspect.signature(learner).parameters.values()
+    assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in parameters)
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("name", ["ippo", "mappo", "iql", "vdn", "qmix", "pqn_vdn"])
+def test_help_shows_every_option_and_its_default(name):
+    learner = getattr(marl, name)
+    options = options_of(learner)
+    text = " ".join(pydoc.render_doc(learner, renderer=pydoc.plaintext).split())
+    assert {"sharing", "model", "num_copies", "num_steps", "discount", "has_ids", "eval_steps"} <= set(options)
+    for option, default in options.items():
+        assert re.search(rf"\b{option}: .+? = {re.escape(repr(default))}[,)]", text), option
+        assert re.search(rf"\b{option}\b", inspect.getdoc(learner)), option
+
+
+def test_learners_of_one_kind_take_the_same_options():
+    assert options_of(marl.ippo) == options_of(marl.mappo)
+    assert options_of(marl.iql) == options_of(marl.vdn)
+    assert options_of(marl.qmix) == {**options_of(marl.iql), "embedding": 32, "hidden": 128}
+    with pytest.raises(TypeError, match="num_copy"):
+        marl.ippo(probe("action"), num_copy=3)

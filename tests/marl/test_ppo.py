@@ -265,6 +265,9 @@ def test_a_policy_plays_as_it_was_judged():
             playing.play(environment, learner.policy(params)), num_steps=50, seed=0, record=Record(), progress=False
         ).results
         assert results.num_episodes[-1] == 10 and float(results.reward[1:].mean()) > 0.85
+        greedy = learner.policy(params, greedy=True)
+        act = lambda key, greedy=greedy: greedy.act(key, greedy.init(2), jnp.array([[1.0], [-1.0]]), None, None)[1]  # noqa: E731
+        assert all(act(jax.random.key(seed)).tolist() == [1, 0] for seed in range(4))  # whatever is drawn
 
 
 def test_the_state_keeps_its_form():

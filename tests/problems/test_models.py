@@ -118,28 +118,6 @@ def test_a_convolution_named_by_the_user_is_kept():
     assert "conv_general_dilated" in str(jax.make_jaxpr(model.apply)(model.init(KEY), jnp.ones((1, 8, 8, 1))))
 
 
-def test_batch_norm_is_refused_with_what_to_use_instead():
-    class Normed(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            return linen.Dense(10)(linen.BatchNorm(use_running_average=False)(x))
-
-    with pytest.raises(ValueError, match=r"from_flax: Normed must be .* got batch_stats\. Use GroupNorm or LayerNorm"):
-        from_flax(Normed(), (6,))
-
-
-def test_dropout_is_refused_unless_it_is_off():
-    class Dropped(linen.Module):
-        @linen.compact
-        def __call__(self, x, train=True):
-            return linen.Dense(10)(linen.Dropout(0.5, deterministic=not train)(x))
-
-    with pytest.raises(ValueError, match=r"from_flax: Dropped must be .*no random numbers.*train=False"):
-        from_flax(Dropped(), (6,))
-    model = from_flax(Dropped(), (6,), train=False)
-    assert model.apply(model.init(KEY), jnp.ones((2, 6))).shape == (2, 10)
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -222,33 +200,6 @@ def test_an_nnx_module_made_already_starts_with_its_own_values_and_stays_as_it_i
     assert module.conv.conv_general_dilated is jax.lax.conv_general_dilated
     stacked = jax.vmap(model.init)(jax.random.split(KEY, 3))
     np.testing.assert_array_equal(stacked["conv"]["kernel"][2], module.conv.kernel[...])
-
-
-def test_nnx_dropout_is_refused_unless_it_is_off_and_batch_norm_always():
-    def dropped(rngs):
-        return NnxNet(rngs=rngs, rate=0.5)
-
-    with pytest.raises(ValueError, match=r"from_flax: NnxNet must be a module that draws .*module\.eval\(\)"):
-        from_flax(dropped, SIX)
-
-    def off(rngs):
-        module = dropped(rngs)
-        module.eval()
-        return module
-
-    model, plain = from_flax(off, SIX), from_flax(lambda rngs: NnxNet(rngs=rngs), SIX)
-    x = jax.random.normal(KEY, (3, *SIX))
-    np.testing.assert_array_equal(model.apply(plain.init(KEY), x), plain.apply(plain.init(KEY), x))
-
-    class Normed(nnx.Module):
-        def __init__(self, rngs):
-            self.norm = nnx.BatchNorm(6, rngs=rngs)
-
-        def __call__(self, x):
-            return self.norm(x)
-
-    with pytest.raises(ValueError, match=r"from_flax: Normed must be .* got BatchStat\. Use GroupNorm or LayerNorm"):
-        from_flax(Normed, (6,))
 
 
 def test_bad_nnx_models_get_one_clear_line():

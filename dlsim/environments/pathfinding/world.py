@@ -136,7 +136,7 @@ def pathfinding(
     return Environment(
         name=where,
         num_agents=num_agents,
-        observation_space=box((3, view, view), 0.0, 1.0),
+        observation_space=box((3, view, view), 0.0, 1.0)._replace(dtype="int8"),
         action_space=discrete(grid.NUM_MOVES),
         reset=reset,
         step=step,
