@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from contract.table import CASES
 
 import dlsim
 from dlsim import algorithms, clocks, environments, marl, networks
-from dlsim.core import Process
+from dlsim.core import Problem, Process
 
 LOWERINGS = ("average", "shifts", "neighbors", "edges", "dense")  # of `mix`
 SCRIPTS = {  # policies, with the world that they act in
@@ -32,7 +33,6 @@ ELSEWHERE = {
     "from_jaxmarl": "another's environment",
     "host_policy": "asks the host on purpose; `test_lowering` shows that it is found",
     "play": "what the rows of environments are played by",
-    "to_jaxmarl": "a view",
 }
 
 
@@ -47,10 +47,14 @@ def round_of(process: Process) -> Callable[[jax.Array], Any]:
     return run
 
 
+@functools.cache
+def problem() -> Problem:
+    return world.problem()
+
+
 def dsgd(network: Any = None, scenario: Any = None, **options: Any) -> Process:
-    problem = world.problem()
-    algorithm = algorithms.dsgd(problem, optax.sgd(world.RATE), **options)
-    return dlsim.learn(problem, algorithm, world.uneven() if network is None else network, scenario)
+    algorithm = algorithms.dsgd(problem(), optax.sgd(world.RATE), **options)
+    return dlsim.learn(problem(), algorithm, world.uneven() if network is None else network, scenario)
 
 
 def mixed_by(lowering: str) -> Process:
@@ -59,8 +63,8 @@ def mixed_by(lowering: str) -> Process:
 
 
 def arriving(method: arrivals_table.Method) -> Process:
-    problem, network = world.problem(), networks.complete(world.NUM_NODES)
-    return dlsim.learn(problem, method.make(problem, world.RATE), network, timing=clocks.timing(window=0.5))
+    algorithm, network = method.make(problem(), world.RATE), networks.complete(world.NUM_NODES)
+    return dlsim.learn(problem(), algorithm, network, timing=clocks.timing(window=0.5))
 
 
 def called(room: Any, name: str) -> Any:
@@ -73,7 +77,7 @@ def played(name: str) -> Process:
     made = called(environments, name)
     if isinstance(made, environments.Environment):
         return environments.play(made, environments.random_policy(made))
-    return made if isinstance(made, Process) else made.process
+    return made
 
 
 def scripted(name: str) -> Process:
@@ -93,11 +97,11 @@ def every_process() -> dict[str, Callable[[], Process]]:
     found: dict[str, Callable[[], Process]] = {}
     for case in CASES:
         found[f"algorithm {case.id}"] = lambda case=case: dlsim.learn(
-            world.problem(), case.make(world.problem(), world.RATE), case.network()
+            problem(), case.make(problem(), world.RATE), case.network()
         )
     lossy = next(place for place in event_table.WORLDS if place.channel and place.scenario)
     for case in event_table.EVENT_CASES:
-        found[f"event method {case.id}"] = lambda case=case: lossy.process(case.make(world.problem(), world.RATE))
+        found[f"event method {case.id}"] = lambda case=case: lossy.process(case.make(problem(), world.RATE), problem())
     for name, method in arrivals_table.METHODS.items():
         found[f"arrival method {name}"] = lambda method=method: arriving(method)
     for case in CHANNELS:
@@ -108,7 +112,7 @@ def every_process() -> dict[str, Callable[[], Process]]:
         found[f"aggregator {case.name}"] = lambda case=case: dsgd(aggregator=case.make())
     for name in LOWERINGS:
         found[f"mixing {name}"] = lambda name=name: mixed_by(name)
-    for name in makers(environments, "Environment", "Process", "Market"):
+    for name in makers(environments, "Environment", "Process"):
         if name not in ELSEWHERE:
             found[f"environment {name}"] = lambda name=name: played(name)
     for name in makers(environments, "Policy"):
