@@ -9,8 +9,8 @@ of a loop once: a round whose nodes go block by block would look as if it touche
   it reads what it takes, at most the whole; into a result that it updates in place, it writes the update.
 - A part of an array that several kernels of one turn of a loop read (forward, then update) is read once.
 - What is in a loop counts as often as the loop runs.  One whose count the program does not say counts once.
-- Arrays of less than an eighth of the largest leaf of parameters are left out: those of a block of nodes, which are made
-  and used while they are in the cache, and counters.
+- Arrays of less than 8 MiB are left out: counters, and those of a block of nodes, which `problems.auto_block` cuts so that
+  what it makes is used while it is in the cache.  So nothing but data counts of a population whose models fit there.
 
 So the count is from below: a gather that finds a row no longer in the cache reads it again.
 
@@ -36,7 +36,7 @@ FREE = frozenset(  # run nothing
     + ("replica-id", "optimization-barrier", "domain")
 )
 PRODUCTS = frozenset(("dot", "convolution", "custom-call"))  # and fusions that a library runs
-SMALL = 8  # of the largest leaf, the part below which an array is taken to stay in the cache
+CACHED = 2.0**23  # bytes; an array of fewer is taken to stay in the cache between the kernels
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
@@ -84,7 +84,7 @@ class Round(NamedTuple):
         return self.fusions + self.products + self.others
 
 
-def round_of(process: Process) -> Round:
+def round_of(process: Process, cached: float = CACHED) -> Round:
     """Compile the step alone, its state donated as in the loop of a run, and read it.
 
     Nothing is run.  See `least` for its `least_bytes`.
@@ -95,22 +95,15 @@ def round_of(process: Process) -> Round:
     state = traced.init.shapes
     arguments = (list(traced.step.closed.consts), {}, key, state)
     program = jax.jit(traced.step.fn, donate_argnums=3).lower(*arguments).compile()
-    return read(program.as_text(), max(_models(state), default=0) / SMALL, least(state))
+    return read(program.as_text(), cached, least(state))
 
 
 def least(state: Any) -> float:
     """4 P + 2 S of a state with `algorithm.params` P and further arrays S of nodes beside them; else 0."""
-    models = _models(state)
-    if not models:
-        return 0.0
-    held = [leaf for leaf in jax.tree.leaves(state.algorithm) if leaf.ndim]
-    return 4.0 * sum(models) + 2.0 * (sum(map(_bytes, held)) - sum(models))
-
-
-def _models(state: Any) -> list[int]:
-    """Bytes of each leaf of parameters."""
     held = getattr(state, "algorithm", None)
-    return [_bytes(leaf) for leaf in jax.tree.leaves(getattr(held, "params", None))]
+    models = sum(_bytes(leaf) for leaf in jax.tree.leaves(getattr(held, "params", None)))
+    everything = sum(_bytes(leaf) for leaf in jax.tree.leaves(held) if leaf.ndim)
+    return 4.0 * models + 2.0 * (everything - models) if models else 0.0
 
 
 def read(text: str, smallest: float = 0.0, least_bytes: float = 0.0) -> Round:

@@ -26,7 +26,8 @@ def test_a_workload_runs_and_has_the_parameters_it_says(name: str) -> None:
     assert row["node_updates_per_second"] == pytest.approx(6 / row["round_seconds"])
     assert row["compile_seconds"] > 0 and row["peak_bytes"] > 2**20 and row["loss"] > 0
     assert row["least_bytes"] == 4 * 4 * 6 * row["parameters"]
-    assert row["traffic_bytes"] > 0.75 * row["least_bytes"] and row["kernels"] > row["fusions"] > 10
+    assert row["traffic_bytes"] < row["least_bytes"], "six models stay in the cache"
+    assert row["kernels"] > row["fusions"] > 10
 
 
 def test_events_are_counted() -> None:

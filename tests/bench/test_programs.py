@@ -125,8 +125,16 @@ def test_blocks_that_are_updated_in_place_are_read_and_written_once() -> None:
         return jax.lax.fori_loop(0, 50, block, x)
 
     x = jax.ShapeDtypeStruct((500, 100), jnp.float32)
-    one = programs.read(compiled(step, x, donate_argnums=0).as_text(), smallest=200_000 / programs.SMALL)
+    one = programs.read(compiled(step, x, donate_argnums=0).as_text(), smallest=25_000)
     assert one.traffic_bytes == 2 * 200_000 and one.loops == 1
+
+
+def test_a_round_moves_at_least_the_least_unless_it_stays_in_the_cache() -> None:
+    problem = world.problem()
+    process = dlsim.learn(problem, algorithms.dsgd(problem, optax.sgd(0.1)), world.uneven())
+    one = programs.round_of(process, cached=0.0)
+    assert one.traffic_bytes > one.least_bytes == 4 * 4 * world.NUM_NODES * world.DIMENSION
+    assert programs.round_of(process).traffic_bytes == 0
 
 
 def test_the_least_that_a_round_moves_is_four_times_the_models_and_twice_the_states() -> None:
