@@ -4,7 +4,7 @@
 #     .ci/other_python.sh [FOLDER] [PYTEST ARGUMENTS]
 #
 # Builds Debian in FOLDER (build/trixie) by debootstrap, installs dlsim there with its extra `test`, and runs `pytest -m "not
-# slow"`, or with the arguments given.  Needs root, two GB, and an hour on two cores; `.ci/run` leaves it out for its time.
+# slow"`, or with the arguments given.  Needs root and two GB; `.ci/run` leaves it out for its time.
 # A FOLDER that holds Debian already is used again, with the checkout as it is now.  What the host's network needs comes along:
 #
 #     DEBIAN_MIRROR        where packages are taken from (http://deb.debian.org/debian)
