@@ -29,22 +29,32 @@ SCRIPTS = {  # policies, with the world that they act in
     "follow_policy": "following",
     "random_policy": "simple_spread",
 }
-ELSEWHERE = {
+ELSEWHERE = {  # what has no row, and why
     "from_jaxmarl": "another's environment",
     "host_policy": "asks the host on purpose; `test_lowering` shows that it is found",
     "play": "what the rows of environments are played by",
+    "ippo": "mappo without the critic that sees everything",
+    "iql": "qmix without its mixer",
+    "vdn": "qmix with a sum for its mixer",
 }
 
 
-def round_of(process: Process) -> Callable[[jax.Array], Any]:
+def round_of(process: Process, is_measured: bool = True) -> Callable[[jax.Array], Any]:
     """The first state, a step, and what is measured of it: all of a process that runs on the device."""
 
     def run(words: jax.Array) -> Any:
         key = jax.random.wrap_key_data(words)
         state, info = process.step(key, process.init(key))
-        return state, None if process.measure is None else process.measure(state, info)
+        return state, process.measure(state, info) if is_measured and process.measure else None
 
     return run
+
+
+def is_measured(name: str, names: list[str]) -> bool:
+    """Whether the row's measures are its own: what `learn` measures of a problem is the same in every row of a kind."""
+    kind = name.split()[0]
+    own = ("environment", "policy", "learner")
+    return kind in own or name == next(other for other in names if other.split()[0] == kind)
 
 
 @functools.cache
@@ -119,5 +129,6 @@ def every_process() -> dict[str, Callable[[], Process]]:
         if name not in ELSEWHERE:
             found[f"policy {name}"] = lambda name=name: scripted(name)
     for name in makers(marl, "Learner"):
-        found[f"learner {name}"] = lambda name=name: marl.train(called(marl, name))
+        if name not in ELSEWHERE:
+            found[f"learner {name}"] = lambda name=name: marl.train(called(marl, name))
     return found

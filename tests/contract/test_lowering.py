@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract.lowering_table import ELSEWHERE, SCRIPTS, every_process, makers, round_of
+from contract.lowering_table import ELSEWHERE, SCRIPTS, every_process, is_measured, makers, round_of
 from jax import export
 
-from dlsim import environments
+from dlsim import environments, marl
 from dlsim.networks import mixing
 
 PLATFORMS = ("cuda", "tpu")
@@ -73,12 +73,13 @@ def faults(function: Callable[..., Any], *shapes: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_it_lowers_for_cuda_and_tpu(name: str) -> None:
-    assert not (found := faults(round_of(ROWS[name]()), KEY)), f"{name}: {'; '.join(found)}"
+    found = faults(round_of(ROWS[name](), is_measured(name, list(ROWS))), KEY)
+    assert not found, f"{name}: {'; '.join(found)}"
 
 
-def test_every_environment_policy_and_way_to_mix_has_a_row() -> None:
+def test_every_environment_policy_learner_and_way_to_mix_has_a_row() -> None:
     names = {name.split(" ", 1)[1] for name in ROWS}
-    made = set(makers(environments, "Environment", "Process", "Policy"))
+    made = {*makers(environments, "Environment", "Process", "Policy"), *makers(marl, "Learner")}
     assert made - names == set(ELSEWHERE)
     assert set(makers(environments, "Policy")) - set(ELSEWHERE) == set(SCRIPTS)
     assert {name.removeprefix("mixing ") for name in ROWS if name.startswith("mixing ")} == set(mixing.LOWERINGS)
