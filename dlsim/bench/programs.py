@@ -89,13 +89,12 @@ def round_of(process: Process, cached: float = CACHED) -> Round:
 
     Nothing is run.  See `least` for its `least_bytes`.
     """
-    measure = process.measure or (lambda state, info: {})
     key = jax.random.key(0)
-    traced = trace(lambda _: (process, measure), {}, key)
+    traced = trace(lambda _: (process, lambda state, info: {}), {}, key)
     state = traced.init.shapes
-    arguments = (list(traced.step.closed.consts), {}, key, state)
+    arguments: tuple[Any, ...] = (list(traced.step.closed.consts), {}, key, state)
     program = jax.jit(traced.step.fn, donate_argnums=3).lower(*arguments).compile()
-    return read(program.as_text(), cached, least(state))
+    return read(program.as_text() or "", cached, least(state))
 
 
 def least(state: Any) -> float:
