@@ -47,7 +47,7 @@ git ls-files -co --exclude-standard -z | xargs -0 sh -c 'for file; do [ ! -e "$f
     | tar -c --null -T - | tar -x -C "$root/checkout"
 
 # Mounts of its own, which end with it.
-exec unshare --mount --pid --fork env -i "${kept[@]}" sh -c '
+exec unshare --mount --pid --fork --kill-child env -i "${kept[@]}" sh -c '
     set -eu
     root="$1" && shift
     mount -t proc proc "$root/proc"
