@@ -22,16 +22,17 @@ def run_bench(
     """
     import jax
 
-    from dlsim.bench import machine, workloads
+    from dlsim.bench import machine, rounds, workloads
     from dlsim.bench.report import scaling_exponent
 
-    known = [*workloads.MODELS, *workloads.EXTRA]
+    known = [*workloads.MODELS, *workloads.EXTRA, "kernels"]
     for name in only or ():
         checks.one_of("bench", "--only", name, known)
     chosen = [name for name in known if not only or name in only]
     note("product and copy rates")
     ceilings = machine.ceilings(0.3 if quick else 1.0)
     found: dict[str, Any] = {"machine": machine.describe(), "ceilings": ceilings, "workloads": {}, "extra": {}}
+    found["rounds"] = {}
     for name in [name for name in chosen if name in workloads.MODELS]:
         model, rows = workloads.MODELS[name], []
         for num_nodes in workloads.sizes(name, quick, ceilings["memory_bytes"]):
@@ -39,10 +40,18 @@ def run_bench(
             row = workloads.isolated(name, num_nodes, 2.0 if quick else 6.0)
             rate = row["node_updates_per_second"]
             row["fraction_of_product_rate"] = rate * model.flops / ceilings["flops"]
-            row["fraction_of_copy_rate"] = rate * 6 * 4 * model.parameters / ceilings["copy_bytes"]
+            copies = ceilings["copy_bytes"] * row["round_seconds"]  # bytes that could have been copied meanwhile
+            row["fraction_of_copy_rate"] = row["traffic_bytes"] / copies
+            row["fraction_of_bound"] = row["least_bytes"] / copies
             rows.append(row)
         entry = {"flops_per_update": model.flops, "parameters": model.parameters, "rows": rows}
         found["workloads"][name] = {**entry, "scaling_exponent": scaling_exponent(rows)}
+    for name in rounds.NAMES if "kernels" in chosen else ():
+        note(f"kernels of {name}")
+        one = rounds.counted(name)
+        found["rounds"][name] = {
+            part: getattr(one, part) for part in ("kernels", "fusions", "products", "others", "loops")
+        }
     for name in [name for name in chosen if name in workloads.EXTRA]:
         note(name)
         found["extra"][name] = workloads.EXTRA[name](quick)

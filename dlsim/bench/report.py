@@ -15,6 +15,7 @@ from dlsim.sweeps.estimate import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 
 def scaling_exponent(rows: Sequence[dict[str, float]]) -> float | None:
@@ -61,11 +62,63 @@ def show(found: dict[str, Any]) -> None:
             )
     if found["workloads"]:
         console.print(table)
+        console.print(memory_table(found))
+    if found["rounds"]:
+        console.print(kernel_table(found["rounds"]))
     for name, workload in found["workloads"].items():
         if workload["scaling_exponent"] is not None:
             console.print(f"{name}: seconds a round grow as nodes to the {workload['scaling_exponent']:.2f}")
     for name, values in found["extra"].items():
         console.print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value:,.4g}" for key, value in values.items()))
+
+
+def binding(row: dict[str, float]) -> str:
+    """Which of the machine's ceilings a workload is held by; neither where it reaches half of none."""
+    rates = {"products": row["fraction_of_product_rate"], "memory": row["fraction_of_copy_rate"]}
+    nearest = max(rates, key=lambda name: rates[name])
+    return nearest if rates[nearest] >= 0.5 else "neither"
+
+
+def memory_table(found: dict[str, Any]) -> Table:
+    """What a round moves, beside the least that two passes do, and what it is held by."""
+    from rich.table import Table
+
+    table = Table(title="Memory and kernels, a round")
+    table.caption = (
+        "moved: operands and results of the compiled round's kernels; least: the update and the mix each read and write "
+        "the models once; of the bound: the time of the least at the copy rate, over the time taken"
+    )
+    table.add_column("model")
+    for name in ("nodes", "moved", "least", "moved / least", "of the bound", "held by", "kernels", "fusions"):
+        table.add_column(name, justify="right")
+    for name, workload in found["workloads"].items():
+        for row in workload["rows"]:
+            table.add_row(
+                name,
+                f"{row['num_nodes']:,}",
+                readable(row["traffic_bytes"]),
+                readable(row["least_bytes"]),
+                f"{row['traffic_bytes'] / row['least_bytes']:.2f}",
+                f"{row['fraction_of_bound']:.0%}",
+                binding(row),
+                str(row["kernels"]),
+                str(row["fusions"]),
+            )
+    return table
+
+
+def kernel_table(rounds: dict[str, dict[str, float]]) -> Table:
+    """What the compiled rounds of a few methods run."""
+    from rich.table import Table
+
+    table = Table(title="Kernels a round, MLP 20-16-5 at 32 nodes")
+    table.add_column("method")
+    columns = ("kernels", "fusions", "products", "others", "loops")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, one in rounds.items():
+        table.add_row(name, *(str(one[column]) for column in columns))
+    return table
 
 
 def figure(found: dict[str, Any]) -> Figure:

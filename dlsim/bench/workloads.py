@@ -6,7 +6,8 @@ Its floating-point operations, counted by hand, with P the parameters of a dense
     softmax, MLP    6 B a b a layer, less 2 B a b for the first, whose input needs no gradient
     LeNet           6 B k^2 c_in c_out h w a convolution (less a third for the first), and its dense layers
 
-and the words it must move at least once: its parameters and those of four neighbours read, its own written, 6 D.
+and the words it must move at least, D its parameters, in two passes: the update reads and writes D, mixing reads and
+writes D, 4 D.  What the compiled round does move is read off its program: see `dlsim.bench.programs`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def process(name: str, num_nodes: int) -> Process:
 def run(name: str, num_nodes: int, seconds: float) -> dict[str, float]:
     """Compile a workload and time its rounds for about so long; in this process."""
     from dlsim.bench.machine import peak_bytes
+    from dlsim.bench.programs import round_of
 
     before = peak_bytes()
     made = process(name, num_nodes)
@@ -108,6 +110,8 @@ def run(name: str, num_nodes: int, seconds: float) -> dict[str, float]:
         times.append(taken)
         rounds = max(1, min(4 * rounds, math.ceil(seconds / 8 / taken)))
     second = float(np.median(times[1:] if len(times) > 3 else times))
+    peak = peak_bytes()
+    one = round_of(made)
     return {
         "num_nodes": num_nodes,
         "parameters": parameters,
@@ -115,9 +119,13 @@ def run(name: str, num_nodes: int, seconds: float) -> dict[str, float]:
         "best_round_seconds": min(times),
         "node_updates_per_second": num_nodes / second,
         "compile_seconds": programs.compile_seconds,
-        "peak_bytes": peak_bytes(),
-        "added_bytes": peak_bytes() - before,
+        "peak_bytes": peak,
+        "added_bytes": peak - before,
         "needed_bytes": programs.bytes_needed,
+        "traffic_bytes": one.traffic_bytes,
+        "least_bytes": one.least_bytes,
+        "kernels": one.kernels,
+        "fusions": one.fusions,
         "loss": loss,
     }
 

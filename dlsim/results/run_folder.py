@@ -101,10 +101,11 @@ def save(
             with files.writing("run", "out", target, "Free some space there, then resume."):
                 write_json(staging / "config.json", config)
                 write_json(staging / "claims.json", [claim._asdict() for claim in claims])
-                # In memory first: on a full disk HDF5 does not fail, it crashes when it closes the file.
+                # In memory first: on a full disk HDF5 does not fail, it crashes when it closes the file.  A view of that
+                # (`getbuffer`) would be held by the traceback of a failed write, and Python 3.13 says so when it goes.
                 held = io.BytesIO()
                 dataset.to_netcdf(held, engine="h5netcdf")
-                (staging / "results.nc").write_bytes(held.getbuffer())
+                (staging / "results.nc").write_bytes(held.getvalue())
                 if figure is not None:
                     _write_figure(staging, figure)
                 if networks:

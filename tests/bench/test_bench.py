@@ -25,6 +25,9 @@ def test_a_workload_runs_and_has_the_parameters_it_says(name: str) -> None:
     assert row["parameters"] == workloads.MODELS[name].parameters
     assert row["node_updates_per_second"] == pytest.approx(6 / row["round_seconds"])
     assert row["compile_seconds"] > 0 and row["peak_bytes"] > 2**20 and row["loss"] > 0
+    assert row["least_bytes"] == 4 * 4 * 6 * row["parameters"]
+    assert row["traffic_bytes"] < row["least_bytes"], "six models stay in the cache"
+    assert row["kernels"] > row["fusions"] > 10
 
 
 def test_events_are_counted() -> None:
@@ -53,12 +56,14 @@ def test_ceilings_are_positive_and_below_what_any_machine_has() -> None:
 def found() -> dict:
     row = {
         "num_nodes": 100, "parameters": 7850, "round_seconds": 0.01, "node_updates_per_second": 1e4,
-        "compile_seconds": 1.0, "peak_bytes": 2**28, "fraction_of_product_rate": 0.3, "fraction_of_copy_rate": 0.5,
+        "compile_seconds": 1.0, "peak_bytes": 2**28, "fraction_of_product_rate": 0.3, "fraction_of_copy_rate": 0.55,
+        "traffic_bytes": 3 * 2**20, "least_bytes": 2**21, "fraction_of_bound": 0.37, "kernels": 91, "fusions": 68,
     }  # fmt: skip
     return {
         "machine": machine.describe(),
         "ceilings": {"flops": 1e11, "copy_bytes": 1e10, "memory_bytes": 1e10},
         "workloads": {"softmax": {"flops_per_update": 1e6, "rows": [row], "scaling_exponent": None}},
+        "rounds": {"dsgd": {"kernels": 57, "fusions": 45, "products": 2, "others": 10, "loops": 1}},
         "extra": {"sweep": {"ratio": 0.9}},
     }
 
@@ -67,11 +72,34 @@ def test_the_report_is_a_table_a_file_and_a_figure(tmp_path: pathlib.Path, capsy
     report.show(found())
     shown = capsys.readouterr().out
     assert "10,000" in shown and "30%" in shown and "ratio 0.9" in shown
+    memory = next(line for line in shown.splitlines() if "3.0 MiB" in line)
+    assert memory.replace("│", " ").split() == [
+        "softmax",
+        "100",
+        "3.0",
+        "MiB",
+        "2.0",
+        "MiB",
+        "1.50",
+        "37%",
+        "memory",
+        "91",
+        "68",
+    ]
+    kernels = next(line for line in shown.splitlines() if "dsgd" in line)
+    assert kernels.replace("│", " ").split() == ["dsgd", "57", "45", "2", "10", "1"]
     paths = report.write(found(), tmp_path)
     assert [path.name for path in paths] == ["bench.json", "bench.png", "bench.svg"]
     assert all(path.stat().st_size > 200 for path in paths)
     assert json.loads(paths[0].read_text())["workloads"]["softmax"]["rows"][0]["num_nodes"] == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "bench.svg"]
+
+
+def test_what_binds_is_the_nearer_ceiling() -> None:
+    def row(products: float, copies: float) -> str:
+        return report.binding({"fraction_of_product_rate": products, "fraction_of_copy_rate": copies})
+
+    assert (row(0.6, 0.9), row(0.8, 0.7), row(0.2, 0.4)) == ("memory", "products", "neither")
 
 
 def test_an_unknown_workload_and_a_bad_folder_are_one_line(
