@@ -38,7 +38,7 @@ def wide(size):
 def work():
     if what == "checkpoint":
         more = {{"record": Record(every=7), "checkpoint_seconds": 0.0, "resume": True, "progress": False}}
-        dlsim.simulate(walk(num_nodes=2000), seed=3, num_steps=400, checkpoint_dir=place / "c", **more)
+        dlsim.simulate(walk(num_nodes=2000), seed=3, num_steps=70, checkpoint_dir=place / "c", **more)
     elif what == "sweep":
         dlsim.sweep(wide, size=[3, 20_000], seed=[0], num_steps=8, out=place / "s", progress=False, lanes=1)
     elif what == "run":
