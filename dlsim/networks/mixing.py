@@ -223,8 +223,10 @@ def _flat(
     flat_own = flat if values is own else own.reshape(own.shape[0], -1)
 
     def mixed(values: Array, own: Array) -> Array:
-        made: Array = rows(network, weights, values, own, self_weights)
-        return made
+        # Half precision is for storage: weights and sums are float32, and rounded once.
+        wide = trees.widen(own)
+        made: Array = rows(network, weights, wide if values is own else trees.widen(values), wide, self_weights)
+        return made.astype(own.dtype)
 
     return by_columns(mixed, flat, flat_own).reshape(own.shape)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.problems import nnx_models
 from dlsim.problems.convolution import conv_general_dilated, max_pool
 from dlsim.running.batching import one_at_a_time
@@ -20,6 +20,7 @@ Array = jax.Array
 PyTree = Any
 
 NAMES = ("softmax", "mlp", "lenet")
+DTYPES = ("float32", "bfloat16")  # that parameters are stored as
 
 
 class ApplyFn(Protocol):
@@ -77,6 +78,23 @@ def _called(model: Any, input_shape: tuple[int, ...], num_outputs: int) -> Model
 
 def _is_class(model: Any) -> bool:
     return isinstance(model, type) and hasattr(model, "__call__")  # noqa: B004 -- of its instances
+
+
+def stored_as(model: Model, dtype: str) -> Model:
+    """The model with parameters of `dtype`; they are float32 when it is applied.
+
+    float32 means as the model makes them.
+    """
+    if dtype == "float32":
+        return model
+
+    def narrow(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    def apply(params: PyTree, inputs: Array) -> Array:
+        return model.apply(trees.widen(params), inputs)
+
+    return Model(init=lambda key: jax.tree.map(narrow, model.init(key)), apply=apply)
 
 
 def softmax_regression() -> ModelFn:
