@@ -69,6 +69,29 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, one: leaf.astype(one.dtype), tree, like)
 
 
+def as_bits(tree: PyTree) -> PyTree:
+    """Floating leaves of 16 bits as the integers of the same bits, on a CPU; the others as they are.
+
+    XLA's CPU compiler turns whatever it does to half precision into conversions of whole arrays, to write one row too;
+    rows of integers it writes where they lie.
+    """
+
+    def leaf(one: Array) -> Array:
+        is_half = jnp.issubdtype(one.dtype, jnp.floating) and jnp.dtype(one.dtype).itemsize == 2
+        return jax.lax.bitcast_convert_type(one, jnp.uint16) if is_half and jax.default_backend() == "cpu" else one
+
+    return jax.tree.map(leaf, tree)
+
+
+def from_bits(tree: PyTree, like: PyTree) -> PyTree:
+    """`as_bits` undone: every leaf in the dtype of the same leaf of `like`."""
+
+    def leaf(one: Array, wanted: Any) -> Array:
+        return one if one.dtype == wanted.dtype else jax.lax.bitcast_convert_type(one, wanted.dtype)
+
+    return jax.tree.map(leaf, tree, like)
+
+
 def zeros_like(tree: PyTree) -> PyTree:
     """Zeros of the shapes and dtypes of the leaves."""
     return jax.tree.map(jnp.zeros_like, tree)

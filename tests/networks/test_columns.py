@@ -24,7 +24,6 @@ GRAPHS = {
 
 def small_blocks(monkeypatch, num_bytes: int) -> None:
     monkeypatch.setattr(columns, "BLOCK_BYTES", num_bytes)
-    monkeypatch.setattr(columns, "MOST_CORES", 10**6)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -56,12 +55,11 @@ def test_blocks_side_by_side(monkeypatch):
     np.testing.assert_allclose(made, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_block_sizes(monkeypatch):
+def test_block_sizes():
     def size(rows: int, width: int, dtype=jnp.float32) -> int:
         x = jax.ShapeDtypeStruct((rows, width), dtype)
         return columns.block_columns(x, x)
 
-    monkeypatch.setattr(columns, "MOST_CORES", 10**6)
     assert size(1000, 100_352) == 256  # of 262: 392 blocks of whole lines, and no remainder
     assert size(1000, 100_352, jnp.bfloat16) == 512  # half the bytes, twice the columns
     assert size(1000, 128) == 128  # fits as it is
@@ -69,13 +67,10 @@ def test_block_sizes(monkeypatch):
     assert size(100, 101) == 101
     assert size(1000, 100_003) == 256  # a prime: whole lines, and a remainder
     assert size(10**6, 784) == 16  # never less than a line
-    monkeypatch.setattr(columns, "MOST_CORES", 0)
-    assert size(1000, 100_352) == 100_352  # many cores: all at once
 
 
-def test_a_round_needs_no_second_copy(monkeypatch):
+def test_a_round_needs_no_second_copy():
     """Parameters and optimiser states are updated and mixed where they lie: nothing of a leaf's size beside them."""
-    monkeypatch.setattr(columns, "MOST_CORES", 10**6)
     model = dlsim.problems.mlp(hidden=(1024,))
     problem = dlsim.problems.classification("digits", num_nodes=50, model=model, batch_size=4, node_block=2)
     network = networks.random_regular(50, degree=4, seed=0).with_lowering("neighbors")
