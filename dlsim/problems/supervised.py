@@ -81,10 +81,11 @@ def supervised(
       regularization: L2 coefficient >= 0; may be traced.
       num_test: use only so many test examples, evenly spaced; structural.
       node_block: nodes at a time; see `map_nodes`.  Changes speed and memory; the result to rounding alone.
-      dtype: what parameters are stored, sent and mixed as: "float32", or "bfloat16" for half the memory and half the bits
-        on the wire; structural.  Models, losses, optimisers and their states reckon in float32 all the same, and so do
-        sums over neighbours; every result is rounded to 8 bits when it is stored.  What that costs in accuracy is
-        measured in `experiments/benchmarks/traffic.py`: an update of less than 1/512 of a parameter is lost.
+      dtype: what parameters are stored, sent and mixed as: "float32", or "bfloat16" for half the bits in memory and on the
+        wire; structural.  Models, losses, optimisers and their states reckon in float32 all the same, and so do sums over
+        neighbours; what is stored is rounded to 8 bits, and an update of less than 1/512 of a parameter is lost.  Digits,
+        500 rounds: 96.3 % of the tests instead of 96.3 % at rate 0.1, 88.0 instead of 89.2 at 0.01, 90.0 instead of 91.7
+        with Adam at 0.001, and nodes up to 45 % further apart (`experiments/benchmarks/traffic.py`).
 
     Cost of a gradient: B forward and backward passes a node; memory for one block's batches and intermediates.  A full
     gradient costs every node as many passes as the largest node has examples.
