@@ -54,6 +54,44 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
 
 
+def widen(tree: PyTree) -> PyTree:
+    """Floating leaves of less than 32 bits as float32, to be reckoned with; the others as they are."""
+
+    def leaf(one: Array) -> Array:
+        is_narrow = jnp.issubdtype(one.dtype, jnp.floating) and jnp.dtype(one.dtype).itemsize < 4
+        return one.astype(jnp.float32) if is_narrow else one
+
+    return jax.tree.map(leaf, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Every leaf in the dtype of the same leaf of `like`."""
+    return jax.tree.map(lambda leaf, one: leaf.astype(one.dtype), tree, like)
+
+
+def as_bits(tree: PyTree) -> PyTree:
+    """Floating leaves of 16 bits as the integers of the same bits, on a CPU; the others as they are.
+
+    XLA's CPU compiler turns whatever it does to half precision into conversions of whole arrays, to write one row too;
+    rows of integers it writes where they lie.
+    """
+
+    def leaf(one: Array) -> Array:
+        is_half = jnp.issubdtype(one.dtype, jnp.floating) and jnp.dtype(one.dtype).itemsize == 2
+        return jax.lax.bitcast_convert_type(one, jnp.uint16) if is_half and jax.default_backend() == "cpu" else one
+
+    return jax.tree.map(leaf, tree)
+
+
+def from_bits(tree: PyTree, like: PyTree) -> PyTree:
+    """`as_bits` undone: every leaf in the dtype of the same leaf of `like`."""
+
+    def leaf(one: Array, wanted: Any) -> Array:
+        return one if one.dtype == wanted.dtype else jax.lax.bitcast_convert_type(one, wanted.dtype)
+
+    return jax.tree.map(leaf, tree, like)
+
+
 def zeros_like(tree: PyTree) -> PyTree:
     """Zeros of the shapes and dtypes of the leaves."""
     return jax.tree.map(jnp.zeros_like, tree)
@@ -65,11 +103,15 @@ def mean(tree: PyTree, weights: Array | None = None) -> PyTree:
     A sum of weights of zero gives zero, not NaN: an empty cohort moves nothing.
     """
     if weights is None:
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)  # sums of half precision are float32 in JAX
     total = jnp.sum(weights)
     share = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)
     return jax.tree.map(
-        lambda leaf: jnp.tensordot(share.astype(leaf.dtype), leaf, axes=1, precision=jax.lax.Precision.HIGHEST), tree
+        lambda leaf, wide: jnp.tensordot(
+            share.astype(wide.dtype), wide, axes=1, precision=jax.lax.Precision.HIGHEST
+        ).astype(leaf.dtype),
+        tree,
+        widen(tree),
     )
 
 
@@ -77,7 +119,7 @@ def squared_norm(tree: PyTree) -> Array:
     """Squared Euclidean norm of each node's row, float32 `[n]`."""
     parts = [
         jnp.sum(jnp.square(leaf.reshape(leaf.shape[0], -1)).astype(jnp.float32), axis=1)
-        for leaf in jax.tree.leaves(tree)
+        for leaf in jax.tree.leaves(widen(tree))
     ]
     return sum(parts[1:], start=parts[0])
 

@@ -76,10 +76,14 @@ def dsgd(
         return DSGDState(params, local.init(params), aggregator_state)
 
     def step(key: Array, state: DSGDState, network: Network) -> tuple[DSGDState, Network, Info]:
-        adapted, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.is_present
-        )
         aggregator_state = state.aggregator_state
+        base = None
+        if order == "combine_then_adapt":
+            base, network = network.mix(key, state.params)
+        # With a base the updates, of gradients at the nodes' own models, are added to it instead, block by block.
+        adapted, optimizer_state, info = local.run(
+            key, state.params, state.optimizer_state, network.node_ids, network.is_present, onto=base
+        )
         if aggregator is not None:
             inbox, network = network.gather(key, adapted)
             aggregator_state, params = aggregator.apply(keys.stream(key, "aggregate"), aggregator_state, adapted, inbox)
@@ -87,8 +91,7 @@ def dsgd(
         elif order == "adapt_then_combine":
             params, network = network.mix(key, adapted)
         else:
-            mixed, network = network.mix(key, state.params)
-            params = trees.add(mixed, trees.subtract(adapted, state.params))
+            params = adapted
         params = trees.select(network.is_present, params, state.params)
         return DSGDState(params, optimizer_state, aggregator_state), network, info
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, keys
+from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, PyTree
 from dlsim.problems.variables import Variables, moved, trained
 
@@ -40,6 +40,9 @@ def node_optimizer(
     where the optimiser draws (`optax.add_noise`, `noisy_sgd`), it does by a key made of `key`, the node's id and the
     key that the user gave it, so that a draw depends on (seed, step, node id, purpose) alone.
 
+    Parameters stored in half precision are float32 for the optimiser, and so is its state, unless it is told otherwise
+    (`optax.sgd(..., accumulator_dtype=)`, `optax.adam(..., mu_dtype=)`); the updates have the dtype of the parameters.
+
     With `losses [n]`, and `loss_of(params [...], row) -> (loss, gradient)` of one node, they are handed to optimisers
     that take `value`, `grad` or `value_fn` (`optax.lbfgs`, `polyak_sgd`, `contrib.reduce_on_plateau`).
 
@@ -55,7 +58,7 @@ def node_optimizer(
     accepted = _accepted(optimizer.update)
 
     def init(params: PyTree) -> PyTree:
-        state = jax.vmap(optimizer.init)(trained(params))
+        state = jax.vmap(optimizer.init)(trees.widen(trained(params)))
         if restarts:
             _refuse_accumulators(where, argument, state)
         return _without_keys(state)
@@ -80,6 +83,7 @@ def node_optimizer(
             of = None if loss is None else loss_of_trained
             updates, state = update(key, node_ids, gradients.params, state, params.params, losses, of, round)
             return Variables(updates, moved(gradients)), state
+        stored, gradients, params = params, trees.widen(gradients), trees.widen(params)
         if round is not None:
             state = at_round(state, round)
         drawing = _with_keys(optimizer, key, node_ids, state, params)
@@ -95,7 +99,7 @@ def node_optimizer(
 
         rows = jnp.arange(node_ids.shape[0])
         updates, after = jax.vmap(one)(rows, gradients, drawing, params, extras)
-        return updates, _without_keys(after)
+        return trees.cast_like(updates, stored), _without_keys(after)
 
     return NodeOptimizer(init=init, update=update, evaluations=_line_search_steps)
 
@@ -120,7 +124,7 @@ def server_optimizer(
         return jax.tree.map(lambda leaf: leaf[0], tree)
 
     def init(params: PyTree) -> PyTree:
-        return _without_keys(optimizer.init(trained(params)))
+        return _without_keys(optimizer.init(trees.widen(trained(params))))
 
     def update(
         key: Array, gradient: PyTree, state: PyTree, params: PyTree, loss: Array | None = None

@@ -130,8 +130,12 @@ def scaffold(
         mean_moved, mean_change = trees.mean(arrival.values, weights)
         kept = trees.select(arrival.mask, trees.add(own, arrival.values[1]), own)
         new = ScaffoldState(
-            params=jax.tree.map(lambda x, d: x + server_rate(state.round) * d, state.params, mean_moved),
-            control_variate=jax.tree.map(lambda c, d: c + share * d, state.control_variate, mean_change),
+            params=jax.tree.map(
+                lambda x, d: (x + server_rate(state.round) * d).astype(x.dtype), state.params, mean_moved
+            ),
+            control_variate=jax.tree.map(
+                lambda c, d: (c + share * d).astype(c.dtype), state.control_variate, mean_change
+            ),
             client_control_variates=kept if rows is None else trees.put(state.client_control_variates, rows, kept),
             round=state.round + 1,
         )

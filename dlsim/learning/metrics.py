@@ -12,6 +12,7 @@ from dlsim.core import Array, Info, Problem, PyTree
 def consensus_distance(params: PyTree) -> Array:
     """(1/N) sum_i ||x_i - x_mean||^2, float32 `[]`: squared, mean over nodes."""
     _check_rows("consensus_distance", params)
+    params = trees.widen(params)
     centred = jax.tree.map(lambda leaf: leaf - jnp.mean(leaf, axis=0, keepdims=True), params)
     return jnp.mean(trees.squared_norm(centred))
 
@@ -29,7 +30,7 @@ def population(problem: Problem, params: PyTree, node_ids: Array | None = None) 
         return {**single, **of_mean, "consensus_distance": jnp.zeros((), jnp.float32)}
     # Two calls: the mean model is one more row, but joining it to the others would copy them all.
     own = {name: jnp.mean(value) for name, value in problem.evaluate(params, node_ids).items()}
-    centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0, keepdims=True), params)
+    centre = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0, keepdims=True), trees.widen(params))
     of_mean = {f"{name}_of_mean": value[0] for name, value in problem.evaluate(centre, None).items()}
     return {**own, **of_mean, "consensus_distance": consensus_distance(params)}
 

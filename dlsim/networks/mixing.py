@@ -8,7 +8,8 @@
 | `edges`     | gather by sender, sorted segment sum by receiver   | 2 E D + N D             | hubs                       |
 | `dense`     | matrix product                                     | 2 N^2 D flops           | dense graphs               |
 
-`choose` is the rule.  All agree to rounding.
+`choose` is the rule.  All agree to rounding.  On a CPU, leaves that do not fit in its cache are mixed by columns
+(`dlsim.networks.columns`): read once, written once, in place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, trees
+from dlsim.networks.columns import by_columns
 from dlsim.networks.fields import NetworkFields, host_graph
 from dlsim.networks.graph import Graph
 from dlsim.networks.sizes import check_table
@@ -157,7 +159,7 @@ def product(
         if edge_weights is not None or full is None:
             given = network.edge_weights if edge_weights is None else edge_weights
             full = matrix(network, given, jnp.zeros_like(network.self_weights))
-        return jax.tree.map(lambda v, o: _dense(full, v, o, self_weights), values, own)
+        return jax.tree.map(lambda v, o: _flat(_dense, network, full, v, o, self_weights), values, own)
     if lowering == "edges":
         by_edge = network.edge_weights if edge_weights is None else edge_weights
         return jax.tree.map(lambda v, o: _flat(_edges, network, by_edge, v, o, self_weights), values, own)
@@ -165,7 +167,7 @@ def product(
     if edge_weights is not None:
         weights = table_weights(network.neighbor_edges, edge_weights)
     if lowering == "shifts":
-        return jax.tree.map(lambda v, o: _shifts(network, weights, v, o, self_weights), values, own)
+        return jax.tree.map(lambda v, o: _flat(_shifts, network, weights, v, o, self_weights), values, own)
     return jax.tree.map(lambda v, o: _flat(_neighbors, network, weights, v, o, self_weights), values, own)
 
 
@@ -202,15 +204,15 @@ def _weigh(weights: Array, heard: Array, own: Array, self_weights: Array | None)
     return trees.expand(weights, heard).astype(heard.dtype) * difference
 
 
-def _dense(weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:
-    flat, flat_own = values.reshape(values.shape[0], -1), own.reshape(own.shape[0], -1)
-    weights = weights.astype(flat.dtype)
+def _dense(network: NetworkFields, weights: Any, values: Array, own: Array, self_weights: Array | None) -> Array:
+    del network
+    weights = weights.astype(values.dtype)
     # Around one node's values: the product then rounds in proportion to disagreement too.
-    anchor = flat[:1] if self_weights is None else jnp.zeros_like(flat[:1])
-    heard = jnp.matmul(weights, gathered(flat - anchor), precision=jax.lax.Precision.HIGHEST)
+    anchor = values[:1] if self_weights is None else jnp.zeros_like(values[:1])
+    heard = jnp.matmul(weights, gathered(values - anchor), precision=jax.lax.Precision.HIGHEST)
     if self_weights is None:
-        heard = heard - jnp.sum(weights, axis=1, keepdims=True) * (flat_own - anchor)
-    return _start(own, self_weights) + heard.reshape(values.shape)
+        heard = heard - jnp.sum(weights, axis=1, keepdims=True) * (own - anchor)
+    return _start(own, self_weights) + heard
 
 
 def _flat(
@@ -219,7 +221,14 @@ def _flat(
     # One long row a node: gathers of short inner axes (64 x 10) take 1.2 to 2.7 times as long.
     flat = values.reshape(values.shape[0], -1)
     flat_own = flat if values is own else own.reshape(own.shape[0], -1)
-    return rows(network, weights, flat, flat_own, self_weights).reshape(own.shape)
+
+    def mixed(values: Array, own: Array) -> Array:
+        # Half precision is for storage: weights and sums are float32, and rounded once.
+        wide = trees.widen(own)
+        made: Array = rows(network, weights, wide if values is own else trees.widen(values), wide, self_weights)
+        return made.astype(own.dtype)
+
+    return by_columns(mixed, flat, flat_own).reshape(own.shape)
 
 
 def _edges(network: NetworkFields, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.running.meshes import by_part
 
 Array = jax.Array
@@ -89,13 +89,16 @@ def check_rows(where: str, node_ids: Array, num_nodes: int) -> None:
 
 
 def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTree:
+    likes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in inputs]
+    inputs = trees.as_bits(inputs)
+
     def read(leaf: Array, start: Any, size: int) -> Array:
         return jax.lax.dynamic_slice_in_dim(leaf, start, size)
 
-    made = jax.eval_shape(lambda leaves: fn([read(leaf, 0, block) for leaf in leaves]), inputs)
+    made = jax.eval_shape(lambda leaves: fn([read(leaf, 0, block) for leaf in leaves]), likes)
     outputs, treedef = jax.tree.flatten(made)
     # The input whose place each output takes.  Its rows are read before they are written, and by their block alone.
-    free = dict(enumerate(inputs))
+    free = dict(enumerate(likes))
     places: list[int | None] = []
     for out in outputs:
         wanted = ((num_nodes, *out.shape[1:]), out.dtype)
@@ -107,7 +110,8 @@ def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTr
 
     def made_of(start: Any, size: int, slots: list[Array]) -> list[Array]:
         sources = [slots[slot_of_input[i]] if i in slot_of_input else leaf for i, leaf in enumerate(inputs)]
-        return jax.tree.leaves(fn([read(leaf, start, size) for leaf in sources]))
+        parts = [read(leaf, start, size) for leaf in sources]
+        return trees.as_bits(jax.tree.leaves(fn(trees.from_bits(parts, likes))))
 
     def written(slots: list[Array], start: Any, new: list[Array]) -> list[Array]:
         return [jax.lax.dynamic_update_slice_in_dim(s, v, start, 0) for s, v in zip(slots, new, strict=True)]
@@ -120,7 +124,7 @@ def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTr
         return slots, made_of(i * block, block, slots)
 
     slots = [
-        jnp.zeros((num_nodes, *out.shape[1:]), out.dtype) if place is None else inputs[place]
+        trees.as_bits(jnp.zeros((num_nodes, *out.shape[1:]), out.dtype)) if place is None else inputs[place]
         for out, place in zip(outputs, places, strict=True)
     ]
     count = num_nodes // block
@@ -129,7 +133,7 @@ def _in_blocks(fn: Any, block: int, num_nodes: int, inputs: list[Array]) -> PyTr
     slots = written(slots, (count - 1) * block, last)
     if left := num_nodes - count * block:
         slots = written(slots, count * block, made_of(count * block, left, slots))
-    return jax.tree.unflatten(treedef, slots)
+    return jax.tree.unflatten(treedef, trees.from_bits(slots, outputs))
 
 
 def _resolve(node_block: int | str | None, num_nodes: int, fn: BlockFn, trees: tuple[PyTree, ...]) -> int:

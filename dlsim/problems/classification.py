@@ -31,6 +31,7 @@ def classification(
     num_test: int | None = None,
     data_dir: str | None = None,
     node_block: int | str | None = "auto",
+    dtype: str = "float32",
 ) -> Problem:
     """Classification of real data, spread over the nodes:  load, partition, `supervised` with cross-entropy.
 
@@ -45,7 +46,7 @@ def classification(
         Model.
       seed: of the partition; structural.
       data_dir: where to look for the files first.
-      batch_size, sampling, regularization, num_test, node_block: as in `supervised`.
+      batch_size, sampling, regularization, num_test, node_block, dtype: as in `supervised`.
     """
     data = load(dataset, data_dir=data_dir)
     if not data.num_classes:
@@ -71,4 +72,5 @@ def classification(
         regularization=regularization,
         num_test=num_test,
         node_block=node_block,
+        dtype=dtype,
     )

@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.problems import linen_models, nnx_models
 from dlsim.problems.convolution import conv_general_dilated, max_pool
+from dlsim.problems.variables import trained, with_trained
 
 Array = jax.Array
 PyTree = Any
 
 NAMES = ("softmax", "mlp", "lenet")
+DTYPES = ("float32", "bfloat16")  # that parameters are stored as
 
 
 class ApplyFn(Protocol):
@@ -83,6 +85,32 @@ def _called(model: Any, input_shape: tuple[int, ...], num_outputs: int) -> Model
 
 def _is_class(model: Any) -> bool:
     return isinstance(model, type) and hasattr(model, "__call__")  # noqa: B004 -- of its instances
+
+
+def stored_as(model: Model, dtype: str) -> Model:
+    """The model with parameters of `dtype`; they are float32 when it is applied.  Running statistics stay as they are:
+    a moving average in half precision would stand still.
+
+    float32 means as the model makes them.
+    """
+    if dtype == "float32":
+        return model
+
+    def init(key: Array) -> PyTree:
+        made = model.init(key)
+        return with_trained(made, jax.tree.map(narrow, trained(made)))
+
+    def narrow(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    def apply(params: PyTree, inputs: Array) -> Array:
+        return model.apply(trees.widen(params), inputs)
+
+    def train(key: Array, params: PyTree, inputs: Array) -> tuple[Array, PyTree]:
+        assert model.train is not None
+        return model.train(key, trees.widen(params), inputs)
+
+    return Model(init=init, apply=apply, train=None if model.train is None else train)
 
 
 def softmax_regression() -> ModelFn:

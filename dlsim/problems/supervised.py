@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks, keys
+from dlsim import checks, keys, trees
 from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems import variables
 from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
@@ -17,7 +17,7 @@ from dlsim.problems.data import Dataset
 from dlsim.problems.index_lists import Partition, check_partition
 from dlsim.problems.local_test import evaluate_local
 from dlsim.problems.losses import LossFn, resolve_loss
-from dlsim.problems.models import Model, resolve
+from dlsim.problems.models import DTYPES, Model, resolve, stored_as
 from dlsim.problems.notices import notice
 from dlsim.problems.sampling import SAMPLING, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, batch_positions
 
@@ -54,6 +54,7 @@ def supervised(
     regularization: Any = 0.0,
     num_test: int | None = None,
     node_block: int | str | None = "auto",
+    dtype: str = "float32",
 ) -> Problem:
     """f_i(x) = (1/m_i) sum_{e of node i} loss(model(x, e), label_e) + (regularization / 2) ||x||^2.
 
@@ -82,6 +83,11 @@ def supervised(
       regularization: L2 coefficient >= 0; may be traced.
       num_test: use only so many test examples, evenly spaced; structural.
       node_block: nodes at a time; see `map_nodes`.  Changes speed and memory; the result to rounding alone.
+      dtype: what parameters are stored, sent and mixed as: "float32", or "bfloat16" for half the bits in memory and on the
+        wire; structural.  Models, losses, optimisers and their states reckon in float32 all the same, and so do sums over
+        neighbours; what is stored is rounded to 8 bits, and an update of less than 1/512 of a parameter is lost.  Digits,
+        500 rounds: 96.3 % of the tests instead of 96.3 % at rate 0.1, 88.0 instead of 89.2 at 0.01, 90.0 instead of 91.7
+        with Adam at 0.001, and nodes up to 45 % further apart (`experiments/benchmarks/traffic.py`).
 
     Cost of a gradient: B forward and backward passes a node; memory for one block's batches and intermediates.  A full
     gradient costs every node as many passes as the largest node has examples.
@@ -92,7 +98,7 @@ def supervised(
     checks.instance(where, "partition", partition, Partition, fix)
     partition = check_partition(partition, dataset, np.size(partition.sizes))
     _check_node_block(node_block)
-    model = resolve(model, dataset)
+    model = stored_as(resolve(model, dataset), checks.one_of(where, "dtype", dtype, DTYPES))
     loss_fn = resolve_loss(loss, dataset.num_classes)
     num_nodes = len(partition.sizes)
     batch_size = _batch_size(where, batch_size, sampling, np.asarray(partition.sizes))
@@ -102,8 +108,8 @@ def supervised(
     is_regularized = not checks.is_concrete(regularization) or float(regularization) > 0
 
     def penalty(params: PyTree) -> Array:
-        leaves = jax.tree.leaves(variables.trained(params))
-        return 0.5 * regularization * sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+        wide = trees.widen(variables.trained(params))
+        return 0.5 * regularization * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(wide))
 
     def node_loss(params: PyTree, batch: Batch) -> Array:
         total = jnp.mean(loss_fn(model.apply(params, batch.inputs), batch.labels))
@@ -312,13 +318,15 @@ def _over_all_examples(
         new = jax.vmap(jax.value_and_grad(summed))(params, batch, mask)
         return jax.tree.map(jnp.add, total, new), None
 
-    zeros = (jnp.zeros(node_ids.shape, jnp.float32), jax.tree.map(jnp.zeros_like, params))
+    # Sums over chunks in float32 also where parameters, and so gradients, are stored as less.
+    zeros = (jnp.zeros(node_ids.shape, jnp.float32), trees.zeros_like(trees.widen(params)))
     total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(-(-max_size // size)))
 
     def mean(leaf: Array) -> Array:
         return leaf / sizes.reshape(-1, *(1,) * (leaf.ndim - 1)).astype(leaf.dtype)
 
-    return jax.tree.map(mean, total)
+    loss, gradient = jax.tree.map(mean, total)
+    return loss, trees.cast_like(gradient, params)
 
 
 def _evaluate(

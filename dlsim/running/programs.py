@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dlsim import checks, keys
+from dlsim import checks, keys, trees
 from dlsim.core import Array, Info, MeasureFn, Process, PyTree
 from dlsim.running import identity as identities, status
 from dlsim.running.meshes import Placement, laid_over, place
@@ -244,20 +244,25 @@ def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any]]:
         constants, values, key = _merge(shared, own[0]), own[1], own[2]
         steps_key = keys.stream(key, "steps")
 
-        def step(_: Array, carry: Carry) -> Carry:
+        def step(_: Array, held: Carry) -> Carry:
+            carry = trees.from_bits(held, like)
             draw = jax.random.fold_in(steps_key, carry.step)
             state, info = traced.step.fn(constants[1], values, draw, carry.state)
             log = status.update(carry.log, info["status"], carry.step) if "status" in info else carry.log
-            return Carry(state=state, info=info, log=log, step=carry.step + 1)
+            return trees.as_bits(Carry(state=state, info=info, log=log, step=carry.step + 1))
 
         def one(i: Array, both: tuple[Carry, Info]) -> tuple[Carry, Info]:
-            carry, buffer = both
-            carry = jax.lax.fori_loop(0, every, step, carry)
+            held, buffer = both
+            held = jax.lax.fori_loop(0, every, step, held)
+            carry = trees.from_bits(held, like)
             row = traced.measure.fn(constants[2], values, carry.state, carry.info)
-            return carry, jax.tree.map(lambda b, r: jax.lax.dynamic_update_index_in_dim(b, r, i, 0), buffer, row)
+            return held, jax.tree.map(lambda b, r: jax.lax.dynamic_update_index_in_dim(b, r, i, 0), buffer, row)
 
         buffer = jax.tree.map(lambda r: jnp.zeros((CHUNK_RECORDS, *r.shape), r.dtype), traced.measure.shapes)
-        return jax.lax.fori_loop(0, num_records, one, (carry, buffer))
+        # Half precision goes through the loops as the integers of its bits, which a step can write where they lie.
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), carry)
+        held, buffer = jax.lax.fori_loop(0, num_records, one, (trees.as_bits(carry), buffer))
+        return trees.from_bits(held, like), buffer
 
     return start, advance
 

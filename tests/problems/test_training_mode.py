@@ -379,3 +379,14 @@ class DigitsNet(linen.Module):
     def __call__(self, x, training=False):
         x = linen.BatchNorm(use_running_average=not training, momentum=0.9)(linen.Dense(32)(x.reshape(x.shape[0], -1)))
         return linen.Dense(10)(linen.Dropout(0.2, deterministic=not training)(linen.relu(x)))
+
+
+def test_running_statistics_stay_float32_where_parameters_are_stored_as_less():
+    """A moving average of momentum 0.9 in 8 bits would stand still."""
+    problem = problem_of(Linen(0.3, True), dtype="bfloat16")
+    process = dlsim.learn(problem, algorithms.dsgd(problem, optax.sgd(RATE)), networks.ring(NUM))
+    before, run = problem.init(KEY), dlsim.simulate(process, KEY, 3, progress=False)
+    models = run.state.algorithm.params
+    assert {leaf.dtype for leaf in jax.tree.leaves(models.params)} == {jnp.dtype(jnp.bfloat16)}
+    for old, new in zip(jax.tree.leaves(before.batch_stats), jax.tree.leaves(models.batch_stats), strict=True):
+        assert new.dtype == old.dtype == np.float32 and not np.allclose(old, new, atol=1e-3)
