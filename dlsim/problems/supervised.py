@@ -198,19 +198,7 @@ def supervised(
         node_block=node_block,
         gradient_at=gradient_at,
     )
-    return problem if model.train is None else _of_training(problem, model, np.asarray(partition.sizes))
-
-
-def _of_training(problem: Problem, model: Model, sizes: np.ndarray) -> Problem:
-    """The problem of a model that computes otherwise in training, without what cannot be right for it."""
-    refuse = variables.refuse_training_mode
-    problem = problem._replace(loss=refuse, full_gradient=refuse)
-    if not isinstance(jax.eval_shape(model.init, jax.random.key(0)), variables.Variables):
-        return problem
-    if np.any(sizes % problem.batch_size):
-        problem = problem._replace(gradient_at=variables.refuse_part_batches)
-    refused = problem._replace(gradient=variables.refuse_statistics, gradient_at=variables.refuse_statistics)
-    return refused._replace(with_statistics=problem)
+    return problem if model.train is None else variables.of_training(problem, model, np.asarray(partition.sizes))
 
 
 def _batch_size(where: str, batch_size: int | None, sampling: str, sizes: np.ndarray) -> int:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Problem, PyTree
@@ -68,6 +69,17 @@ def training_gradient(model: Any, loss_fn: Any, penalty: Any) -> Any:
         return value, gradient
 
     return of_one
+
+
+def of_training(problem: Problem, model: Any, sizes: np.ndarray) -> Problem:
+    """The problem of a model that computes otherwise in training, without what cannot be right for it."""
+    problem = problem._replace(loss=refuse_training_mode, full_gradient=refuse_training_mode)
+    if not isinstance(jax.eval_shape(model.init, jax.random.key(0)), Variables):
+        return problem
+    if np.any(sizes % problem.batch_size):
+        problem = problem._replace(gradient_at=refuse_part_batches)
+    refused = problem._replace(gradient=refuse_statistics, gradient_at=refuse_statistics)
+    return refused._replace(with_statistics=problem)
 
 
 def refuse_training_mode(*args: Any) -> NoReturn:
