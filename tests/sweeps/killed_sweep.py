@@ -1,7 +1,9 @@
-"""A sweep in a process of its own, to be killed: `python -m killed_sweep OUT`; each block takes a moment."""
+"""A sweep in a process of its own, to be killed: `python -m killed_sweep OUT [MOST]`; each block takes a moment, and after
+MOST of them it waits for the end, so that a busy machine does not let it come through."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 
@@ -22,10 +24,11 @@ def run(out):
 
 
 if __name__ == "__main__":
-    play = engine.play
+    play, turns = engine.play, itertools.count()
+    most = int(sys.argv[2]) if len(sys.argv) > 2 else sys.maxsize
 
     def slow(*args, **more):
-        time.sleep(0.15)
+        time.sleep(0.15 if next(turns) < most else 1e6)
         return play(*args, **more)
 
     engine.play = slow

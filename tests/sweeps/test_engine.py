@@ -252,7 +252,10 @@ def test_killed_at_any_moment(tmp_path):
     kept, total = 0, 24
     for _ in range(3):
         child = subprocess.Popen(
-            [sys.executable, "-m", "killed_sweep", str(out)], env=environment(), cwd=HERE, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "killed_sweep", str(out), "3"],
+            env=environment(),
+            cwd=HERE,
+            stderr=subprocess.DEVNULL,
         )
         began = time.monotonic()
         while done_in(out) < min(kept + 2, total) and child.poll() is None and time.monotonic() - began < PATIENCE:
