@@ -158,9 +158,13 @@ def bar(total: int, done: int, progress: str | bool, label: str) -> Iterator[Bar
 
 @contextlib.contextmanager
 def working(label: str, progress: str | bool) -> Iterator[None]:
-    """Says that something is being done whose length is not known; `progress` as in `bar`."""
+    """Says that something is being done whose length is not known; `progress` as in `bar`.
+
+    Not in notebooks, which say themselves that a cell is at work: a sign that moves would be a widget redrawn from a
+    thread, eight times a second, made and thrown away for every program.
+    """
     kind, console, is_at_once = _kind(progress)
-    if kind == "off":
+    if kind == "off" or (console is not None and console.is_jupyter):
         yield
     elif kind == "lines":
         with _Lines(label, None, 0, is_at_once):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+import types
 
 import pytest
 from rich.console import Console
@@ -117,3 +119,12 @@ def test_a_stream_that_is_closed_ends_no_run() -> None:
     lines._stream.close()
     with lines:
         lines.say(4, "")
+
+
+def test_notebooks_get_no_sign_that_moves(monkeypatch):
+    """Nothing is drawn, and no thread runs, beside a cell that says itself that it is at work."""
+    monkeypatch.setattr(progress_bar, "_kind", lambda progress: ("bar", types.SimpleNamespace(is_jupyter=True), True))
+    monkeypatch.setattr(terminal_bar, "spinner", None)
+    before = threading.enumerate()
+    with progress_bar.working("compiling", "auto"):
+        assert threading.enumerate() == before
