@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import functools
+import inspect
+import textwrap
 from typing import Any
 
 import jax
@@ -141,8 +143,7 @@ def test_a_process_without_models_says_so() -> None:
 
 
 def test_the_example_of_record_runs() -> None:
-    block = Record.__doc__.partition("measured anyway:\n\n")[2]
-    code = "\n".join(line.removeprefix("        ") for line in block.splitlines())
+    code = textwrap.dedent(inspect.getdoc(Record).partition("measured anyway:\n\n")[2])
     place: dict[str, Any] = {"dlsim": dlsim, "jnp": jnp, "process": walkers()}
     exec(code.replace("every=10", "every=3").replace("num_steps=100", "num_steps=6"), place)
     assert place["run"].results.distance.dims == ("step", "node")
