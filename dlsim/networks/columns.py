@@ -18,6 +18,7 @@ from dlsim.running.meshes import num_parts
 
 Array = jax.Array
 
+LEAST_BYTES = 2**25  # of a whole array: smaller ones are mixed as fast all at once (2 cores, 2 MiB of cache each)
 BLOCK_BYTES = 2**20  # of one block; it and the rows it is written to fit in a core's cache of 2 MiB
 LINE = 64  # bytes that memory moves at a time; a block's rows begin and end with one where they can
 
@@ -56,6 +57,8 @@ def block_columns(values: Array, own: Array) -> int:
     if jax.default_backend() != "cpu" or num_parts() > 1:
         return width
     column = max(values.shape[0], own.shape[0]) * own.dtype.itemsize
+    if column * width < LEAST_BYTES:
+        return width
     size = max(1, BLOCK_BYTES // max(column, 1))
     if size >= width:
         return width

@@ -8,7 +8,7 @@
 | `edges`     | gather by sender, sorted segment sum by receiver   | 2 E D + N D             | hubs                       |
 | `dense`     | matrix product                                     | 2 N^2 D flops           | dense graphs               |
 
-`choose` is the rule.  All agree to rounding.  On a CPU, leaves that do not fit in its cache are mixed by columns
+`choose` is the rule.  All agree to rounding.  On a CPU `neighbors` and `edges` mix large leaves by columns
 (`dlsim.networks.columns`): read once, written once, in place.
 """
 
@@ -228,7 +228,10 @@ def _flat(
         made: Array = rows(network, weights, wide if values is own else trees.widen(values), wide, self_weights)
         return made.astype(own.dtype)
 
-    return by_columns(mixed, flat, flat_own).reshape(own.shape)
+    if rows in (_neighbors, _edges):
+        return by_columns(mixed, flat, flat_own).reshape(own.shape)
+    # Products and shifted rows run through memory in order: blocks would cost them more than they save.
+    return mixed(flat, flat_own).reshape(own.shape)
 
 
 def _edges(network: NetworkFields, weights: Array, values: Array, own: Array, self_weights: Array | None) -> Array:

@@ -24,6 +24,24 @@ alone, ratios of one turn are what to look at), jax 0.10.2.  1,000 nodes, median
 | momentum  | 983, 825 MiB     | 1,293, 1.29 (1.21 to 1.39), 1,209 MiB | 1,067, 1.06 (1.00 to 1.40), 821 MiB   | 141    |
 | adam      | 1,086, 1,211 MiB | 1,150, 1.16 (0.92 to 1.49), 1,598 MiB | 1,181, 1.08 (0.95 to 1.63), 1,209 MiB | 212    |
 
+The same day on the machine alone, the commit before (bc59ca0) against columns for `neighbors` and `edges` of leaves beyond
+32 MiB, two processes in turns (5 to 9 turns of 3 to 200 rounds): median ms, ratio of the turns (of the best turns), and of
+processor time:
+
+| 1,000 nodes, random 4-regular          | before | now | ratio       | processor time |
+|----------------------------------------|--------|-----|-------------|----------------|
+| MLP, sgd                               | 440    | 410 | 1.07 (1.09) | 1.22           |
+| MLP, momentum                          | 438    | 438 | 1.04 (1.12) | 1.12           |
+| MLP, adam                              | 529    | 513 | 1.03 (1.10) | 1.12           |
+| MLP, 100 nodes, sgd                    | 31     | 30  | 1.01 (0.99) | 1.09           |
+| softmax, sgd                           | 65     | 66  | 0.99 (0.97) | 1.00           |
+| MLP, torus of 1,024, adapt-then-combine | 453   | 480 | 0.94 (0.99) | 0.93           |
+| MLP, torus of 1,024, combine-then-adapt | 605   | 471 | 1.31 (1.39) | 1.33           |
+
+So on a machine with memory to itself the passes that are saved are worth a few per cent of the time, not a third: what they
+bring is half the memory, and time where others use the memory too.  Columns were slower on the torus (0.85, best 0.72:
+shifted rows run through memory in order, and one core writes a block), so products and shifts are left as they were.
+
 100 nodes, sgd: 65 ms, 99 ms (1.46, 1.26 to 2.98), 86 ms; passes 7 ms.  The update and the mixing read and write their arrays
 once each, in the compiled programs too; what is left above the passes is arithmetic, batches, and blocks in cache.  On a CPU
 bfloat16 is no faster: numbers are converted one way and the other, and a chunk's program holds the parameters twice.

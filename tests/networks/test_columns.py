@@ -24,6 +24,7 @@ GRAPHS = {
 
 def small_blocks(monkeypatch, num_bytes: int) -> None:
     monkeypatch.setattr(columns, "BLOCK_BYTES", num_bytes)
+    monkeypatch.setattr(columns, "LEAST_BYTES", 0)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -63,14 +64,16 @@ def test_block_sizes():
     assert size(1000, 100_352) == 256  # of 262: 392 blocks of whole lines, and no remainder
     assert size(1000, 100_352, jnp.bfloat16) == 512  # half the bytes, twice the columns
     assert size(1000, 128) == 128  # fits as it is
-    assert size(1000, 7_840) == 224  # 35 blocks
+    assert size(1000, 7_840) == 7_840  # less than 32 MiB in all
+    assert size(2000, 7_840) == 112  # 70 blocks
     assert size(100, 101) == 101
     assert size(1000, 100_003) == 256  # a prime: whole lines, and a remainder
     assert size(10**6, 784) == 16  # never less than a line
 
 
-def test_a_round_needs_no_second_copy():
+def test_a_round_needs_no_second_copy(monkeypatch):
     """Parameters and optimiser states are updated and mixed where they lie: nothing of a leaf's size beside them."""
+    monkeypatch.setattr(columns, "LEAST_BYTES", 0)
     model = dlsim.problems.mlp(hidden=(1024,))
     problem = dlsim.problems.classification("digits", num_nodes=50, model=model, batch_size=4, node_block=2)
     network = networks.random_regular(50, degree=4, seed=0).with_lowering("neighbors")
