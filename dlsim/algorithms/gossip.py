@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from dlsim import checks, keys, trees
 from dlsim.core import Aggregator, Algorithm, Array, Info, PyTree
 from dlsim.networks.network import Network
-from dlsim.running import status
 
 
 class GossipState(NamedTuple):
@@ -53,7 +49,7 @@ def gossip(*, aggregator: Aggregator | None = None) -> Algorithm:
                 keys.stream(key, "aggregate"), aggregator_state, state.params, inbox
             )
         new = trees.select(network.is_present, GossipState(params, aggregator_state), state)
-        return new, network, {"status": not_finite(new.params)}
+        return new, network, {}
 
     return Algorithm(
         init=init,
@@ -61,9 +57,3 @@ def gossip(*, aggregator: Aggregator | None = None) -> Algorithm:
         requires=frozenset({"connected", "row_stochastic"}),
         source="DeGroot, JASA 1974; Xiao and Boyd, Systems & Control Letters 2004",
     )
-
-
-def not_finite(params: PyTree) -> Array:
-    """The status bits of nodes that hold NaN or infinity, uint32 `[N]`."""
-    bad = [~jnp.all(jnp.isfinite(leaf.reshape(leaf.shape[0], -1)), axis=1) for leaf in jax.tree.leaves(params)]
-    return status.flag(jnp.any(jnp.stack(bad), axis=0), status.NOT_FINITE)

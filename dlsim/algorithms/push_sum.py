@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import trees
-from dlsim.algorithms.gossip import not_finite
 from dlsim.algorithms.stochastic_gradient_push import push_weights
 from dlsim.core import Algorithm, Array, Info, PyTree
 from dlsim.networks.network import Network
@@ -46,7 +45,7 @@ def push_sum() -> Algorithm:
             key, (state.biased, state.push_weight), weights=push_weights(network)
         )
         new = trees.select(network.is_present, PushSumState(biased, push_weight), state)
-        return new, network, {"status": not_finite(ratio(new))}
+        return new, network, {}
 
     return Algorithm(
         init=init,

@@ -132,7 +132,7 @@ def learn(
         algorithm_state, scenario_state, current, info = round_(key, state.algorithm, state.scenario, current)
         nobody = jnp.zeros(network.num_nodes, jnp.uint32)
         count = info["num_gradients"].astype(jnp.uint32) if "num_gradients" in info else nobody
-        info = {**info, "status": _status(algorithm, current, info)}
+        info = {**info, "status": _status(algorithm, algorithm_state, current, info)}
         if current.is_present is not None:
             info["num_present"] = jnp.sum(current.is_present)
         if network.links is not None:
@@ -172,11 +172,13 @@ def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:
         checks.one_of("learn", argument, name, legal)
 
 
-def _status(algorithm: Algorithm, network: Network, info: Info) -> Array:
-    """Bits by node, uint32 `[N]`."""
-    bad = jnp.zeros(network.num_nodes, bool)
+def _status(algorithm: Algorithm, state: PyTree, network: Network, info: Info) -> Array:
+    """Bits by node, uint32 `[N]`.  Of methods without losses the models are looked at."""
     if "loss" in info:
         bad = ~jnp.isfinite(info["loss"]) & (info["num_gradients"] > 0)
+    else:
+        leaves = jax.tree.leaves(algorithm.params(state))
+        bad = jnp.any(jnp.stack([~jnp.all(jnp.isfinite(x.reshape(x.shape[0], -1)), axis=1) for x in leaves]), axis=0)
     if bad.shape[0] != network.num_nodes:
         rows = asked(network)[0]
         nobody = jnp.zeros(network.num_nodes, bool)

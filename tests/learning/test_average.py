@@ -231,3 +231,11 @@ def test_bad_input(call: Any, line: str) -> None:
     with pytest.raises(ValueError, match=line) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [algorithms.gossip, algorithms.push_sum])
+def test_values_that_overflow_are_told_of(method):
+    """Noise of 1e38 a round adds up to infinity in float32; the methods have no losses that would show it."""
+    loud = networks.ring(6).with_channel(networks.gaussian_noise(1e38))
+    run = dlsim.simulate(dlsim.average(np.ones((6, 2)), loud, method()), seed=0, num_steps=60, progress=False)
+    assert "NOT_FINITE first at step 15, node 0" in str(run.status)
