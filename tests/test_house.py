@@ -15,6 +15,7 @@ ORDER = (
     *GROUND,
     "running",
     "problems",
+    "channels",
     "networks",
     "analysis",
     "plotting",

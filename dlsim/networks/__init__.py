@@ -3,8 +3,7 @@
 `chain` composes channels or scenarios, as in optax; the topology of that name is `path`.
 """
 
-from dlsim.networks.byzantine import byzantine
-from dlsim.networks.channels import (
+from dlsim.channels import (
     error_feedback,
     gaussian_noise,
     loss,
@@ -14,6 +13,7 @@ from dlsim.networks.channels import (
     sign,
     top_k,
 )
+from dlsim.networks.byzantine import byzantine
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.drawing import draw

@@ -23,7 +23,7 @@ DECIDES = {
     "running/history.py",
     "running/batching.py",
     "networks/mixing.py",
-    "networks/channels.py",
+    "channels/quantizers.py",
     "problems/partition.py",
     "algorithms/dsgd.py",
     "aggregators/krum.py",

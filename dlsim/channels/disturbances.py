@@ -1,0 +1,39 @@
+"""Channels that lose messages or add noise to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.channels.packets import is_sent, stateless
+from dlsim.core import Array, Channel, Packet, Route
+
+
+def loss(probability: Any) -> Channel:
+    """Every transmission is lost with `probability` (traced), independently; its sender has paid for it.
+
+    The draw belongs to (step, sender, receiver).  What a lost message means to mixing is said at `Network`.
+    """
+    checks.probability("loss", "probability", probability)
+
+    def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
+        arrives = keys.edge_uniform(key, route.senders, route.receivers) >= probability
+        delivered = arrives if packet.delivered is None else packet.delivered & arrives
+        return state, packet._replace(delivered=delivered)
+
+    return Channel(init=stateless, send=send)
+
+
+def gaussian_noise(standard_deviation: Any) -> Channel:
+    """Independent Gaussian noise on every number sent; `standard_deviation` >= 0, traced."""
+    checks.number("gaussian_noise", "standard_deviation", standard_deviation, 0.0)
+
+    def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
+        flat, unravel = trees.ravel(packet.values)
+        noise = keys.node_normal(key, route.node_ids, flat.shape[1]).astype(flat.dtype)
+        noise = jnp.where(is_sent(flat, packet), standard_deviation * noise, 0)
+        return state, packet._replace(values=unravel(flat + noise))
+
+    return Channel(init=stateless, send=send)

@@ -1,0 +1,109 @@
+"""Channels that send some of the numbers: the largest, or some drawn at random."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.channels.error_feedback import error_feedback as with_error_feedback
+from dlsim.channels.packets import check_fraction, is_sent, num_kept, stateless
+from dlsim.core import Array, Channel, Packet, Route
+from dlsim.running.meshes import by_part
+
+
+def _places(sizes: Array, k: int) -> Array:
+    """Where the k largest entries of each row are, int32 `[n, k]`; each device looks through its own rows."""
+    return by_part(lambda rows: jax.lax.top_k(rows, k)[1], sizes.shape[0])(sizes)
+
+
+def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
+    """The k entries of largest magnitude, the rest zero: C(x)_d = x_d where |x_d| is among the k largest.
+
+    Contraction k/D: ||C(x) - x||^2 <= (1 - k/D) ||x||^2.  Sends k numbers and k indices of ceil(log2 D) bits; of equal
+    magnitudes those with the lower index.
+
+    Args:
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      error_feedback: add up what was left out and send it later (`error_feedback`).
+    Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
+    """
+    fraction = check_fraction("top_k", fraction)
+    checks.flag("top_k", "error_feedback", error_feedback)
+
+    def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
+        del key, route
+        flat, unravel = trees.ravel(packet.values)
+        dimension = flat.shape[1]
+        k = num_kept(fraction, dimension)
+        largest = _places(jnp.abs(flat), k)
+        kept = jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(flat, largest)
+        index_bits = k * max(1, math.ceil(math.log2(dimension))) if k < dimension else 0
+        return state, packet._replace(
+            values=unravel(kept),
+            num_entries=jnp.minimum(packet.num_entries, k).astype(jnp.uint32),
+            extra_bits=packet.extra_bits + jnp.uint32(index_bits),
+        )
+
+    channel = Channel(init=stateless, send=send, source="Stich, Cordonnier and Jaggi, NeurIPS 2018")
+    return with_error_feedback(channel) if error_feedback else channel
+
+
+def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
+    """k entries drawn uniformly, the rest zero, scaled by D/k where `is_unbiased`.
+
+    Relative variance D/k - 1: E C(x) = x and E||C(x) - x||^2 = (D/k - 1) ||x||^2.  Unscaled, contraction k/D:
+    E||C(x) - x||^2 = (1 - k/D) ||x||^2.  Sends k numbers and the 64 bits of a seed from which the receiver knows their
+    places.  Every sender draws its own k; the draw belongs to (step, sender).
+
+    Args:
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      is_unbiased: structural; use False with `error_feedback`.
+    Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
+    """
+    fraction = check_fraction("random_k", fraction)
+    checks.flag("random_k", "is_unbiased", is_unbiased)
+
+    def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
+        flat, unravel = trees.ravel(packet.values)
+        dimension = flat.shape[1]
+        k = num_kept(fraction, dimension)
+        chosen = _places(keys.node_bits(key, route.node_ids, dimension), k)
+        nothing = jnp.zeros(dimension, bool)
+        drawn = jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(chosen)
+        kept = drawn & is_sent(flat, packet)
+        scale = dimension / k if is_unbiased else 1.0
+        return state, packet._replace(
+            values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
+            num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
+            extra_bits=packet.extra_bits + jnp.uint32(64),
+        )
+
+    return Channel(init=stateless, send=send, source="Stich, Cordonnier and Jaggi, NeurIPS 2018")
+
+
+def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Channel:
+    """Every entry is kept with `probability` p (traced), and scaled by 1/p where `is_unbiased`.
+
+    Relative variance 1/p - 1: E C(x) = x and E||C(x) - x||^2 = (1/p - 1) ||x||^2.  Unscaled, contraction p:
+    E||C(x) - x||^2 = (1 - p) ||x||^2.  Sends the kept numbers and the 64 bits of a seed from which the receiver knows
+    their places.
+    Source: Wangni, Wang, Liu and Zhang, Gradient sparsification, NeurIPS 2018 (with equal probabilities).
+    """
+    checks.number("random_sparsification", "probability", probability, 0.0, 1.0, open_minimum=True)
+    checks.flag("random_sparsification", "is_unbiased", is_unbiased)
+
+    def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
+        flat, unravel = trees.ravel(packet.values)
+        kept = (keys.node_uniform(key, route.node_ids, flat.shape[1]) < probability) & is_sent(flat, packet)
+        scale = 1 / probability if is_unbiased else 1.0
+        return state, packet._replace(
+            values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
+            num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
+            extra_bits=packet.extra_bits + jnp.uint32(64),
+        )
+
+    return Channel(init=stateless, send=send, source="Wangni, Wang, Liu and Zhang, NeurIPS 2018")
