@@ -82,6 +82,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "dsgd": optimized(),
         "exact_diffusion": optimized(),
         "extra": rated(),
+        **{name: rated() for name in ("admm_tracking_gradient", "led", "lt_admm", "wang_elia")},
         **{name: clients(server_learning_rate=0.1) for name in ("fedadam", "fedyogi", "fedadagrad")},
         "fedasync": clients(pace=PACE),
         "fedavg": clients(),

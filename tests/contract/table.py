@@ -84,6 +84,48 @@ CASES = (
         lambda p, rate: algorithms.k_gt(p, rate, num_local_steps=3),
         invariants=(Invariant("corrections sum to zero", lambda s, info, net: trees.mean(s.correction), zero_vector),),
     ),
+    Case(
+        "gradient_tracking",
+        lambda p, rate: algorithms.gradient_tracking(
+            p, optax.sgd(rate), tracker_order="combine_then_adapt", estimator=algorithms.svrg(0.3)
+        ),
+        variant="next_svrg",
+        invariants=(TRACKING,),
+    ),
+    Case(
+        "gradient_tracking",
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), estimator=algorithms.sarah(3)),
+        variant="sarah",
+        invariants=(TRACKING,),
+    ),
+    Case(
+        "led",
+        lambda p, rate: algorithms.led(p, rate, num_local_steps=3),
+        invariants=(Invariant("duals sum to zero", lambda s, info, net: trees.mean(s.dual), zero_vector),),
+        reduces_to=(
+            Reduction(
+                "with one local step and a whole dual it is D2",
+                lambda p, rate: algorithms.led(p, rate, num_local_steps=1),
+                lambda p, rate: algorithms.d2(p, optax.sgd(rate)),
+                lambda: world.uneven("lazy_metropolis_hastings"),
+            ),
+        ),
+    ),
+    Case(
+        "wang_elia",
+        lambda p, rate: algorithms.wang_elia(p, rate),
+        invariants=(Invariant("integrals sum to zero", lambda s, info, net: trees.mean(s.integral), zero_vector),),
+    ),
+    Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
+    Case(
+        "lt_admm",
+        lambda p, rate: algorithms.lt_admm(p, rate, consensus_step_size=0.1, estimator=algorithms.svrg(0.3)),
+        variant="svrg",
+    ),
+    Case(
+        "admm_tracking_gradient",
+        lambda p, rate: algorithms.admm_tracking_gradient(p, 4 * rate, step_size=0.3),
+    ),
     Case("extra", lambda p, rate: algorithms.extra(p, rate)),
     Case("nids", lambda p, rate: algorithms.nids(p, rate)),
     Case(
@@ -130,6 +172,11 @@ CASES = (
         "decentralized_admm",
         lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, local_learning_rate=3 * rate),
         variant="inexact",
+    ),
+    Case(
+        "decentralized_admm",
+        lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, optimizer=optax.adam(rate)),
+        variant="dinno",
     ),
     Case(
         "stochastic_gradient_push",
