@@ -24,6 +24,7 @@ from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
 from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links, links
+from dlsim.networks.matcha import Matcha, matcha
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
 from dlsim.networks.periods import period_gap
 from dlsim.networks.random_graphs import (
@@ -71,6 +72,7 @@ __all__ = [
     "Inbox",
     "Labels",
     "Links",
+    "Matcha",
     "Network",
     "barabasi_albert",
     "base_graph",
@@ -107,6 +109,7 @@ __all__ = [
     "link_failure",
     "links",
     "loss",
+    "matcha",
     "mixing_matrix",
     "mixing_rate",
     "mixing_weights",

@@ -296,6 +296,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "laplacian": EITHER,
         "link_failure": just(probability=0.2),
         "links": just(num_nodes=4),
+        "matcha": lambda: {"network": networks.ring(4), "budget": 1.0},
         "loss": just(probability=0.2),
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
