@@ -93,6 +93,7 @@ class AggregatorCase(NamedTuple):
 
 AGGREGATORS = (
     AggregatorCase("mean", aggregators.mean),
+    AggregatorCase("mean", lambda: aggregators.mean(is_partial=True)),
     AggregatorCase("median", aggregators.median),
     AggregatorCase("trimmed_mean", lambda: aggregators.trimmed_mean(1)),
     # Of three candidates two are each other's nearest, so a single winner would be a matter of order.
