@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dlsim.channels.bits import fixed_width, scale_a_leaf
 from dlsim.channels.packets import stateless
 from dlsim.core import Array, Channel, Packet, Route
 
@@ -27,16 +29,20 @@ def e3m0() -> Channel:
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         del key, route
         leaves, treedef = jax.tree.flatten(packet.values)
+        values, scales = zip(*[_rounded(leaf) for leaf in leaves], strict=True)
         return state, packet._replace(
-            values=jax.tree.unflatten(treedef, [_rounded(leaf) for leaf in leaves]),
+            values=jax.tree.unflatten(treedef, values),
             bits_per_entry=jnp.full_like(packet.bits_per_entry, BITS),
             extra_bits=packet.extra_bits + jnp.uint32(32 * len(leaves)),
+            beside=(*packet.beside, jnp.stack(scales, axis=1)),
         )
 
-    return Channel(init=stateless, send=send, source="Douillard et al., Streaming DiLoCo, 2025")
+    codec = fixed_width(BITS, scale_a_leaf, 1, _to_code, _from_code)
+    return Channel(init=stateless, send=send, source="Douillard et al., Streaming DiLoCo, 2025", codec=(codec,))
 
 
-def _rounded(leaf: Array) -> Array:
+def _rounded(leaf: Array) -> tuple[Array, Array]:
+    """The leaf as it arrives and its scale, `[n, 1]`."""
     flat = leaf.reshape(leaf.shape[0], -1).astype(jnp.float32)
     scale = jnp.max(jnp.abs(flat), axis=1, keepdims=True, initial=0)
     ratio = jnp.abs(flat) / jnp.where(scale > 0, scale, 1)
@@ -45,4 +51,16 @@ def _rounded(leaf: Array) -> Array:
     exponent = jnp.clip(exponent, 127 - SMALLEST, 127)
     power = jax.lax.bitcast_convert_type(exponent << 23, jnp.float32)
     size = jnp.where(ratio < 2.0 ** -(SMALLEST + 1), 0, power * scale)  # a NaN compares False and stays
-    return (jnp.sign(flat) * size).astype(leaf.dtype).reshape(leaf.shape)
+    return (jnp.sign(flat) * size).astype(leaf.dtype).reshape(leaf.shape), scale
+
+
+def _to_code(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The sign, and k + 7 in three bits, 0 for a zero."""
+    ratio = np.abs(values) / np.where(scales[:, 0] > 0, scales[:, 0], 1)
+    power = np.rint(np.log2(np.where(ratio > 0, ratio, 1))).astype(np.int64)
+    return np.where(np.signbit(values), 8, 0) + np.where(ratio > 0, power + SMALLEST + 1, 0)
+
+
+def _from_code(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    size = np.where(codes % 8 > 0, np.ldexp(scales[:, 0], codes % 8 - SMALLEST - 1), 0)
+    return np.where(codes >= 8, -size, size)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
@@ -17,8 +19,30 @@ def stateless(message: PyTree, num_senders: int) -> tuple[()]:
 
 
 def is_sent(flat: Array, packet: Packet) -> Array:
-    """Which numbers are on the air, bool `[n, D]`: all, or after a sparsifier those that are not zero."""
+    """Which numbers are on the air, bool `[n, D]`: all, or those a sparsifier chose; where it does not say, no zero."""
+    if packet.is_sent is not None:
+        return packet.is_sent
     return (flat != 0) | (packet.num_entries >= flat.shape[1])[:, None]
+
+
+def on_air(packet: Packet, chosen: Array) -> Array:
+    """Of the numbers `chosen`, bool `[n, D]`, those that were sent before."""
+    return chosen if packet.is_sent is None else chosen & packet.is_sent
+
+
+def as_sent(scale: Array, dtype: Any) -> Array:
+    """A scale as its 32 bits carry it.
+
+    The barrier keeps the compiler from dividing later, number by number: whoever multiplies by what was sent has the
+    same bits as the sender.
+    """
+    return jax.lax.optimization_barrier(scale.astype(jnp.float32)).astype(dtype)
+
+
+def seed_words(key: Array, num_senders: int) -> Array:
+    """The 64 bits from which a receiver draws what the sender drew, uint32 `[n, 2]`."""
+    words = jax.random.key_data(key).astype(jnp.uint32)[:2]
+    return jnp.broadcast_to(words, (num_senders, 2))
 
 
 def num_kept(fraction: float | int, dimension: int) -> int:
@@ -32,3 +56,19 @@ def check_fraction(where: str, fraction: Any) -> Any:
         return checks.integer(where, "fraction", fraction, 1)
     checks.known(where, "fraction", fraction, "known while tracing (it sets shapes)", "Sweep it as structure.")
     return checks.number(where, "fraction", fraction, 0.0, 1.0, open_minimum=True)
+
+
+def ranks(packet: Packet, dimension: int) -> Array:
+    """Of the numbers that are sent, which one each is, from 1, int32 `[1, D]` or `[n, D]`."""
+    if packet.is_sent is None:
+        return jnp.arange(1, dimension + 1, dtype=jnp.int32)[None]
+    return jnp.cumsum(packet.is_sent, axis=1, dtype=jnp.int32)
+
+
+MOST_CODED = 2**26  # numbers, whose codes' lengths still add up in 32 bits
+
+
+def check_codable(where: str, dimension: int) -> None:
+    """A message whose length in bits can be counted number by number."""
+    if dimension > MOST_CODED:
+        checks.fail(where, "message", f"of at most {MOST_CODED} numbers", dimension, 'Use code="fixed".')

@@ -4,7 +4,9 @@
 """
 
 from dlsim.channels import (
+    decode,
     e3m0,
+    encode,
     error_feedback,
     gaussian_noise,
     loss,
@@ -87,10 +89,12 @@ __all__ = [
     "complete",
     "connect",
     "crash",
+    "decode",
     "diameter",
     "draw",
     "e3m0",
     "effective_resistances",
+    "encode",
     "epidemic",
     "erdos_renyi",
     "error_feedback",

@@ -1,0 +1,90 @@
+"""What channels count is what an encoder sends: every compressor's bits, and the same values from them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlsim import networks
+from dlsim.core import Channel, Packet, Route
+from dlsim.networks.messages import message_bits, whole_packet
+
+NUM = 3
+IDS = jnp.array([5, 0, 2**20])
+COMPRESSORS = {
+    "perfect": networks.perfect_channel(),
+    "loss": networks.loss(0.5),
+    "noise": networks.gaussian_noise(0.1),
+    "top_k": networks.top_k(7),
+    "all": networks.top_k(1.0),
+    "random_k": networks.random_k(0.3),
+    "random_k-biased": networks.random_k(0.3, is_unbiased=False),
+    "random_sparsification": networks.random_sparsification(0.4),
+    "sign": networks.sign(),
+    "quantize-2": networks.quantize(2),
+    "quantize-16": networks.quantize(16, norm="max"),
+    "quantize-elias": networks.quantize(4, code="elias"),
+    "e3m0": networks.e3m0(),
+}
+chain = networks.chain
+CHAINS = {
+    "top_k, quantize": chain(networks.top_k(9), networks.quantize(4)),
+    "quantize, top_k": chain(networks.quantize(4), networks.top_k(9)),
+    "top_k, sign": chain(networks.top_k(9), networks.sign()),
+    "top_k, e3m0, loss": chain(networks.top_k(9), networks.e3m0(), networks.loss(0.3)),
+    "top_k, elias": chain(networks.top_k(20), networks.quantize(3, code="elias")),
+    "quantize, random_k": chain(networks.quantize(5), networks.random_k(0.5)),
+    "sign, random_sparsification": chain(networks.sign(), networks.random_sparsification(0.5)),
+    "random_k, random_k, quantize": chain(networks.random_k(0.7), networks.random_k(0.5), networks.quantize(8)),
+    "top_k, random_sparsification": chain(networks.top_k(20), networks.random_sparsification(0.5)),
+    "random_k, top_k, sign": chain(networks.random_k(20), networks.top_k(5), networks.sign()),
+    "top_k, top_k": chain(networks.top_k(20), networks.top_k(5)),
+    "two quantisers": chain(networks.quantize(8), networks.quantize(3)),
+    "noise, quantize": chain(networks.gaussian_noise(0.1), networks.quantize(8)),
+    "feedback": networks.error_feedback(chain(networks.top_k(9), networks.quantize(4))),
+}
+
+
+def message(dtype=jnp.float32, seed: int = 0):
+    """Leaves of three shapes; zeros among the numbers, one row of nothing but zeros."""
+    x = jax.random.normal(jax.random.key(seed), (NUM, 43)) * jnp.array([1.0, 1e4, 0.0])[:, None]
+    x = jnp.where(jnp.arange(43) % 5 == 2, 0, x).astype(dtype)
+    return {"a": x[:, :30].reshape(NUM, 5, 6), "b": x[:, 30:42], "c": x[:, 42]}
+
+
+def send(channel: Channel, tree, key=jax.random.key(3), ids=IDS) -> Packet:
+    state = channel.init(tree, len(ids))
+    return jax.jit(lambda key, packet: channel.send(key, state, packet, Route(ids, ids, ids))[1])(
+        key, whole_packet(tree)
+    )
+
+
+def like(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> None:
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    np.testing.assert_array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
+
+
+def check_round_trip(channel: Channel, tree, ids=IDS) -> None:
+    packet = send(channel, tree, ids=ids)
+    counted = np.asarray(message_bits(packet).low)
+    for row, node_id in enumerate(np.asarray(ids)):
+        bits = networks.encode(channel, packet, row)
+        assert len(bits) == counted[row]
+        got = networks.decode(channel, bits, like(tree), int(node_id))
+        jax.tree.map(lambda leaf, one, row=row: same_bits(np.asarray(leaf[row]), one), packet.values, got)
+
+
+@pytest.mark.parametrize("name", [*COMPRESSORS, *CHAINS])
+def test_bits_are_those_counted_and_give_the_values_back(name: str) -> None:
+    channel = {**COMPRESSORS, **CHAINS}[name]
+    check_round_trip(channel, message())
+
+
+@pytest.mark.parametrize("name", ["random_k", "e3m0", "quantize-16", "top_k, quantize", "quantize, random_k"])
+def test_half_precision_comes_back_too(name: str) -> None:
+    check_round_trip({**COMPRESSORS, **CHAINS}[name], message(jnp.bfloat16))
