@@ -9,6 +9,8 @@ from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.encoding import decode, encode
 from dlsim.channels.error_feedback import error_feedback
 from dlsim.channels.floats import e3m0
+from dlsim.channels.integers import integers, min_max
+from dlsim.channels.kmeans import fedzip, kmeans
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
@@ -17,8 +19,12 @@ __all__ = [
     "e3m0",
     "encode",
     "error_feedback",
+    "fedzip",
     "gaussian_noise",
+    "integers",
+    "kmeans",
     "loss",
+    "min_max",
     "quantize",
     "random_k",
     "random_sparsification",

@@ -70,15 +70,18 @@ def gaps(members: Array, ranks: Array) -> Array:
 
 def huffman_bits(counts: Array) -> Array:
     """Length of all symbols `counts [n, K]` in their best prefix code: the sum of all merged counts, int32 `[n]`."""
-    waiting, total = jnp.where(counts > 0, counts, NOBODY).astype(jnp.int32), jnp.zeros(counts.shape[0], jnp.int32)
-    for _ in range(counts.shape[1] - 1):
+
+    def merge(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        waiting, total = carry
         waiting = jnp.sort(waiting, axis=1)
-        merged = waiting[:, 0] + waiting[:, 1]
-        is_pair = waiting[:, 1] < NOBODY
-        total = total + jnp.where(is_pair, merged, 0)
+        merged, is_pair = waiting[:, 0] + waiting[:, 1], waiting[:, 1] < NOBODY
         waiting = waiting.at[:, 0].set(jnp.where(is_pair, merged, waiting[:, 0]))
-        waiting = waiting.at[:, 1].set(jnp.where(is_pair, NOBODY, waiting[:, 1]))
-    return total
+        waiting = waiting.at[:, 1].set(NOBODY)
+        return waiting, total + jnp.where(is_pair, merged, 0)
+
+    waiting = jnp.where(counts > 0, counts, NOBODY).astype(jnp.int32)
+    start = waiting, jnp.zeros_like(waiting[:, 0])
+    return jax.lax.fori_loop(0, counts.shape[1] - 1, merge, start)[1]
 
 
 def huffman_lengths(counts: Any) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.core import Array, Packet, PyTree
 
 
@@ -18,11 +19,33 @@ def stateless(message: PyTree, num_senders: int) -> tuple[()]:
     return ()
 
 
-def is_sent(flat: Array, packet: Packet) -> Array:
-    """Which numbers are on the air, bool `[n, D]`: all, or those a sparsifier chose; where it does not say, no zero."""
+def is_sent(flat: Array, packet: Packet, at: slice = slice(None), dimension: int | None = None) -> Array:
+    """Which numbers are on the air, bool `[n, D]`: all, or those a sparsifier chose; where it does not say, no zero.
+
+    Of a part of the message, `flat` are its numbers, `at` its place among all `dimension` of them.
+    """
     if packet.is_sent is not None:
-        return packet.is_sent
-    return (flat != 0) | (packet.num_entries >= flat.shape[1])[:, None]
+        return packet.is_sent[:, at]
+    return (flat != 0) | (packet.num_entries >= (dimension or flat.shape[1]))[:, None]
+
+
+def flat_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """Each leaf as `[n, d]`, float32 or wider, and the function that undoes it."""
+    leaves, treedef = jax.tree.flatten(tree)
+
+    def rebuild(parts: list[Array]) -> PyTree:
+        shaped = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(treedef, shaped)
+
+    return [
+        leaf.reshape(leaf.shape[0], -1).astype(jnp.result_type(jnp.float32, leaf.dtype)) for leaf in leaves
+    ], rebuild
+
+
+def whole_message(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """`flat_leaves` of a message taken for one leaf."""
+    flat, unravel = trees.ravel(tree)
+    return [flat], lambda parts: unravel(parts[0])
 
 
 def on_air(packet: Packet, chosen: Array) -> Array:

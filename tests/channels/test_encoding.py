@@ -25,6 +25,19 @@ COMPRESSORS = {
     "quantize-16": networks.quantize(16, norm="max"),
     "quantize-elias": networks.quantize(4, code="elias"),
     "e3m0": networks.e3m0(),
+    "integers-8": networks.integers(),
+    "integers-4": networks.integers(4, rounding="stochastic", scale="message"),
+    "min_max-8": networks.min_max(),
+    "min_max-floor": networks.min_max(8, rounding="floor", scale="message"),
+    "min_max-1": networks.min_max(1, rounding="stochastic"),
+    "kmeans-5": networks.kmeans(5),
+    "kmeans-2": networks.kmeans(2, code="addresses"),
+    "kmeans-6": networks.kmeans(6, code="best"),
+    **{
+        f"fedzip-{code}": networks.fedzip(code=code)
+        for code in ("fixed", "huffman", "addresses", "differences", "best")
+    },
+    "fedzip-off-zero": networks.fedzip(0.5, snap_zero=False),
 }
 chain = networks.chain
 CHAINS = {
@@ -41,6 +54,10 @@ CHAINS = {
     "top_k, top_k": chain(networks.top_k(20), networks.top_k(5)),
     "two quantisers": chain(networks.quantize(8), networks.quantize(3)),
     "noise, quantize": chain(networks.gaussian_noise(0.1), networks.quantize(8)),
+    "top_k, min_max": chain(networks.top_k(9), networks.min_max(4)),
+    "top_k, kmeans": chain(networks.top_k(20), networks.kmeans(4)),
+    "random_k, kmeans": chain(networks.random_k(0.9), networks.kmeans(3, code="differences")),
+    "integers, random_k": chain(networks.integers(8), networks.random_k(0.5)),
     "feedback": networks.error_feedback(chain(networks.top_k(9), networks.quantize(4))),
 }
 
