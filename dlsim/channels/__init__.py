@@ -5,6 +5,7 @@ sparsifier sets how many numbers are sent and adds their indices, a quantiser se
 scale.  What follows a sparsifier works on the numbers that are sent and leaves the others zero.
 """
 
+from dlsim.channels.direction import to_server
 from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.encoding import decode, encode
 from dlsim.channels.error_feedback import error_feedback
@@ -29,5 +30,6 @@ __all__ = [
     "random_k",
     "random_sparsification",
     "sign",
+    "to_server",
     "top_k",
 ]

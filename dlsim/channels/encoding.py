@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.channels.bits import PLAIN, Layout, Numbers, Part, Reader, Writer
-from dlsim.core import Channel, Packet, PyTree
+from dlsim.core import SERVER, Channel, Packet, PyTree
 
 
 def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
@@ -25,7 +25,7 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
 
     Args:
       channel: whose packet it is.
-      packet: what went on the air, not of a compiled program but in it, as `network.send` gives it: `[n, ...]` a leaf.
+      packet: what went on the air, `[n, ...]` a leaf, as `network.send` gives it.
       sender: which of the n rows.
 
     Raises ValueError where there is nothing to write: a part of the channel has no codec, the leaves are not of one type
@@ -33,6 +33,11 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
     quantiser (noise after `quantize`), so that the counted bits cannot hold them.
     """
     parts = _parts("encode", channel)
+    checks.instance("encode", "packet", packet, Packet, "network.send gives one.")
+    if not all(checks.is_concrete(leaf) for leaf in jax.tree.leaves(packet)):
+        checks.fail(
+            "encode", "packet", "known, on the host", "one that is traced", "Give it out of the compiled program."
+        )
     num_rows = len(np.asarray(packet.num_entries))
     row = checks.integer("encode", "sender", sender, 0, num_rows - 1)
     values, layout = _flat("encode", jax.tree.map(lambda leaf: np.asarray(leaf[row]), packet.values))
@@ -82,6 +87,7 @@ def decode(channel: Channel, bits: Any, like: PyTree, node_id: int = 0) -> PyTre
     Raises ValueError where bits are missing or left over, or a part of the channel has no codec.
     """
     parts = _parts("decode", channel)
+    checks.integer("decode", "node_id", node_id, SERVER)
     layout = _layout("decode", like)
     text = checks.host("decode", "bits", bits)
     if text.ndim != 1 or text.dtype != bool:
@@ -121,12 +127,14 @@ def _last_quantizer(parts: tuple[Part, ...]) -> int:
 
 
 def _layout(where: str, one: PyTree) -> Layout:
-    leaves = jax.tree.leaves(one)
-    dtypes = sorted({str(jnp.dtype(getattr(leaf, "dtype", object))) for leaf in leaves})
-    is_one = len(dtypes) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating) and leaves[0].dtype.itemsize <= 4
-    if not is_one:
-        argument = "packet" if where == "encode" else "like"
-        checks.fail(where, argument, "of leaves of one real type of at most 32 bits", ", ".join(dtypes) or "no leaves")
+    leaves, argument = jax.tree.leaves(one), "packet" if where == "encode" else "like"
+    rule = "of arrays of one real type of at most 32 bits"
+    for leaf in leaves:
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize > 4:
+            checks.fail(where, argument, rule, f"a leaf of {getattr(leaf, 'dtype', checks.describe(leaf))}")
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    if len(dtypes) != 1:
+        checks.fail(where, argument, rule, " and ".join(dtypes) or "no leaves")
     shapes = tuple(tuple(leaf.shape) for leaf in leaves)
     return Layout(shapes, tuple(int(np.prod(shape)) for shape in shapes), np.dtype(leaves[0].dtype))
 

@@ -18,6 +18,7 @@ from dlsim.channels import (
     random_k,
     random_sparsification,
     sign,
+    to_server,
     top_k,
 )
 from dlsim.networks.byzantine import byzantine
@@ -150,6 +151,7 @@ __all__ = [
     "time_varying",
     "to_jraph",
     "to_networkx",
+    "to_server",
     "top_k",
     "torus",
     "watts_strogatz",

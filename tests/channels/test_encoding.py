@@ -7,7 +7,7 @@ import pytest
 
 from dlsim import networks
 from dlsim.core import Channel, Packet, Route
-from dlsim.networks.messages import message_bits, whole_packet
+from dlsim.networks.messages import message_bits, open_channels, whole_packet
 
 NUM = 3
 IDS = jnp.array([5, 0, 2**20])
@@ -105,3 +105,107 @@ def test_bits_are_those_counted_and_give_the_values_back(name: str) -> None:
 @pytest.mark.parametrize("name", ["random_k", "e3m0", "quantize-16", "top_k, quantize", "quantize, random_k"])
 def test_half_precision_comes_back_too(name: str) -> None:
     check_round_trip({**COMPRESSORS, **CHAINS}[name], message(jnp.bfloat16))
+
+
+def test_bits_of_what_a_network_sends() -> None:
+    """The packet of a verb, of a channel with a memory and losses: what is written is what the nodes are charged."""
+    channel = chain(networks.top_k(3, error_feedback=True), networks.quantize(4), networks.loss(0.5))
+    network = networks.ring(4).with_channel(channel)
+    packet, network = network.send(jax.random.key(1), message()["b"][jnp.array([0, 1, 2, 0])])
+    sizes = [len(networks.encode(network.channel, packet, row)) for row in range(4)]
+    np.testing.assert_array_equal(network.state.traffic.bits.low, 2 * np.array(sizes))  # two neighbours each
+    got = networks.decode(network.channel, networks.encode(channel, packet, 1), jnp.zeros(12), 1)
+    same_bits(np.asarray(packet.values[1]), got)
+
+
+def test_zeros_among_what_is_sent_are_sent() -> None:
+    """A zero that a sparsifier chose costs as much as any number, and a sign makes it one."""
+    x = jnp.zeros((1, 8)).at[0, 3].set(2.0)
+    packet = send(chain(networks.top_k(3), networks.sign()), x, ids=IDS[:1])
+    np.testing.assert_allclose(packet.values, [[2 / 3, 2 / 3, 0, 2 / 3, 0, 0, 0, 0]], rtol=1e-6)
+    packet = send(chain(networks.random_k(4), networks.random_k(8)), x, ids=IDS[:1])
+    assert packet.num_entries.tolist() == [4]
+
+
+def test_elias_codes_pay_where_levels_are_few() -> None:
+    """Two bits in Elias code: most levels are zero, and a message is shorter than its fixed form."""
+    x = jax.random.normal(jax.random.key(0), (4, 1000))
+    ids = jnp.arange(4)
+    short = message_bits(send(networks.quantize(2, code="elias"), x, ids=ids)).low
+    fixed = message_bits(send(networks.quantize(2), x, ids=ids)).low
+    assert (np.asarray(short) < np.asarray(fixed) / 4).all()
+
+
+def test_only_what_goes_to_the_server_is_compressed() -> None:
+    network = networks.complete(4).with_channel(networks.to_server(networks.top_k(2, error_feedback=True)))
+    model, key = jnp.arange(1.0, 9.0), jax.random.key(0)
+
+    def both(current):
+        down, current = current.downlink(key, model)
+        up, current = current.uplink(key, down.values)
+        return (down.values, up.values), current
+
+    (down, up), network = both(open_channels(network, lambda probed: both(probed)[0]))
+    np.testing.assert_array_equal(down, jnp.broadcast_to(model, (4, 8)))
+    np.testing.assert_array_equal(up, [[0, 0, 0, 0, 0, 0, 7, 8]] * 4)
+    assert network.state.traffic.server_bits.low == 4 * 8 * 32
+    np.testing.assert_array_equal(network.state.traffic.bits.low, 2 * 32 + 2 * 3)
+
+
+BARE = networks.sign()._replace(codec=None)
+NOISY = chain(networks.quantize(8), networks.gaussian_noise(0.1))
+LIKE = jnp.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "line"),
+    [
+        (
+            lambda: networks.encode(BARE, whole_packet(LIKE[None])),
+            "encode: channel must be one whose parts all have a codec",
+        ),
+        (lambda: networks.encode(networks.sign(), 3), "encode: packet must be a Packet, got 3"),
+        (
+            lambda: networks.encode(networks.sign(), send(networks.sign(), LIKE[None], ids=IDS[:1]), 1),
+            r"encode: sender must be an integer in \[0, 0\], got 1",
+        ),
+        (
+            lambda: networks.encode(networks.sign(), send(networks.perfect_channel(), LIKE[None], ids=IDS[:1])),
+            "encode: packet must be one that passed the channel's 1 compressors, got one that passed 0",
+        ),
+        (
+            lambda: networks.encode(NOISY, send(NOISY, LIKE[None], ids=IDS[:1])),
+            "encode: packet must be one that the 64 bits counted for it can hold, got one of 160. Put noise before",
+        ),
+        (
+            lambda: networks.encode(networks.sign(), send(networks.sign(), LIKE[None] / 0, ids=IDS[:1])),
+            "encode: packet must be of finite values",
+        ),
+        (
+            lambda: networks.encode(
+                networks.loss(0.1), whole_packet({"a": jnp.zeros((1, 2)), "n": jnp.zeros((1, 2), int)})
+            ),
+            "encode: packet must be of arrays of one real type of at most 32 bits, got a leaf of int",
+        ),
+        (
+            lambda: networks.decode(networks.sign(), np.zeros(35, bool), LIKE),
+            "decode: bits must be a whole message, got",
+        ),
+        (
+            lambda: networks.decode(networks.sign(), np.zeros(40, bool), LIKE),
+            "decode: bits must be one whole message, got",
+        ),
+        (
+            lambda: networks.decode(networks.sign(), np.zeros(36), LIKE),
+            r"decode: bits must be bool \[num_bits\], got float",
+        ),
+        (
+            lambda: networks.decode(networks.sign(), np.zeros(36, bool), LIKE, -2),
+            "decode: node_id must be an integer >= -1",
+        ),
+        (lambda: networks.to_server("sign"), "to_server: channel must be a Channel, got 'sign'"),
+    ],
+)
+def test_bad_input(attempt, line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        attempt()
