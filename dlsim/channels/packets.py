@@ -68,9 +68,14 @@ def seed_words(key: Array, num_senders: int) -> Array:
     return jnp.broadcast_to(words, (num_senders, 2))
 
 
-def num_kept(fraction: float | int, dimension: int) -> int:
-    """How many of D numbers a fraction, or count, keeps."""
-    return min(fraction if isinstance(fraction, int) else max(1, round(float(fraction) * dimension)), dimension)
+def num_kept(fraction: float | int, dimension: int, where: str = "top_k") -> int:
+    """How many of D numbers a fraction, or count, keeps; of a count no more than there are."""
+    if not isinstance(fraction, int):
+        return min(max(1, round(float(fraction) * dimension)), dimension)
+    if fraction > dimension:
+        fix = "Give a share, such as 0.1, where messages differ in size."
+        checks.fail(where, "fraction", f"at most the {dimension} numbers of a message", fraction, fix)
+    return fraction
 
 
 def check_fraction(where: str, fraction: Any) -> Any:

@@ -45,7 +45,7 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     magnitudes those with the lower index.
 
     Args:
-      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself, at most D.  Structural.
       error_feedback: add up what was left out and send it later (`error_feedback`).
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
@@ -81,7 +81,7 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     places.  Every sender draws its own k; the draw belongs to (step, sender).
 
     Args:
-      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself, at most D.  Structural.
       is_unbiased: structural; use False with `error_feedback`.
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
@@ -91,7 +91,7 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
-        k = num_kept(fraction, dimension)
+        k = num_kept(fraction, dimension, "random_k")
         kept = _draw_k(key, route.node_ids, dimension, k) & is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
@@ -103,10 +103,10 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
         )
 
     def draw(key: Array, node_ids: Array, dimension: int) -> Array:
-        return _draw_k(key, node_ids, dimension, num_kept(fraction, dimension))
+        return _draw_k(key, node_ids, dimension, num_kept(fraction, dimension, "random_k"))
 
     def scale(dimension: int) -> Any:
-        return dimension / num_kept(fraction, dimension) if is_unbiased else 1.0
+        return dimension / num_kept(fraction, dimension, "random_k") if is_unbiased else 1.0
 
     source = "Stich, Cordonnier and Jaggi, NeurIPS 2018"
     return Channel(init=stateless, send=send, source=source, codec=(seed(draw, scale),))
