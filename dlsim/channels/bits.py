@@ -165,6 +165,7 @@ def fixed_width(width: int, rows: Callable[[Layout], int], columns: int, to_code
 
 def _write_plain(writer: Writer, numbers: Numbers, side: Any) -> None:
     del side
+    assert numbers.values is not None
     values = np.ascontiguousarray(numbers.values.astype(numbers.layout.dtype))
     width = 8 * values.dtype.itemsize
     writer.numbers(values.view(f"uint{width}"), width)
@@ -177,9 +178,14 @@ def _read_plain(reader: Reader, numbers: Numbers, side: Any) -> np.ndarray:
     return reader.numbers(len(numbers.places), width).astype(f"uint{width}").view(dtype)
 
 
-def _nothing(*unused: Any) -> tuple[()]:
+def _write_nothing(writer: Writer, side: Any, layout: Layout) -> None:
+    del writer, side, layout
+
+
+def _read_nothing(reader: Reader, layout: Layout) -> tuple[()]:
+    del reader, layout
     return ()
 
 
 # Every number as it is, in the bits of its type.
-PLAIN = Part(_nothing, _nothing, put=_write_plain, get=_read_plain)
+PLAIN = Part(_write_nothing, _read_nothing, put=_write_plain, get=_read_plain)

@@ -128,9 +128,9 @@ def _known_lengths(num_used: int) -> list[int]:
 def _write(writer: Writer, cluster: np.ndarray, num_used: int, num_clusters: int, code: str) -> None:
     if code == "best":
         tried = []
-        for one in CHOICES:
+        for choice in CHOICES:
             trial = Writer()
-            _write(trial, cluster, num_used, num_clusters, one)
+            _write(trial, cluster, num_used, num_clusters, choice)
             tried.append(trial.bits())
         shortest = int(np.argmin([len(bits) for bits in tried]))
         writer.numbers(shortest, 2)

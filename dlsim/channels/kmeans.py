@@ -130,7 +130,7 @@ def clustered(
     for x, at, end in zip(parts, ends[:-1], ends[1:], strict=True):
         sent = is_sent(x, packet, slice(at, end), int(ends[-1]))
         centroids = _centroids(x, sent, num_clusters, num_iterations)
-        cluster = sum((x > middle[:, None]).astype(jnp.int32) for middle in _middles(centroids))
+        cluster = _nearest(x, centroids)
         if snap_zero:
             nearest = jnp.argmin(jnp.abs(centroids), axis=1)[:, None]
             centroids = jnp.where(numbers == nearest, 0, centroids)
@@ -159,6 +159,14 @@ def _middles(centroids: Array) -> list[Array]:
     return [half[:, j] + half[:, j + 1] for j in range(centroids.shape[1] - 1)]
 
 
+def _nearest(x: Array, centroids: Array) -> Array:
+    """Which centroid each number is nearest to, int32 `[n, d]`; of two as near, the lower."""
+    cluster = jnp.zeros(x.shape, jnp.int32)
+    for middle in _middles(centroids):
+        cluster = cluster + (x > middle[:, None])
+    return cluster
+
+
 def _centroids(x: Array, sent: Array, num_clusters: int, num_iterations: int) -> Array:
     """Ascending centroids `[n, K]` of the numbers `[n, d]` that are sent."""
     low = jnp.min(x, axis=1, where=sent, initial=jnp.inf)
@@ -169,7 +177,7 @@ def _centroids(x: Array, sent: Array, num_clusters: int, num_iterations: int) ->
     start = low[:, None] * (1 - share) + high[:, None] * share
 
     def improve(_: int, centroids: Array) -> Array:
-        cluster = sum((x > middle[:, None]).astype(jnp.int32) for middle in _middles(centroids))
+        cluster = _nearest(x, centroids)
 
         def mean(j: Array) -> tuple[Array, Array]:
             mine = sent & (cluster == j)

@@ -96,10 +96,10 @@ def _elias_levels() -> Part:
     def put(writer: Writer, numbers: Numbers, side: Any) -> None:
         assert numbers.values is not None
         level, before = _levels(numbers.values, side[0, 0]), -1
-        for at in np.flatnonzero(level):
+        for at in np.flatnonzero(level).tolist():
             write_omega(writer, at - before)
             writer.numbers(numbers.values[at] < 0, 1)
-            write_omega(writer, level[at])
+            write_omega(writer, int(level[at]))
             before = at
 
     def get(reader: Reader, numbers: Numbers, side: Any) -> np.ndarray:
