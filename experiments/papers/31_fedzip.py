@@ -7,13 +7,19 @@ FedAvg: one local epoch in batches of ten at rate 0.05.  Of each weight matrix o
 magnitude is kept, every number becomes one of three centroids, and the clusters are written in Huffman code, as addresses,
 or as differences of addresses.  Only updates are compressed; the server sends the model in full.
 
-The rate is 32 bits a number over what is sent.  Three counts of differences are told apart: as the paper's program counts
+The rate is 32 bits a number over what is sent.  Two counts of differences are told apart: as the paper's program counts
 them (floor(log2 g) + 1 bits of a gap g, the best pair of clusters), which no reader could take apart; and in Elias gamma
 code with the numbers of positions, which `dlsim.networks.decode` reads.  `one tensor` is no training: a random sparse
 vector of a million numbers through the same channel.  The paper says: rates up to 1085, up to 99 % of bandwidth and energy
 saved; it could not be verified with which model, data and code.
 
-Measured (default mode, 3 seeds, 80 rounds): see README.md beside this file.
+Measured (default mode, 3 seeds, 80 rounds): at s = 0.8 the rate is 23.5 in Huffman code, 30.1 in differences and 45.8 as the
+paper counts them, for half a point of accuracy (96.5 against 97.0 %).  Addresses need more (12.9): twelve bits each.  At
+s = 0.99 error feedback has 96.3 and without it 91.1 +- 2.4 %: the claim of ten points does not hold, probably because 15 local
+steps a round, not 10 as in the independent program, leave less to make up; at s = 0.999 feedback gains 26 points (95.0 against
+68.7 %).  Signs without feedback, at a rate of 31.6, end at 96.7 %, no worse than s = 0.8.  A sparse vector of a million numbers
+has a rate of 2865, and 5456 as the paper counts: rates of a thousand come from sparsity.  Of its normal numbers a little
+less than half are nearer to zero than to a centroid and are not sent.
 
 Departures: SGD in place of RMSprop; 143 examples a client; the centroid nearest to zero is zero (the program leaves it
 where the mean of its members is).  What is reported beside the claims is of an independent NumPy program with 100 examples
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
 
 NAME = "31_fedzip"
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.5, "default": 3}  # on 2 cores
+MINUTES = {"tiny": 0.5, "default": 4}  # on 2 cores
 CITATION = "Malekijoo et al., FedZip: a compression framework for communication-efficient federated learning, 2021."
 SOURCE = "Malekijoo et al., 2021"
 CODES = ("huffman", "addresses", "differences")
@@ -231,7 +237,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         )
     top = max(sparse)
     one = results.isel(step=-1).sel(case=TENSOR, sparsity=top)
-    plain_bits = 32.0 * results.attrs.get("size_of_tensor", 1_000_000 if is_long else 10_000)
+    plain_bits = 32.0 * (1_000_000 if is_long else 10_000)  # as get_config says
     counted, readable = (float((plain_bits / one[name]).mean()) for name in ("bits_as_paper", "bits_up"))
     out.append(
         Claim(
@@ -250,7 +256,10 @@ def figure(results: xarray.Dataset) -> Figure:
     from dlsim import plotting
 
     have, sparse = results.case.values.tolist(), results.sparsity.values.tolist()
-    per_client = results.bits_up / 8e3
+    results = results.isel(
+        step=slice(1, None)
+    )  # on a logarithmic axis there is no place for what was sent before the first
+    sent_kb = results.bits_up / 8e3
     with plotting.style():
         made, panels = plotting.panels(1, 2, height=3.0)
         left, right = panels[0]
@@ -258,11 +267,11 @@ def figure(results: xarray.Dataset) -> Figure:
         curves += [("sign", sparse[0], "signs", "k:")] if "sign" in have else []
         for method, s, label, style in curves:
             one = results.accuracy.sel(case=method, sparsity=s).mean("seed")
-            left.plot(per_client.sel(case=method, sparsity=s).mean("seed"), 100 * one, style, label=label)
+            left.plot(sent_kb.sel(case=method, sparsity=s).mean("seed"), 100 * one, style, label=label)
         for place, s in enumerate(sparse):
             for method, style in (("differences", "-"), (FEEDBACK, "--")):
                 one = results.accuracy.sel(case=method, sparsity=s).mean("seed")
-                sent = per_client.sel(case=method, sparsity=s).mean("seed")
+                sent = sent_kb.sel(case=method, sparsity=s).mean("seed")
                 label = f"s = {s:g}" if style == "-" else None
                 left.plot(sent, 100 * one, style, color=plotting.COLORS[place], label=label)
         left.plot([], [], "k--", label="error feedback")
