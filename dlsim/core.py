@@ -292,6 +292,8 @@ class Packet(NamedTuple):
     bits_per_entry: Array  # uint32 [n] bits of each
     extra_bits: Array  # uint32 [n] indices, scales, headers
     delivered: Array | None = None  # bool [L]; None: all
+    is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
+    beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
 
 
 class Channel(NamedTuple):
@@ -299,11 +301,13 @@ class Channel(NamedTuple):
 
     `init(message [n, ...], num_senders) -> state`, once a stream of like messages, every leaf leading with num_senders;
     `send(key, state [n, ...], packet, route) -> (state, packet)`.  A sender that is absent keeps its state.
+    `codec` says how a message is written bit by bit, one `dlsim.channels.bits.Part` for each compressor within.
     """
 
     init: Any
     send: Any
     source: str = ""
+    codec: tuple[Any, ...] | None = None  # (): sends what it is given; None: nobody has said how
 
 
 class Scenario(NamedTuple):

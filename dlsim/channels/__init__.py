@@ -5,18 +5,31 @@ sparsifier sets how many numbers are sent and adds their indices, a quantiser se
 scale.  What follows a sparsifier works on the numbers that are sent and leaves the others zero.
 """
 
+from dlsim.channels.direction import to_server
 from dlsim.channels.disturbances import gaussian_noise, loss
+from dlsim.channels.encoding import decode, encode
 from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.floats import e3m0
+from dlsim.channels.integers import integers, min_max
+from dlsim.channels.kmeans import fedzip, kmeans
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "decode",
+    "e3m0",
+    "encode",
     "error_feedback",
+    "fedzip",
     "gaussian_noise",
+    "integers",
+    "kmeans",
     "loss",
+    "min_max",
     "quantize",
     "random_k",
     "random_sparsification",
     "sign",
+    "to_server",
     "top_k",
 ]

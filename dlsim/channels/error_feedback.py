@@ -32,4 +32,5 @@ def error_feedback(compressor: Channel) -> Channel:
         inner, packet = compressor.send(key, inner, packet._replace(values=wanted), route)
         return (trees.subtract(wanted, packet.values), inner), packet
 
-    return Channel(init=init, send=send, source="; ".join(filter(None, ("Seide et al., 2014", compressor.source))))
+    source = "; ".join(filter(None, ("Seide et al., 2014", compressor.source)))
+    return Channel(init=init, send=send, source=source, codec=compressor.codec)

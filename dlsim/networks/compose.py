@@ -41,7 +41,9 @@ def _chain_channels(parts: tuple[Channel, ...]) -> Channel:
             new.append(part_state)
         return tuple(new), packet
 
-    return Channel(init=init, send=send, source=_sources(parts))
+    codecs = [part.codec for part in parts]
+    codec = None if None in codecs else tuple(one for codec in codecs for one in codec or ())
+    return Channel(init=init, send=send, source=_sources(parts), codec=codec)
 
 
 def _chain_scenarios(parts: tuple[Scenario, ...]) -> Scenario:

@@ -61,7 +61,7 @@ def _identity_init(message: PyTree, num_senders: int) -> tuple[()]:
     return ()
 
 
-PERFECT = Channel(init=_identity_init, send=_identity_send)
+PERFECT = Channel(init=_identity_init, send=_identity_send, codec=())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,6 +60,7 @@ from contract.arguments_parts import (
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
+from dlsim.networks.messages import whole_packet
 
 __all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
@@ -278,9 +279,11 @@ ROWS: dict[str, dict[str, Call]] = {
         "chi_2": EITHER,
         "connect": just(graph=graph),
         "crash": just(at_step=1, fraction=0.2),
+        "decode": lambda: {"channel": networks.sign(), "bits": np.zeros(34, bool), "like": jnp.ones(2)},
         "diameter": EITHER,
         "draw": IN_NETWORK,
         "effective_resistances": EITHER,
+        "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
@@ -320,6 +323,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "time_varying": lambda: {"networks": [ring(), networks.star(4)]},
         "to_jraph": IN_NETWORK,
         "to_networkx": IN_NETWORK,
+        "to_server": lambda: {"channel": networks.sign()},
         "top_k": just(fraction=0.5),
         "watts_strogatz": just(num_nodes=8, degree=4, probability=0.1),
         **{
