@@ -7,16 +7,27 @@ scale.  What follows a sparsifier works on the numbers that are sent and leaves 
 
 from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.levels import decode_levels, encode_levels
+from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
+from dlsim.channels.rqm import clipped_rounding, poisson_binomial, rqm
+from dlsim.channels.secure_aggregation import secure_aggregation
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "clipped_rounding",
+    "decode_levels",
+    "dp_gaussian",
+    "encode_levels",
     "error_feedback",
     "gaussian_noise",
     "loss",
+    "poisson_binomial",
     "quantize",
     "random_k",
     "random_sparsification",
+    "rqm",
+    "secure_aggregation",
     "sign",
     "top_k",
 ]

@@ -90,12 +90,21 @@ def pass_channel(
     else:  # a verb used by hand, outside a process
         state = network.channel.init(trees_like(tree), num_senders)
     old = state if rows is None else trees.take(state, rows)
+    route = None if route is None else route._replace(acting=acting)
     new, packet = network.channel.send(keys.stream(key, stream), old, packet, route)
     new = trees.select(acting, new, old)
     new = new if rows is None else trees.put(state, rows, new)
     if network.probe is not None:
         return packet, network
     return packet, network.with_state(network.state._replace(channels={**network.state.channels, stream: new}))
+
+
+def check_single(where: str, network: NetworkFields) -> None:
+    """The channel lets a receiver know what each sender said, or ValueError."""
+    if network.channel.is_sum:
+        fix = "Use a method with a server and rounds, such as fedavg."
+        rule = "one that says what each sender sent"
+        checks.fail(where, "network.channel", rule, "secure_aggregation, which sums at a server", fix)
 
 
 def message_bits(packet: Packet) -> counters.Counter:
@@ -196,6 +205,7 @@ def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
     """
     check_leading(stream, tree, network.num_nodes)
+    check_single(stream, network)
     ids = network.node_ids
     # Ends are looked up for channels alone: without one, a program depends on no list of edges, and graphs of other sizes
     # but the same lowering can share it.
@@ -307,6 +317,7 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
     not heard comes back as the node's own value, with a false mask.
     """
     check_leading(stream, tree, network.num_nodes)
+    check_single(stream, network)
     checks.shape("exchange", "partner", partner, (network.num_nodes,))
     if checks.is_concrete(partner):
         known = np.asarray(partner)  # NumPy: while something is traced, JAX would trace these too
