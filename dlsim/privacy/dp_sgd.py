@@ -23,7 +23,8 @@ def dp_sgd(problem: Problem, *, clip: Any, noise_multiplier: Any) -> Problem:
     computed is `gradient_evaluations` over B.  Losses are told as they are, and are not private.
 
     Args:
-      problem: with single examples (`classification`, `supervised`, `logistic_regression`), without BatchNorm or Dropout.
+      problem: with single examples and batches of them (`classification`, `supervised`, `logistic_regression`), without BatchNorm;
+        Dropout drops nothing.
       clip: C > 0, the largest norm of an example's gradient; may be traced.
       noise_multiplier: z >= 0, may be traced.
 
@@ -37,6 +38,8 @@ def dp_sgd(problem: Problem, *, clip: Any, noise_multiplier: Any) -> Problem:
     fix = "Use dlsim.problems.classification, supervised or logistic_regression."
     if problem.sample is None or problem.loss is None or problem.gradient_at is None:
         checks.fail("dp_sgd", "problem", "one with single examples", "one without", fix)
+    if problem.gradient is problem.full_gradient:
+        checks.fail("dp_sgd", "problem", "one with batches", "one with exact gradients", "Give it a batch_size.")
     if problem.with_statistics is not None:
         fix = "Use a model without BatchNorm."
         checks.fail("dp_sgd", "problem", "one whose examples do not see each other", "one with BatchNorm", fix)

@@ -39,18 +39,25 @@ def divergence(p: Any, q: Any, order: float) -> np.ndarray:
         if x.ndim == 0 or x.shape[-1:] != p.shape[-1:] or not (x >= 0).all():
             rule = "probabilities of the same values [..., m], none negative"
             checks.fail("divergence", name, rule, f"shape {list(x.shape)}, least {x.min() if x.size else 'none'}")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_p, log_q = np.log(p), np.log(q)
-        ratio = np.where(p > 0, log_p - log_q, -np.inf)  # what cannot come says nothing
+    with np.errstate(divide="ignore"):
+        return log_divergence(np.log(p), np.log(q), order)
+
+
+def log_divergence(log_p: np.ndarray, log_q: np.ndarray, order: float) -> np.ndarray:
+    """`divergence` of distributions given by their logarithms, which hold what a float64 probability cannot."""
+    with np.errstate(invalid="ignore"):
+        is_possible = log_p > -np.inf  # what cannot come says nothing
+        ratio = np.where(is_possible, log_p - log_q, -np.inf)
         if math.isinf(order):
             return np.max(ratio, axis=-1)
         if order == 1:
-            return np.sum(np.where(p > 0, p * ratio, 0), axis=-1)
-        terms = np.where(p > 0, order * log_p + (1 - order) * log_q, -np.inf)
-        top = np.max(terms, axis=-1, keepdims=True)
-        safe = np.where(np.isfinite(top), top, 0)
-        total = np.where(np.isposinf(top[..., 0]), np.inf, safe[..., 0] + np.log(np.sum(np.exp(terms - safe), axis=-1)))
-        return total / (order - 1)
+            return np.sum(np.where(is_possible, np.exp(log_p) * ratio, 0), axis=-1)
+        terms = np.where(is_possible, order * log_p + (1 - order) * log_q, -np.inf)
+    top = np.max(terms, axis=-1)
+    safe = np.where(np.isfinite(top), top, 0)
+    with np.errstate(divide="ignore", over="ignore"):
+        total = safe + np.log(np.sum(np.exp(terms - safe[..., None]), axis=-1))
+    return np.where(np.isposinf(top), np.inf, total) / (order - 1)
 
 
 def compose(*mechanisms: Renyi) -> Renyi:

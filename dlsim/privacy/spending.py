@@ -22,8 +22,8 @@ def spent(process: Process, mechanism: Renyi | np.ndarray, delta: Any = None, *,
     """What the process measures and `epsilon`, the budget spent so far: for `Record(fn=...)`.
 
     The private channel (`dp_gaussian`, `rqm`, `poisson_binomial`) counts the messages that each node has let out, absent
-    nodes none; `epsilon` is that of the node that has let out most, `epsilon_by_node` `[N]` that of each.  All of it is inside
-    the compiled program, and a mechanism that depends on a swept float may be given.
+    nodes none; `epsilon` is that of the node that has let out most, `epsilon_by_node` `[N]` that of each.  All of it is
+    inside the compiled program, and a mechanism that depends on a swept float may be given.
 
         curve = dlsim.privacy.gaussian(1.0)
         record = dlsim.Record(every=10, fn=dlsim.privacy.spent(process, curve, delta=1e-5))
