@@ -23,8 +23,8 @@ def dp_sgd(problem: Problem, *, clip: Any, noise_multiplier: Any) -> Problem:
     computed is `gradient_evaluations` over B.  Losses are told as they are, and are not private.
 
     Args:
-      problem: with single examples and batches of them (`classification`, `supervised`, `logistic_regression`), without BatchNorm;
-        Dropout drops nothing.
+      problem: with single examples and batches of them (`classification`, `supervised`, `logistic_regression`), and without
+        BatchNorm; Dropout drops nothing.
       clip: C > 0, the largest norm of an example's gradient; may be traced.
       noise_multiplier: z >= 0, may be traced.
 
