@@ -159,14 +159,15 @@ def poisson_binomial(*, theta: float, num_trials: int = 15, num_senders: int = 1
 
 def poisson_binomial_pmf(x: Any, *, theta: float, num_trials: int = 15) -> np.ndarray:
     """Binomial(M, 1/2 + theta x) of inputs x `[...]` in clips, clipped to [-1, 1]: `[..., M + 1]`."""
-    from scipy.stats import binom
-
     where = "poisson_binomial_pmf"
     checks.known(where, "theta", theta, "known on the host")
     checks.number(where, "theta", theta, 0.0, 0.5, open_minimum=True, open_maximum=True)
     checks.integer(where, "num_trials", num_trials, 1, MOST_TRIALS)
     x = checks.finite(where, "x", checks.array(where, "x", x)).astype(np.float64)
-    return binom.pmf(np.arange(num_trials + 1), num_trials, (0.5 + theta * np.clip(x, -1, 1))[..., None])
+    heads = np.arange(num_trials + 1)
+    ways = np.array([math.comb(num_trials, int(k)) for k in heads], np.float64)
+    chance = (0.5 + theta * np.clip(x, -1, 1))[..., None]
+    return ways * chance**heads * (1 - chance) ** (num_trials - heads)
 
 
 def _levels(where: str, clip: Any, extension: Any, num_levels: Any, keep_probability: Any) -> np.ndarray:
