@@ -266,6 +266,7 @@ def test_readme_lists_every_public_name_and_no_other():
         "environments",
         "marl",
         "plotting",
+        "privacy",
         "experiment",
     )
     packages = [getattr(dlsim, name) for name in names]

@@ -17,8 +17,17 @@ beneath secure aggregation: what the server gets is the integer sum, and words a
 rounds added up: with every number clipped for itself it is far too large to promise anything, which is why mechanisms are
 compared by the divergence of one number, here as in the paper.
 
+Measured (default mode, 567 runs, 6 minutes on 2 busy cores; learning with 5 seeds).  Divergences and variances are those of
+the independent program, to its digits.  RQM has less variance at equal privacy, the more so the higher the order, save where
+both hide most.  The accuracies, 96.3 to 96.8 %, differ by less than their spread, at this scale also from no quantiser's: what
+RQM gains at high orders is not seen in learning here.  Whole budgets are 3,000 to 36,000.  With and without the secure sum
+the same is learned until the last bit of a mean makes a number round the other way.
+
 The paper says: Renyi differential privacy, and a better trade-off than previous work.  No number of its tables could be
 checked; those of an independent program are quoted.  The pairing of settings is from memory and agrees at order 2.
+
+Departures: digits (the paper: EMNIST; mode `paper` has Fashion-MNIST, an mlp and 3,400 clients); masks are not made in the
+runs with a secure sum, as they cancel to the bit.
 """
 
 from __future__ import annotations
@@ -281,17 +290,19 @@ def _learning(results: xarray.Dataset, k: int, is_long: bool) -> Claim:
 
 
 def _secure(results: xarray.Dataset) -> Claim:
-    # One setting, the same draws: what is left is the rounding of a mean of floats.
-    one = results.sel(mechanism=["rqm 1", "rqm 1 secure"]).isel(clip=0, learning_rate=0, step=-1)
-    apart = 100 * np.abs(one.accuracy.isel(mechanism=0) - one.accuracy.isel(mechanism=1))
-    plain, secure = (float(one.bits_sent.isel(mechanism=k).mean()) for k in range(2))
+    both = results.sel(mechanism=["rqm 1", "rqm 1 secure"]).isel(step=-1)
+    # The same draws: what is left is the last bit of a mean, which sooner or later makes some number round the other way.
+    apart = 100 * (both.accuracy.isel(mechanism=0) - both.accuracy.isel(mechanism=1))
+    one = np.abs(apart.isel(clip=0, learning_rate=0))
+    at = f"clip {float(one.clip):g}, rate {float(one.learning_rate):g}"
+    plain, secure = (float(both.bits_sent.isel(mechanism=k).mean()) for k in range(2))
     return Claim(
-        text=f"RQM beneath secure aggregation learns the same (accuracies within {SAME_POINTS:g} points in every seed)",
+        text=f"RQM beneath secure aggregation learns the same: {at}, within {SAME_POINTS:g} points in every seed",
         source="not the paper's, which assumes such a sum",
         reported="4 bits a number, 10 within the sum of 40",
-        measured=f"{float(apart.max()):.2f} points apart at most; {secure / plain:.2f} times the bits in all, with its keys, "
-        "shares and the model down",
-        holds=bool(apart.max() <= SAME_POINTS),
+        measured=f"{float(one.max()):.2f} points apart at most; at all rates and clips {float(np.abs(apart).max()):.2f}, in the "
+        f"mean {abs(float(apart.mean())):.2f}; {secure / plain:.2f} times the bits, with keys, shares and the model down",
+        holds=bool(one.max() <= SAME_POINTS),
     )
 
 
@@ -313,14 +324,15 @@ def figure(results: xarray.Dataset) -> Figure:
         left.set_ylabel(f"divergence of one number, sum of {COHORT}")
         left.legend(fontsize=4.5)
         _tradeoff(middle, set(MECHANISMS) <= set(have))
-        for place, method in enumerate(have):
-            if not method.endswith("secure"):
-                _accuracy(right, results, method, place)
+        for mechanism in have:
+            if not mechanism.endswith("secure"):
+                _accuracy(right, results, mechanism)
         right.set_xlabel("round")
         right.set_ylabel("test accuracy [%]")
-        right.set_ylim(bottom=80 if results.sizes["step"] > 20 else None)
+        if results.sizes["step"] > 20:
+            right.set_ylim(76, 98)
         right.legend(fontsize=4.5)
-        plotting.letters(panels, ("Privacy", "Variance at equal privacy", "Learning"))
+        plotting.letters(panels, ("Privacy", "Variance", "Learning"))
     return made
 
 
@@ -351,11 +363,14 @@ def _tradeoff(panel: Any, whole: bool) -> None:
     panel.legend(fontsize=5)
 
 
-def _accuracy(panel: Any, results: xarray.Dataset, method: str, place: int) -> None:
+def _accuracy(panel: Any, results: xarray.Dataset, mechanism: str) -> None:
+    """At the rate and clip picked, mean and range over the seeds that test."""
     from dlsim import plotting
 
-    _, picked = _final(results, method)
-    one = 100 * results.accuracy.sel(mechanism=method).sel(picked).isel(seed=slice(PICKED_ON, None))
-    color = plotting.COLORS[place % len(plotting.COLORS)]
-    panel.plot(one.step, one.mean("seed"), color=color, lw=1, label=TITLES[method])
-    panel.fill_between(one.step, one.min("seed"), one.max("seed"), color=color, alpha=0.15, lw=0)
+    _, picked = _final(results, mechanism)
+    one = 100 * results.accuracy.sel(mechanism=mechanism).sel(picked).isel(seed=slice(PICKED_ON, None))
+    kind, _, number = mechanism.partition(" ")
+    color = plotting.COLORS[int(number)] if number else {"none": "black", "rounding": "0.5"}[kind]
+    chosen = f"{TITLES[mechanism]} (c = {picked['clip']:g}, rate {picked['learning_rate']:g})"
+    panel.plot(one.step, one.mean("seed"), "--" if kind == "pbm" else "-", color=color, lw=1, label=chosen)
+    panel.fill_between(one.step, one.min("seed"), one.max("seed"), color=color, alpha=0.1, lw=0)
