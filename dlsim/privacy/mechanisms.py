@@ -125,7 +125,8 @@ def rqm_pmf(
     and of these two k is sent with probability (x - B(i)) / (B(k) - B(i)).
     """
     levels = _levels("rqm_pmf", clip, extension, num_levels, keep_probability)
-    x = np.clip(checks.finite("rqm_pmf", "x", checks.array("rqm_pmf", "x", x)).astype(np.float64), -clip, clip)
+    checks.known("rqm_pmf", "x", x, "known on the host")
+    x = np.clip(checks.array("rqm_pmf", "x", x).astype(np.float64), -clip, clip)
     span, q, m = clip + extension, keep_probability, num_levels
     place = np.minimum(np.floor((x + span) / (2 * span / (m - 1))), m - 2).astype(int).reshape(-1)
     pmf = np.zeros((x.size, m))
@@ -160,10 +161,11 @@ def poisson_binomial(*, theta: float, num_trials: int = 15, num_senders: int = 1
 def poisson_binomial_pmf(x: Any, *, theta: float, num_trials: int = 15) -> np.ndarray:
     """Binomial(M, 1/2 + theta x) of inputs x `[...]` in clips, clipped to [-1, 1]: `[..., M + 1]`."""
     where = "poisson_binomial_pmf"
-    checks.known(where, "theta", theta, "known on the host")
+    for name, value in (("x", x), ("theta", theta)):
+        checks.known(where, name, value, "known on the host")
     checks.number(where, "theta", theta, 0.0, 0.5, open_minimum=True, open_maximum=True)
     checks.integer(where, "num_trials", num_trials, 1, MOST_TRIALS)
-    x = checks.finite(where, "x", checks.array(where, "x", x)).astype(np.float64)
+    x = checks.array(where, "x", x).astype(np.float64)
     heads = np.arange(num_trials + 1)
     ways = np.array([math.comb(num_trials, int(k)) for k in heads], np.float64)
     chance = (0.5 + theta * np.clip(x, -1, 1))[..., None]

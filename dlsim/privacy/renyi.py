@@ -151,10 +151,10 @@ def check_delta(where: str, delta: Any) -> None:
 def check_orders(where: str, orders: Any) -> np.ndarray:
     """Orders above 1, float64 `[A]`, infinity allowed; or ValueError."""
     checks.known(where, "orders", list(orders) if isinstance(orders, tuple) else orders, "known while tracing")
-    entries = orders if isinstance(orders, tuple | list | np.ndarray) and np.ndim(orders) == 1 else None
-    if entries is None or len(entries) == 0:
+    is_row = isinstance(orders, tuple | list) or (isinstance(orders, np.ndarray) and orders.ndim == 1)
+    if not is_row or len(orders) == 0:
         checks.fail(where, "orders", "a sequence of numbers above 1", checks.describe(orders), "E.g. (2, 8, 32).")
-    return np.array([_order(where, one, 1.0) for one in entries])
+    return np.array([_order(where, one, 1.0) for one in orders])
 
 
 def _order(where: str, order: Any, minimum: float) -> float:

@@ -100,6 +100,8 @@ def noise_multiplier(
       num_releases: messages of a node, at least 1.
       neighbors, num_senders: as in `gaussian`.
     """
+    for name, value in (("epsilon", epsilon), ("delta", delta)):
+        checks.known("noise_multiplier", name, value, "known on the host")
     wanted = float(checks.number("noise_multiplier", "epsilon", epsilon, 0.0, open_minimum=True))
     num_releases = checks.integer("noise_multiplier", "num_releases", num_releases, 1)
 

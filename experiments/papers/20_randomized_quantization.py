@@ -301,8 +301,8 @@ def _secure(results: xarray.Dataset) -> Claim:
         text=f"RQM beneath secure aggregation learns the same: {at}, within {SAME_POINTS:g} points in every seed",
         source="not the paper's, which assumes such a sum",
         reported="4 bits a number, 10 within the sum of 40",
-        measured=f"{float(one.max()):.2f} points apart at most; at all rates and clips {everywhere}; {secure / plain:.2f} times "
-        "the bits, with keys, shares and the model down",
+        measured=f"{float(one.max()):.2f} points apart at most; at all rates and clips {everywhere}; "
+        f"{secure / plain:.2f} times the bits, with keys, shares and the model down",
         holds=bool(one.max() <= SAME_POINTS),
     )
 
