@@ -14,7 +14,7 @@ from dlsim.core import SERVER, Array, Channel, Packet, PyTree, Route
 class Releases(NamedTuple):
     """The state of a private channel: how many messages each sender has let out, from which its budget is reckoned."""
 
-    count: Array  # uint32 [num_senders]
+    num_sent: Array  # uint32 [num_senders]
 
 
 def no_releases(message: PyTree, num_senders: int) -> Releases:
@@ -27,8 +27,13 @@ def released(state: Releases, packet: Packet, private: Packet, route: Route) -> 
     """Nodes send what is `private`; what a server sends it has from them and goes as it is."""
     is_node = route.node_ids != SERVER
     values = trees.select(is_node, private.values, packet.values)
-    sizes = (jnp.where(is_node, new, old) for new, old in zip(private[1:4], packet[1:4], strict=True))
-    return Releases(state.count + is_node), Packet(values, *sizes, delivered=packet.delivered)
+    mixed = packet._replace(
+        values=values,
+        num_entries=jnp.where(is_node, private.num_entries, packet.num_entries),
+        bits_per_entry=jnp.where(is_node, private.bits_per_entry, packet.bits_per_entry),
+        extra_bits=jnp.where(is_node, private.extra_bits, packet.extra_bits),
+    )
+    return Releases(state.num_sent + is_node), mixed
 
 
 def whole(packet: Packet, bits_per_entry: int) -> dict[str, Array]:

@@ -90,7 +90,7 @@ def secure_aggregation(
         arrived = began if packet.delivered is None else began & packet.delivered
         flat, unravel = trees.ravel(packet.values)
         weight = jnp.ones(num, jnp.uint32) if counts is None else jnp.asarray(counts, jnp.uint32)[route.node_ids]
-        draw = 0.5
+        draw: Any = 0.5
         if rounding == "stochastic":
             draw = keys.node_uniform(keys.stream(key, "rounding"), route.node_ids, flat.shape[1])
         level = jnp.floor(positions(flat, clip, num_levels) + draw)

@@ -107,7 +107,7 @@ def rqm(
     levels = _levels("rqm", clip, extension, num_levels, keep_probability)
     inside = levels[np.abs(levels) < clip]
     inputs = np.unique(np.concatenate([[-clip, clip], inside]))
-    arguments = {"extension": extension, "num_levels": num_levels, "keep_probability": keep_probability}
+    arguments: dict[str, Any] = {"extension": extension, "num_levels": num_levels, "keep_probability": keep_probability}
     pmf = rqm_pmf(inputs, clip=clip, **arguments)
     others = rqm_pmf(np.array([clip, 0.0]), clip=clip, **arguments)
     return _worst("rqm", pmf, others, num_senders, orders)

@@ -70,7 +70,7 @@ def spent(process: Process, mechanism: Renyi | np.ndarray, delta: Any = None, *,
 def num_released(state: PyTree, num_nodes: int | None) -> Array:
     """How many messages each node has let out through private channels, over all its streams, uint32 `[N]`."""
     found = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Releases))
-    counts = [one.count for one in found if isinstance(one, Releases)]
+    counts = [one.num_sent for one in found if isinstance(one, Releases)]
     if not counts:
         fix = "Pass network.with_channel(dlsim.networks.dp_gaussian(clip=1.0, noise_multiplier=1.0)) to learn."
         checks.fail("spent", "process", "over a network whose channel is private", "one without such a channel", fix)

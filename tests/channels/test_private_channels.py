@@ -141,9 +141,9 @@ def test_releases_are_counted_by_node_and_the_budget_is_recorded() -> None:
     curve = privacy.gaussian(2.0, neighbors="replace")
     record = dlsim.Record(every=5, fn=privacy.spent(process, curve, delta=1e-5, by_node=True))
     run = dlsim.simulate(process, seed=[0, 1], num_steps=20, record=record)
-    count = np.asarray(run.state.network.channels["uplink"][0].count)
+    count = np.asarray(run.state.network.channels["uplink"][0].num_sent)
     assert count.shape == (2, 6) and (count.sum(axis=1) == 2 * 20).all() and count.min() < count.max()
-    assert int(run.state.network.channels["downlink"][0].count.max()) == 0
+    assert int(run.state.network.channels["downlink"][0].num_sent.max()) == 0
     by_node = run.results.epsilon_by_node.isel(step=-1).values
     np.testing.assert_array_equal(run.results.epsilon.isel(step=-1), by_node.max(axis=1))
     orders = np.asarray(curve.orders)
