@@ -13,7 +13,7 @@ from dlsim.algorithms import server_round
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.optimizers import rate_by_round
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks.messages import check_single
+from dlsim.networks.fields import check_single
 from dlsim.networks.network import Network
 from dlsim.problems.variables import without_statistics
 

@@ -28,7 +28,8 @@ from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
 from dlsim.learning.starting import starting_models
-from dlsim.networks.messages import active_edges, asked, check_single, elapse, open_channels
+from dlsim.networks.fields import check_single
+from dlsim.networks.messages import active_edges, asked, elapse, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.running import counters, status
 

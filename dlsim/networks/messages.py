@@ -16,7 +16,7 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, Packet, PyTree, Route
 from dlsim.networks import mixing
-from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields
+from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields, check_single
 from dlsim.networks.links import peer_seconds, server_seconds
 from dlsim.running import counters
 
@@ -90,21 +90,12 @@ def pass_channel(
     else:  # a verb used by hand, outside a process
         state = network.channel.init(trees_like(tree), num_senders)
     old = state if rows is None else trees.take(state, rows)
-    route = None if route is None else route._replace(acting=acting)
-    new, packet = network.channel.send(keys.stream(key, stream), old, packet, route)
+    new, packet = network.channel.send(keys.stream(key, stream), old, packet, route and route._replace(acting=acting))
     new = trees.select(acting, new, old)
     new = new if rows is None else trees.put(state, rows, new)
     if network.probe is not None:
         return packet, network
     return packet, network.with_state(network.state._replace(channels={**network.state.channels, stream: new}))
-
-
-def check_single(where: str, network: NetworkFields) -> None:
-    """The channel lets a receiver know what each sender said, or ValueError."""
-    if network.channel.is_sum:
-        fix = "Use a method with a server and rounds, such as fedavg."
-        rule = "one that says what each sender sent"
-        checks.fail(where, "network.channel", rule, "secure_aggregation, which sums at a server", fix)
 
 
 def message_bits(packet: Packet) -> counters.Counter:

@@ -35,7 +35,6 @@ from contract.arguments_parts import (
     blocks,
     clients,
     data,
-    examples,
     followed,
     graph,
     hunt,
@@ -46,7 +45,6 @@ from contract.arguments_parts import (
     optimized,
     panel,
     parts,
-    private_curve,
     problem,
     process,
     rated,
@@ -59,6 +57,7 @@ from contract.arguments_parts import (
     walls,
     waves,
 )
+from contract.arguments_privacy import PRIVACY, PRIVATE_CHANNELS
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
@@ -266,6 +265,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "population": lambda: {"problem": problem(), "params": jnp.ones((4, 3))},
     },
     "networks": {
+        **PRIVATE_CHANNELS,
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
@@ -289,10 +289,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
         "from_matrix": just(matrix=np.full((3, 3), 1 / 3)),
         "from_networkx": lambda: {"network": networks.to_networkx(ring())},
-        "clipped_rounding": just(clip=1.0),
-        "decode_levels": just(data=b"\x90", num_entries=4, span=1.0, num_levels=3),
-        "dp_gaussian": just(clip=1.0, noise_multiplier=1.0),
-        "encode_levels": lambda: {"values": np.array([1.0, 0.0, -1.0]), "span": 1.0, "num_levels": 3},
         "gaussian_noise": just(standard_deviation=0.1),
         "graph": just(num_nodes=4, senders=np.array([0, 1, 2]), receivers=np.array([1, 2, 3])),
         "host_graph": IN_NETWORK,
@@ -308,7 +304,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "outages": lambda: {"node_ids": (0, 2), "start": np.array([1.0, 2.0]), "end": np.array([3.0, 4.0])},
         "participation": just(cohort_size=2),
         "period_gap": lambda: {"networks": [ring(), networks.path(4)]},
-        "poisson_binomial": just(clip=1.0, theta=0.25),
         "quantize": just(bits=4),
         "random_geometric": just(num_nodes=8, radius=0.8),
         "random_k": just(fraction=0.5),
@@ -317,9 +312,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "random_sparsification": just(probability=0.5),
         "read_graph_file": just(path="edges.txt"),
         "reverse_edges": IN_NETWORK,
-        "rqm": just(clip=1.0, extension=1.0),
         "second_eigenvalue": IN_NETWORK,
-        "secure_aggregation": lambda: {"clip": 1.0, "weights": np.array([1, 2])},
         "send_edges": lambda: {"network": ring(), "key": KEY, "tree": jnp.ones((8, 2))},
         "spectral_gap": IN_NETWORK,
         "spectrum": IN_NETWORK,
@@ -335,23 +328,7 @@ ROWS: dict[str, dict[str, Call]] = {
             + ("one_peer_exponential", "path", "ring", "star", "torus")
         },
     },
-    "privacy": {
-        "compose": lambda: {LATER: (private_curve(),)},
-        "delta": lambda: {"mechanism": private_curve(), "epsilon": 1.0},
-        "divergence": lambda: {"p": np.array([0.5, 0.5]), "q": np.array([0.25, 0.75]), "order": 2.0},
-        "dp_sgd": lambda: {"problem": examples(), "clip": 1.0, "noise_multiplier": 1.0},
-        "epsilon": lambda: {"mechanism": private_curve(), "delta": 1e-5},
-        "epsilons": lambda: {"mechanism": private_curve(), "delta": 1e-5, "num_releases": 2},
-        "gaussian": just(noise_multiplier=1.0),
-        "noise_multiplier": just(epsilon=1.0, delta=1e-5, num_releases=2),
-        "poisson_binomial": just(theta=0.25),
-        "poisson_binomial_pmf": lambda: {"x": np.array([0.5]), "theta": 0.25},
-        "repeat": lambda: {"mechanism": private_curve(), "times": 2.0},
-        "rqm": just(clip=1.0, extension=1.0, orders=(2.0,)),
-        "rqm_pmf": lambda: {"x": np.array([0.5]), "clip": 1.0, "extension": 1.0},
-        "sampled_gaussian": just(noise_multiplier=1.0, sampling_probability=0.1),
-        "spent": lambda: {"process": process(), "mechanism": private_curve(), "delta": 1e-5},
-    },
+    "privacy": PRIVACY,
     "plotting": {
         "curves": lambda: {"ax": panel(), "data": results().accuracy.isel(rate=0, drop=True), "hue": "graph"},
         "heat_map": lambda: {
