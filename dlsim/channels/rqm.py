@@ -12,6 +12,7 @@ from dlsim.channels.packets import stateless
 from dlsim.channels.privacy import Releases, no_releases, released, whole
 from dlsim.core import Array, Channel, Packet, Route
 
+MOST_COMPARED = 32  # levels up to which comparing is quicker than logarithms
 MOST_TRIALS = 100  # the smaller of the two probabilities is at most 1/2, and 2^-100 a float32
 
 
@@ -26,8 +27,8 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     `dlsim.privacy.rqm` says exactly.  Sends ceil(log2 m) bits a number.  Scale-free: privacy depends on Delta / c, m and q.
     What a server sends goes as it is.  A number that is not finite stays so.
 
-    Drawn in three uniforms a number, not m: going down from x, the kept level is found after a geometric number of dropped
-    ones, and so going up.  Draws have 24 bits; the divergences are those of exact ones.
+    Drawn from one word of 32 bits a number, not m: going down from x, the kept level is found after a geometric number of
+    dropped ones, and so going up.  Probabilities are right to about 1e-6; the divergences are those of exact ones.
 
     Args:
       clip: c > 0; may be traced.
@@ -48,9 +49,9 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
         flat, unravel = trees.ravel(packet.values)
         span = clip + extension
-        uniform = keys.node_uniform(key, route.node_ids, 3 * flat.shape[1])
+        words = keys.node_bits(key, route.node_ids, flat.shape[1])
         place = positions(jnp.clip(flat, -clip, clip), span, num_levels)
-        levels = _rounded_among_kept(place, uniform, num_levels, keep_probability)
+        levels = _rounded_among_kept(place, words, num_levels, keep_probability)
         private = packet._replace(
             values=unravel(_finite(flat, at_levels(levels, span, num_levels))), **whole(packet, level_bits(num_levels))
         )
@@ -59,17 +60,37 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     return Channel(init=no_releases, send=send, source="Youn et al., 2023")
 
 
-def _rounded_among_kept(place: Array, uniform: Array, num_levels: int, keep_probability: Any) -> Array:
-    """The level z of each position `[n, D]`, from three uniforms each."""
-    down, up, side = jnp.split(uniform, 3, axis=1)
+def _rounded_among_kept(place: Array, words: Array, num_levels: int, keep_probability: Any) -> Array:
+    """The level z of each position `[n, D]`, from one random word each."""
     below = jnp.minimum(jnp.floor(place), num_levels - 2)
+    # A float32 holds the small ones, which drop many levels, as finely as the others.
+    num_down, left = _geometric((words.astype(jnp.float32) + 0.5) * jnp.float32(2**-32), num_levels, keep_probability)
+    num_up, left = _geometric(left, num_levels, keep_probability)
+    low = jnp.maximum(below - num_down, 0)
+    high = jnp.minimum(below + 1 + num_up, num_levels - 1)
+    return jnp.where(left * (high - low) < place - low, high, low)
 
-    def num_dropped(draw: Array) -> Array:
-        return jnp.floor(jnp.log(1 - draw) / jnp.log1p(-keep_probability))  # 1 - draw is never 0
 
-    low = jnp.maximum(below - num_dropped(down), 0)
-    high = jnp.minimum(below + 1 + num_dropped(up), num_levels - 1)
-    return jnp.where(side * (high - low) < place - low, high, low)
+def _geometric(uniform: Array, num_levels: int, keep_probability: Any) -> tuple[Array, Array]:
+    """How many levels are dropped before one is kept (m - 2 stands for more), and what is left of the draw, uniform again.
+
+    The number is G where (1 - q)^(G + 1) <= u < (1 - q)^G; within that cell u is uniform.
+    """
+    drop = 1 - keep_probability
+    if num_levels <= MOST_COMPARED:
+        number, cell = jnp.zeros_like(uniform), jnp.ones_like(uniform)
+        for g in range(1, num_levels - 1):
+            edge = jnp.float32(drop**g)
+            passed = uniform < edge
+            number, cell = jnp.where(passed, jnp.float32(g), number), jnp.where(passed, 1 / edge, cell)
+    else:
+        number = jnp.minimum(jnp.floor(jnp.log(uniform) / jnp.log(jnp.float32(drop))), num_levels - 2)
+        cell = jnp.exp(-number * jnp.log(jnp.float32(drop)))
+    left = (uniform * cell - drop) / keep_probability
+    # Beyond the last number the cell goes down to zero, and nothing is asked of what is left but that it is a draw.
+    last = number >= num_levels - 2
+    left = jnp.where(last, uniform * cell, left)
+    return number, jnp.clip(left, jnp.float32(2**-32), jnp.float32(1 - 2**-24))
 
 
 def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
