@@ -12,13 +12,21 @@ from dlsim.channels.error_feedback import error_feedback
 from dlsim.channels.floats import e3m0
 from dlsim.channels.integers import integers, min_max
 from dlsim.channels.kmeans import fedzip, kmeans
+from dlsim.channels.levels import decode_levels, encode_levels
+from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
+from dlsim.channels.rqm import clipped_rounding, poisson_binomial, rqm
+from dlsim.channels.secure_aggregation import secure_aggregation
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "clipped_rounding",
     "decode",
+    "decode_levels",
+    "dp_gaussian",
     "e3m0",
     "encode",
+    "encode_levels",
     "error_feedback",
     "fedzip",
     "gaussian_noise",
@@ -26,9 +34,12 @@ __all__ = [
     "kmeans",
     "loss",
     "min_max",
+    "poisson_binomial",
     "quantize",
     "random_k",
     "random_sparsification",
+    "rqm",
+    "secure_aggregation",
     "sign",
     "to_server",
     "top_k",

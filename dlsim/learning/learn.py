@@ -28,6 +28,7 @@ from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
 from dlsim.learning.starting import starting_models
+from dlsim.networks.fields import check_single
 from dlsim.networks.messages import active_edges, asked, elapse, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.running import counters, status
@@ -101,6 +102,8 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
+        check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:

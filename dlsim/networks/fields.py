@@ -130,6 +130,14 @@ class NetworkFields:
         return self.replace(state=state)
 
 
+def check_single(where: str, network: NetworkFields) -> None:
+    """The channel lets a receiver know what each sender said, or ValueError."""
+    if network.channel.is_sum:
+        fix = "Use a method with a server and rounds, such as fedavg."
+        rule = "one that says what each sender sent"
+        checks.fail(where, "network.channel", rule, "secure_aggregation, which sums at a server", fix)
+
+
 def no_traffic(num_nodes: int) -> Traffic:
     """Nothing sent and no time passed."""
     return Traffic(

@@ -57,6 +57,7 @@ from contract.arguments_parts import (
     walls,
     waves,
 )
+from contract.arguments_privacy import PRIVACY, PRIVATE_CHANNELS
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
@@ -266,6 +267,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "population": lambda: {"problem": problem(), "params": jnp.ones((4, 3))},
     },
     "networks": {
+        **PRIVATE_CHANNELS,
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
@@ -332,6 +334,7 @@ ROWS: dict[str, dict[str, Call]] = {
             + ("one_peer_exponential", "path", "ring", "star", "torus")
         },
     },
+    "privacy": PRIVACY,
     "plotting": {
         "curves": lambda: {"ax": panel(), "data": results().accuracy.isel(rate=0, drop=True), "hue": "graph"},
         "heat_map": lambda: {
