@@ -30,12 +30,14 @@ from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
 from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
+from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.swarm_sgd import swarm_sgd
 
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
+    "SPSALog",
     "a2cid2",
     "a2cid2_constants",
     "ad_psgd",
@@ -72,6 +74,8 @@ __all__ = [
     "randomized_gossip",
     "relay_sgd",
     "scaffold",
+    "spsa",
+    "spsa_replay",
     "stochastic_gradient_push",
     "swarm_sgd",
     "synchronous_fedavg",

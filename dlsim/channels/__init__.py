@@ -7,12 +7,16 @@ scale.  What follows a sparsifier works on the numbers that are sent and leaves 
 
 from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.log_quantizer import decode_log, encode_log, log_quantize
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "decode_log",
+    "encode_log",
     "error_feedback",
     "gaussian_noise",
+    "log_quantize",
     "loss",
     "quantize",
     "random_k",

@@ -4,8 +4,11 @@
 """
 
 from dlsim.channels import (
+    decode_log,
+    encode_log,
     error_feedback,
     gaussian_noise,
+    log_quantize,
     loss,
     quantize,
     random_k,
@@ -86,9 +89,11 @@ __all__ = [
     "complete",
     "connect",
     "crash",
+    "decode_log",
     "diameter",
     "draw",
     "effective_resistances",
+    "encode_log",
     "epidemic",
     "erdos_renyi",
     "error_feedback",
@@ -106,6 +111,7 @@ __all__ = [
     "laplacian",
     "link_failure",
     "links",
+    "log_quantize",
     "loss",
     "mixing_matrix",
     "mixing_rate",
