@@ -121,11 +121,19 @@ def directions(seed: Array, node_ids: Array, sample: Any, like: PyTree, distribu
     def leaf(place: int, one: Array) -> Array:
         own, num = keys.fold_in(key, sample, place), math.prod(one.shape[1:])
         if distribution == "normal":
-            drawn = keys.node_normal(own, node_ids, num)
+            drawn = keys.normal_of(_words(own, node_ids, num))
         else:
-            words = keys.node_bits(own, node_ids, -(-num // 32))
+            words = _words(own, node_ids, -(-num // 32))
             bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
             drawn = 1.0 - 2.0 * bits.reshape(node_ids.shape[0], -1)[:, :num].astype(jnp.float32)
         return drawn.astype(one.dtype).reshape(node_ids.shape[0], *one.shape[1:])
 
     return jax.tree.unflatten(treedef, [leaf(place, one) for place, one in enumerate(leaves)])
+
+
+def _words(key: Array, node_ids: Array, num: int) -> Array:
+    """Random words, uint32 `[n, num]`, of every node by itself: the first words of all counters, then the second ones."""
+    words = keys.node_words(key, node_ids, -(-num // 2))
+    if jax.default_backend() == "cpu":  # fused with what follows they are no work for vector registers
+        words = jax.lax.optimization_barrier(words)
+    return jnp.concatenate(words, axis=1)[:, :num]
