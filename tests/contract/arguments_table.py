@@ -53,6 +53,7 @@ from contract.arguments_parts import (
     schedule,
     some_events,
     spread,
+    spsa_log,
     tape,
     walls,
     waves,
@@ -101,6 +102,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "quasi_global_momentum": rated(),
         "relay_sgd": optimized(),
         "scaffold": rated("local_learning_rate"),
+        "spsa": optimized(),
+        "spsa_replay": lambda: {"params": jnp.zeros(3), "log": spsa_log(), "optimizer": SGD},
         "stochastic_gradient_push": optimized(),
         "swarm_sgd": optimized(),
         "synchronous_fedavg": clients(pace=PACE),
@@ -282,6 +285,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "effective_resistances": EITHER,
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
+        "decode_log": just(code=b"abc", count=3),
+        "encode_log": just(values=[0.1, -2.0]),
         "error_feedback": lambda: {"compressor": networks.sign()},
         "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
@@ -385,6 +390,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "plot_partition": just(made=parts, dataset=data),
         "quadratic": just(num_nodes=4, dimension=3),
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
+        "zeroth_order": just(problem=problem),
     },
 }
 
