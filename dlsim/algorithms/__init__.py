@@ -34,6 +34,7 @@ from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
 from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
+from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.swarm_sgd import swarm_sgd
 from dlsim.algorithms.wang_elia import wang_elia
@@ -41,6 +42,7 @@ from dlsim.algorithms.wang_elia import wang_elia
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
+    "SPSALog",
     "a2cid2",
     "a2cid2_constants",
     "ad_psgd",
@@ -82,6 +84,8 @@ __all__ = [
     "saga",
     "sarah",
     "scaffold",
+    "spsa",
+    "spsa_replay",
     "stochastic_gradient_push",
     "svrg",
     "swarm_sgd",

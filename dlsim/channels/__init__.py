@@ -13,6 +13,7 @@ from dlsim.channels.floats import e3m0
 from dlsim.channels.integers import integers, min_max
 from dlsim.channels.kmeans import fedzip, kmeans
 from dlsim.channels.levels import decode_levels, encode_levels
+from dlsim.channels.log_quantizer import decode_log, encode_log, log_quantize
 from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.rqm import clipped_rounding, poisson_binomial, rqm
@@ -23,15 +24,18 @@ __all__ = [
     "clipped_rounding",
     "decode",
     "decode_levels",
+    "decode_log",
     "dp_gaussian",
     "e3m0",
     "encode",
     "encode_levels",
+    "encode_log",
     "error_feedback",
     "fedzip",
     "gaussian_noise",
     "integers",
     "kmeans",
+    "log_quantize",
     "loss",
     "min_max",
     "poisson_binomial",

@@ -26,6 +26,7 @@ from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.supervised import supervised
 from dlsim.problems.variables import Variables
+from dlsim.problems.zeroth_order import zeroth_order
 
 __all__ = [
     "Dataset",
@@ -65,4 +66,5 @@ __all__ = [
     "softmax_regression",
     "supervised",
     "synthetic_classification",
+    "zeroth_order",
 ]

@@ -34,6 +34,7 @@ WITH_OPTIMIZER = {
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
     "relay_sgd": "optimizer",
+    "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
@@ -64,7 +65,15 @@ WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
 }
 RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
 NO_TRAINING = {"gossip", "push_sum", "randomized_gossip"}
-PARTS = {"A2CiD2Constants", "LocalUpdates", "a2cid2_constants", "local_events", "local_updates"}
+PARTS = {
+    "A2CiD2Constants",
+    "LocalUpdates",
+    "SPSALog",
+    "a2cid2_constants",
+    "local_events",
+    "local_updates",
+    "spsa_replay",
+}
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
     ("choco_sgd", "consensus_step_size", 1.0, False),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import dlsim
 from dlsim import arrivals, clocks, core, environments, networks, plotting, privacy, problems
 
 ROOMS = ("algorithms", "aggregators", "networks", "problems", "analysis", "clocks", "arrivals", "environments", "marl")
@@ -106,6 +107,12 @@ def on_counted(events: clocks.Events, *rows: Any) -> Any:
 def some_events() -> clocks.Events:
     one, true = np.ones(2, np.uint32), np.ones(2, bool)
     return clocks.Events(one, one, 0, one, one, one, one, one, true, {})
+
+
+def spsa_log() -> Any:
+    """Two rounds of three nodes."""
+    rounds = np.zeros((2, 2), np.uint32), np.ones((2, 3, 1), np.float32), np.ones((2, 3), bool)
+    return dlsim.algorithms.SPSALog(*rounds)
 
 
 @functools.cache

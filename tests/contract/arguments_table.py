@@ -53,6 +53,7 @@ from contract.arguments_parts import (
     schedule,
     some_events,
     spread,
+    spsa_log,
     tape,
     walls,
     waves,
@@ -104,6 +105,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "quasi_global_momentum": rated(),
         "relay_sgd": optimized(),
         "scaffold": rated("local_learning_rate"),
+        "spsa": optimized(),
+        "spsa_replay": lambda: {"params": jnp.zeros(3), "log": spsa_log(), "optimizer": SGD},
         "stochastic_gradient_push": optimized(),
         "swarm_sgd": optimized(),
         "synchronous_fedavg": clients(pace=PACE),
@@ -288,6 +291,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
+        "decode_log": just(code=b"abc", count=3),
+        "encode_log": just(values=[0.1, -2.0]),
         "error_feedback": lambda: {"compressor": networks.sign()},
         "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
@@ -394,6 +399,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "plot_partition": just(made=parts, dataset=data),
         "quadratic": just(num_nodes=4, dimension=3),
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
+        "zeroth_order": just(problem=problem),
     },
 }
 

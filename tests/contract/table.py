@@ -13,6 +13,7 @@ from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, n
 from contract.server_table import SERVER_CASES
 
 from dlsim import algorithms, trees
+from dlsim.problems import zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
 
@@ -232,6 +233,29 @@ CASES = (
         variant="nesterov",
     ),
     Case("relay_sgd", lambda p, rate: algorithms.relay_sgd(p, optax.sgd(rate)), network=world.tree),
+    Case(
+        "spsa",
+        lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
+        network=world.complete,
+        reduces_to=(
+            Reduction(
+                "with numbers sent as they are it is SGD on gradients estimated from losses",
+                lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
+                lambda p, rate: algorithms.centralized_sgd(zeroth_order(p, num_directions=4), optax.sgd(rate)),
+                world.complete,
+            ),
+        ),
+        shared=("missed",),  # what a node lacks of the log grows while it is away
+    ),
+    Case(
+        "spsa",
+        lambda p, rate: algorithms.spsa(
+            p, optax.sgd(rate, 0.5), num_directions=3, distribution="rademacher", catch_up="replay", copies=True
+        ),
+        variant="copies",
+        network=world.complete,
+        shared=("missed",),
+    ),
     *SERVER_CASES,
     Case(
         "isolated_training",
