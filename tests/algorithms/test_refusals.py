@@ -23,7 +23,9 @@ SGD = optax.sgd(0.1)
 WITH_OPTIMIZER = {
     "centralized_sgd": "optimizer",
     "choco_sgd": "optimizer",
+    "async_diloco": "inner_optimizer",
     "d2": "optimizer",
+    "diloco": "inner_optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -35,6 +37,7 @@ WITH_OPTIMIZER = {
     "isolated_training": "optimizer",
     "relay_sgd": "optimizer",
     "stochastic_gradient_push": "optimizer",
+    "streaming_diloco": "inner_optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 WITH_RATE = {
