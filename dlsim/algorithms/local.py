@@ -53,8 +53,7 @@ def local_updates(
     them (a proximal term, a control variate); `extra [n, ...]` is handed through to it.  Absent nodes keep their
     parameters and optimiser state.  With `onto [n, ...]` the updates, computed at `params` all the same, are added to
     these models, which are returned.  With `round` the optimiser's schedules count rounds, see `node_optimizer`.  Where a
-    round's K steps are done in parts, `first` (structural) is the number of a part's first step: its steps draw what they
-    would in one go.
+    round's K steps are done in parts, `first` is the number of a part's first step: its steps draw what they would in one go.
 
     With `num_local_epochs` = E a node goes E times through its own data, each time in an order drawn anew, in batches of
     the problem's size of which the last may be smaller: K_i = E ceil(m_i / B) steps, the others wait for the longest.
@@ -80,7 +79,7 @@ def local_updates(
         onto: PyTree,
         objective: Objective | None,
         round: Array | None,
-        first: int | None,
+        first: Any,
     ) -> tuple[PyTree, PyTree, Array, Array]:
         import optax
 
@@ -113,7 +112,7 @@ def local_updates(
         extra: PyTree = (),
         onto: PyTree = None,
         round: Array | None = None,
-        first: int | None = None,
+        first: Any = None,
     ) -> tuple[PyTree, PyTree, Info]:
         from dlsim.problems.blocks import map_nodes
 
@@ -160,12 +159,13 @@ def _batches(problem: Problem, num_local_steps: int, num_local_epochs: int | Non
             checks.fail(where, "num_local_steps", "left out where num_local_epochs is given", num_local_steps)
         return _epochs(problem, checks.integer(where, "num_local_epochs", num_local_epochs, 1), where)
 
-    def go(step: Any, start: Any, key: Array, node_ids: Array, first: int | None) -> tuple[Any, Array, Array]:
+    def go(step: Any, start: Any, key: Array, node_ids: Array, first: Any) -> tuple[Any, Array, Array]:
         del node_ids
         if num_local_steps == 1 and first is None:
             end, (losses, asked) = step(start, _Batch(keys.stream(key, "batch")))
             return end, losses, asked
-        step_keys = keys.fold_in(keys.stream(key, "batch"), (first or 0) + jnp.arange(num_local_steps))
+        numbers = jnp.arange(num_local_steps) if first is None else first + jnp.arange(num_local_steps)
+        step_keys = keys.fold_in(keys.stream(key, "batch"), numbers)
         end, (losses, asked) = jax.lax.scan(lambda carry, key: step(carry, _Batch(key)), start, step_keys)
         return end, jnp.mean(losses, axis=0), jnp.sum(asked, axis=0)
 
@@ -188,7 +188,7 @@ def _epochs(problem: Problem, num_local_epochs: int, where: str) -> _Batches:
     def batches_of(node_ids: Array) -> Array:
         return -(-jnp.asarray(sizes)[node_ids] // size)
 
-    def go(step: Any, start: Any, key: Array, node_ids: Array, first: int | None) -> tuple[Any, Array, Array]:
+    def go(step: Any, start: Any, key: Array, node_ids: Array, first: Any) -> tuple[Any, Array, Array]:
         from dlsim.problems.sampling import permutations
 
         del first  # epochs are done in one go

@@ -13,7 +13,7 @@ from dlsim.algorithms.fragments import cut
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.outer import OuterGradient, Shared, outer_half
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks.network import Network
+from dlsim.networks.network import Network, NetworkState
 from dlsim.problems.variables import without_statistics
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ class StreamingDiLoCoState(NamedTuple):
     optimizer_state: PyTree  # [N, ...] of the inner optimiser
     is_current: Array | tuple[()]  # bool [N]: was there in the round before; () over a graph
     round: Array  # int32 []
+
+
+class Outside(NamedTuple):
+    """What changes when fragments are sent and applied."""
+
+    params: PyTree  # [N, ...] theta_i
+    shared: tuple[Shared, ...]
+    flying: tuple[OuterGradient, ...]  # by fragment: sent and not yet applied
+    network: NetworkState
 
 
 class Moment(NamedTuple):
@@ -117,12 +126,7 @@ def streaming_diloco(
     outer = outer_half(where, outer_optimizer, over, consensus_step_size)
     shares_all = over == "all_reduce"
     lead = 0 if shares_all else 1  # axes of phi before the model's own
-    steps = [moment.step for moment in times.moments]
-    lengths = [b - a for a, b in zip((0, *steps), steps, strict=False)]
-    locals_ = {
-        num: local_updates(problem, inner_optimizer, num, where=where, argument="inner_optimizer")
-        for num in set(lengths)
-    }
+    local = local_updates(problem, inner_optimizer, 1, where=where, argument="inner_optimizer")
 
     def init(key: Array, params: PyTree, network: Network) -> StreamingDiLoCoState:
         del key, network
@@ -131,56 +135,80 @@ def streaming_diloco(
             outer.nothing(one.params) if late else () for one, late in zip(shared, times.outlasts, strict=True)
         )
         everyone = jnp.ones(problem.num_nodes, bool) if shares_all else ()
-        return StreamingDiLoCoState(
-            params, shared, pending, locals_[lengths[0]].init(params), everyone, jnp.zeros((), jnp.int32)
-        )
+        return StreamingDiLoCoState(params, shared, pending, local.init(params), everyone, jnp.zeros((), jnp.int32))
 
-    def send(key: Array, p: int, state: Any, theta: PyTree, shared: list[Any], network: Network) -> Any:
+    def send(key: Array, p: int, is_first: Array, now: Outside, network: Network) -> tuple[Outside, Network]:
         present = network.is_present
         if times.skips_first[p]:  # in the first round nobody is there to send it
             everyone = jnp.ones(network.num_nodes, bool) if present is None else present
-            network = network.replace(is_present=everyone & (state.round > 0))
-        part = parts.take(theta, p, 1)
-        gradient, shared[p], network = outer.reduce(key, shared[p], part, network, f"fragment_{p}")
-        return gradient, network.replace(is_present=present)
+            network = network.replace(is_present=everyone & ~is_first)
+        part = parts.take(now.params, p, 1)
+        gradient, shared, network = outer.reduce(key, now.shared[p], part, network, f"fragment_{p}")
+        network = network.replace(is_present=present)
+        flying = _with(now.flying, p, outer.keep(network, gradient, now.flying[p]))
+        return now._replace(shared=_with(now.shared, p, shared), flying=flying), network
 
-    def apply(
-        key: Array, p: int, gradient: OuterGradient, theta: PyTree, shared: list[Any], network: Network
-    ) -> PyTree:
-        shared[p] = outer.step(key, shared[p], gradient, network)
-        old = parts.take(theta, p, 1)
-        new = jax.tree.map(lambda x, phi: (alpha * x + (1 - alpha) * phi).astype(x.dtype), old, shared[p].params)
-        here = network.is_present
+    def apply(key: Array, p: int, now: Outside, network: Network) -> Outside:
+        gradient, here = now.flying[p], network.is_present
+        shared = outer.step(key, now.shared[p], gradient, network)
+        old = parts.take(now.params, p, 1)
+        new = jax.tree.map(lambda x, phi: (alpha * x + (1 - alpha) * phi).astype(x.dtype), old, shared.params)
         counts = gradient.counts if here is None else gradient.counts & here
-        return parts.put(theta, p, trees.select(counts, new, old), 1)
+        done = gradient._replace(counts=jnp.zeros_like(gradient.counts))
+        return Outside(
+            params=parts.put(now.params, p, trees.select(counts, new, old), 1),
+            shared=_with(now.shared, p, shared),
+            flying=_with(now.flying, p, outer.keep(network, done, gradient)),
+            network=now.network,
+        )
+
+    def at_moment(key: Array, moment: Moment, is_first: Array, network: Network) -> Any:
+        def happens(now: Outside) -> Outside:
+            on = network.with_state(now.network)
+            for p in moment.sent:
+                now, on = send(key, p, is_first, now, on)
+            for p in moment.applied:
+                now = apply(key, p, now, on)
+            return now._replace(network=on.state)
+
+        return happens
 
     def step(key: Array, state: StreamingDiLoCoState, network: Network) -> tuple[StreamingDiLoCoState, Network, Info]:
-        theta, optimizer_state = state.params, state.optimizer_state
-        here, is_current = network.is_present, state.is_current
+        theta, here, is_current = state.params, network.is_present, state.is_current
         if shares_all and here is not None:  # who comes back begins with phi
             phi = trees.replicate(parts.join([one.params for one in state.shared], 0), network.num_nodes)
             theta = trees.select(here & ~is_current, phi, theta)
             is_current = here
-        shared, flying = list(state.shared), list(state.pending)
-        at, loss, count = 0, 0.0, jnp.uint32(0)
-        for moment in times.moments:
-            first, num = (None if len(times.moments) == 1 else at), moment.step - at
-            theta, optimizer_state, info = locals_[num].run(
-                key, theta, optimizer_state, network.node_ids, here, first=first
+
+        def local_step(number: Array, carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            theta, optimizer_state, loss, count = carry
+            theta, optimizer_state, info = local.run(
+                key, theta, optimizer_state, network.node_ids, here, first=None if num_local_steps == 1 else number
             )
-            loss, count = loss + (num / num_local_steps) * info["loss"], count + info["num_gradients"]
-            for p in moment.sent:
-                gradient, network = send(key, p, state, theta, shared, network)
-                flying[p] = outer.keep(network, gradient, flying[p]) if times.outlasts[p] else gradient
-            for p in moment.applied:
-                theta = apply(key, p, flying[p], theta, shared, network)
-                if times.outlasts[p]:
-                    done = flying[p]._replace(counts=jnp.zeros_like(flying[p].counts))
-                    flying[p] = outer.keep(network, done, flying[p])
-            at = moment.step
-        pending = tuple(one if late else () for one, late in zip(flying, times.outlasts, strict=True))
-        new = StreamingDiLoCoState(theta, tuple(shared), pending, optimizer_state, is_current, state.round + 1)
-        return new, network, {"loss": loss, "num_gradients": count}
+            asked = info["num_gradients"].astype(jnp.uint32)
+            return theta, optimizer_state, loss + info["loss"].astype(loss.dtype), count + asked
+
+        # One program of a local step for all stretches between two moments, of the lengths that they have.
+        events = [at_moment(key, moment, state.round == 0, network) for moment in times.moments]
+
+        def stretch(carry: tuple[Any, ...], part: tuple[Array, Array, Array]) -> tuple[tuple[Any, ...], None]:
+            now, *rest = carry
+            begins, ends, place = part
+            theta, *rest = jax.lax.fori_loop(begins, ends, local_step, (now.params, *rest))
+            return (jax.lax.switch(place, events, now._replace(params=theta)), *rest), None
+
+        nothing = (jnp.zeros(network.num_nodes), jnp.zeros(network.num_nodes, jnp.uint32))
+        flying = tuple(
+            kept if late else outer.nothing(one.params)
+            for kept, one, late in zip(state.pending, state.shared, times.outlasts, strict=True)
+        )
+        ends = jnp.asarray([moment.step for moment in times.moments])
+        begins = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+        start = (Outside(theta, state.shared, flying, network.state), state.optimizer_state, *nothing)
+        (now, optimizer_state, loss, count), _ = jax.lax.scan(stretch, start, (begins, ends, jnp.arange(len(events))))
+        pending = tuple(one if late else () for one, late in zip(now.flying, times.outlasts, strict=True))
+        new = StreamingDiLoCoState(now.params, now.shared, pending, optimizer_state, is_current, state.round + 1)
+        return new, network.with_state(now.network), {"loss": loss / num_local_steps, "num_gradients": count}
 
     return Algorithm(
         init=init,
@@ -189,6 +217,11 @@ def streaming_diloco(
         requires=outer.requires,
         source="Douillard et al., Streaming DiLoCo, 2025",
     )
+
+
+def _with(items: tuple[Any, ...], p: int, item: Any) -> tuple[Any, ...]:
+    """The tuple with another item at place p."""
+    return (*items[:p], item, *items[p + 1 :])
 
 
 def timetable(num_fragments: int, num_local_steps: int, delay: int, first_sync: str) -> Timetable:

@@ -196,7 +196,8 @@ def two_halves() -> Network:
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold")
-ALONE = ("centralized_sgd", *SERVED, "isolated_training")  # need no links
+REDUCED = ("async_diloco", "diloco", "streaming_diloco")
+ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

@@ -21,7 +21,7 @@ def halves(model: Any) -> Any:
 
 
 def _streaming(p: Any, rate: Any, **options: Any) -> Any:
-    kinds = {"num_local_steps": 3, "outer_optimizer": NESTEROV, "fragments": halves, **options}
+    kinds = {"num_local_steps": 2, "outer_optimizer": NESTEROV, "fragments": halves, **options}
     return algorithms.streaming_diloco(p, optax.sgd(rate, momentum=0.5), **kinds)
 
 
@@ -50,7 +50,7 @@ DILOCO_CASES = (
     ),
     Case(
         "diloco",
-        lambda p, rate: algorithms.diloco(p, optax.adam(rate), num_local_steps=2, over="gossip"),
+        lambda p, rate: algorithms.diloco(p, optax.sgd(rate), num_local_steps=2, over="gossip"),
         variant="gossip",
         reduces_to=(
             Reduction(
