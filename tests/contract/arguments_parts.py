@@ -142,10 +142,6 @@ def clients(**more: Any) -> Call:
     return lambda: {"problem": problem(), "client_optimizer": SGD, **more}
 
 
-def inner(**more: Any) -> Call:
-    return lambda: {"problem": problem(), "inner_optimizer": SGD, **more}
-
-
 def rated(name: str = "learning_rate", **more: Any) -> Call:
     return lambda: {"problem": problem(), name: 0.1, **more}
 
