@@ -7,6 +7,7 @@ from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
+from dlsim.algorithms.diloco import async_diloco, diloco
 from dlsim.algorithms.dsgd import dsgd
 from dlsim.algorithms.estimators import saga, sarah, svrg
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
@@ -36,6 +37,7 @@ from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
 from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
+from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
 from dlsim.algorithms.wang_elia import wang_elia
 
@@ -49,10 +51,12 @@ __all__ = [
     "admm_tracking_gradient",
     "afa_cd",
     "afa_cs",
+    "async_diloco",
     "centralized_sgd",
     "choco_sgd",
     "d2",
     "decentralized_admm",
+    "diloco",
     "dsgd",
     "exact_diffusion",
     "extra",
@@ -87,6 +91,7 @@ __all__ = [
     "spsa",
     "spsa_replay",
     "stochastic_gradient_push",
+    "streaming_diloco",
     "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
