@@ -46,7 +46,6 @@ CHANNELS = (
     ChannelCase("poisson_binomial", lambda: networks.poisson_binomial(clip=1.0, theta=0.25)),
     ChannelCase("clipped_rounding", lambda: networks.clipped_rounding(clip=1.0)),
     ChannelCase("log_quantize", networks.log_quantize),
-    ChannelCase("e3m0", networks.e3m0),
     ChannelCase("gaussian_noise", lambda: networks.gaussian_noise(0.1)),
     ChannelCase("byzantine", lambda: networks.byzantine((1, 6), "noise", 0.1)),
     ChannelCase("error_feedback", lambda: networks.error_feedback(networks.sign())),
