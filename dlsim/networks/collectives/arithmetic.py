@@ -14,6 +14,7 @@ import jax.numpy as jnp
 Array = jax.Array
 
 SMALLEST = 1.1754944e-38  # the smallest normal float32
+ROWS = 8  # ranks whose rows are added in one pass over the vector
 LEVELS = 255  # codes of 8 bits: 0 .. 255
 
 
@@ -25,8 +26,10 @@ class MinMax(NamedTuple):
 
 
 def compact(is_in: Array, order: Array) -> Array:
-    """Positions in the order of the ring, those that are in first, int32 `[N]`."""
-    return order[jnp.argsort(~is_in[order], stable=True)]
+    """Positions of those that are in, in the order of the ring, int32 `[N]`; without meaning beyond the last of them."""
+    inside = is_in[order]
+    place = jnp.where(inside, jnp.cumsum(inside.astype(jnp.int32)) - 1, order.shape[0])
+    return jnp.zeros_like(order).at[place].set(order, mode="drop", unique_indices=True)
 
 
 def ranks(is_in: Array, order: Array) -> Array:
@@ -61,7 +64,10 @@ def quantized(values: Array, chunk: Array, num_chunks: int, how: MinMax) -> Arra
     low, span = low[chunk], (high - low)[chunk]
     share = (LEVELS * (values - low)) / jnp.where(span == 0, 1, span)
     code = jnp.floor(share) if how.rounding == "floor" else jnp.round(share)
-    return jnp.where(span == 0, low, (code * span) / LEVELS + low)
+    # A divisor that looks like data at every entry: of a constant a compiler makes a factor, and of the product and the sum
+    # one operation, whose last bits are others.
+    levels = jnp.where(code == code, jnp.float32(LEVELS), 1)
+    return jnp.where(span == 0, low, (code * span) / levels + low)
 
 
 def ring_sum(values: Array, ring: Array, num_peers: Array, how: MinMax | None) -> tuple[Array, Array]:
@@ -75,19 +81,38 @@ def ring_sum(values: Array, ring: Array, num_peers: Array, how: MinMax | None) -
     size, num_entries = values.shape
     peers = jnp.maximum(num_peers, 1)
     chunk = chunks(num_entries, peers)
+    if how is None:
+        total = _row_by_row(values, ring, peers, chunk)
+        return total, total
     entry = jnp.arange(num_entries, dtype=jnp.int32)
 
     def own(j: Array | int) -> Array:
         return values.at[ring[(chunk + j) % peers], entry].get(mode="promise_in_bounds")
 
     def hop(j: Array, total: Array) -> Array:
-        heard = total if how is None else quantized(total, chunk, size, how)
-        return own(j) + heard
+        return own(j) + quantized(total, chunk, size, how)
 
     total = jax.lax.fori_loop(1, peers, hop, own(0))
-    if how is None:
-        return total, total
     return jnp.where(peers > 1, quantized(total, chunk, size, how), total), total
+
+
+def _row_by_row(values: Array, ring: Array, peers: Array, chunk: Array) -> Array:
+    """The same additions in the order of memory: rank r adds to the chunks k < r, then, second time around, to those k > r."""
+    ring = jnp.pad(ring, (0, -ring.shape[0] % ROWS))
+
+    def rows(block: Array, total: Array, is_second: bool) -> Array:
+        for offset in range(ROWS):
+            rank = block * ROWS + offset
+            row = jax.lax.dynamic_index_in_dim(values, ring[rank], 0, keepdims=False)
+            if is_second:
+                total = jnp.where(rank < chunk, total + row, total)
+            else:
+                total = jnp.where(rank == chunk, row, jnp.where((rank > chunk) & (rank < peers), total + row, total))
+        return total
+
+    num_blocks = (peers + ROWS - 1) // ROWS
+    total = jax.lax.fori_loop(0, num_blocks, lambda b, total: rows(b, total, False), jnp.zeros_like(values[0]))
+    return jax.lax.fori_loop(0, num_blocks, lambda b, total: rows(b, total, True), total)
 
 
 def owners(num_entries: int, num_peers: Array) -> Array:
