@@ -40,7 +40,9 @@ def test_hashes_are_of_the_bits() -> None:
     assert hashes.tolist() == [folded(row.view(np.uint32)) for row in x]
     x[1, 299] = np.nextafter(x[1, 299], 9)
     assert len(set(np.asarray(state_hash(jnp.asarray(x))).tolist())) == 3
-    signed = state_hash({"a": jnp.array([[0.0], [-0.0]]), "b": jnp.zeros((2, 2), jnp.bfloat16), "c": jnp.ones((2, 1), int)})
+    signed = state_hash(
+        {"a": jnp.array([[0.0], [-0.0]]), "b": jnp.zeros((2, 2), jnp.bfloat16), "c": jnp.ones((2, 1), int)}
+    )
     assert int(signed[0]) != int(signed[1])
 
 
@@ -135,7 +137,9 @@ def test_churn_never_goes_below_its_minimum_and_marks_who_is_new() -> None:
         there, dies = np.asarray(met.is_present), np.isfinite(met.membership.dies_at)
         is_new = np.asarray(met.membership.is_new)
         assert not (is_new & np.asarray(state)).any() and (is_new <= there).all()
-        assert (dies <= there).all() and ((0 <= met.membership.dies_at[dies]) & (met.membership.dies_at[dies] < 1)).all()
+        assert (dies <= there).all() and (
+            (0 <= met.membership.dies_at[dies]) & (met.membership.dies_at[dies] < 1)
+        ).all()
         assert (np.asarray(new) == (there & ~dies)).all() and new.sum() >= 2
         for name, number in (("died", dies), ("joined", is_new), ("left", np.asarray(state) & ~there)):
             counts[name] += int(number.sum())

@@ -211,7 +211,9 @@ def all_reduce(
     def failed(j: Array, spent: _Spent) -> _Spent:
         more = attempt(present & (deaths.attempt >= j), deaths.cuts[j])
         return _Spent(
-            counters.add(spent.messages, more.messages), counters.add(spent.bits, more.bits), spent.seconds + more.seconds
+            counters.add(spent.messages, more.messages),
+            counters.add(spent.bits, more.bits),
+            spent.seconds + more.seconds,
         )
 
     last = attempt(remain, None)

@@ -55,7 +55,7 @@ def chunks(num_entries: int, num_peers: Array) -> Array:
 def quantized(values: Array, chunk: Array, num_chunks: int, how: MinMax) -> Array:
     """Every chunk of float32 `[D]` after a hop in 8 bits.
 
-        q = round(255 (x - min) / (max - min)),  x' = min + q (max - min) / 255;  x' = min where max = min
+    q = round(255 (x - min) / (max - min)),  x' = min + q (max - min) / 255;  x' = min where max = min
     """
     low = jax.ops.segment_min(values, chunk, num_chunks, indices_are_sorted=True)
     high = jax.ops.segment_max(values, chunk, num_chunks, indices_are_sorted=True)
@@ -97,7 +97,7 @@ def ring_sum(values: Array, ring: Array, num_peers: Array, how: MinMax | None) -
 
 
 def _row_by_row(values: Array, ring: Array, peers: Array, chunk: Array) -> Array:
-    """The same additions in the order of memory: rank r adds to the chunks k < r, then, second time around, to those k > r."""
+    """The same additions in the order of memory: rank r adds to the chunks k < r, the second time around to those k > r."""
     ring = jnp.pad(ring, (0, -ring.shape[0] % ROWS))
 
     def rows(block: Array, total: Array, is_second: bool) -> Array:
@@ -196,4 +196,3 @@ def butterfly_cost(num_entries: int, is_in: Array, rank: Array, most: int) -> Co
 def in_any_order(values: Array, is_in: Array) -> Array:
     """The sum over those that are in, `[D]`, in whatever order is fastest."""
     return jnp.sum(jnp.where(is_in[:, None], values, 0), axis=0)
-

@@ -26,7 +26,8 @@ def state_hash(tree: PyTree) -> Array:
 
         combine(a, b) = rotl7(a xor (b + 0x9e3779b1)) 0x85ebca6b
 
-    Words are dealt to 256 lanes, each lane folds its own, and the lanes are folded last.  Rows that differ in a bit (0 and
+    The words of all leaves, one after the other, are dealt to 256 lanes, each lane folds its own, and the lanes are folded
+    last.  Rows that differ in a bit (0 and
     -0 do, as do two NaNs) have the same hash by chance only, once in 2^32.
 
     Source: the function of the Prime Collective Communications Library, 2025.
@@ -35,17 +36,12 @@ def state_hash(tree: PyTree) -> Array:
     if not leaves or any(not jnp.ndim(leaf) for leaf in leaves):
         checks.fail("state_hash", "tree", "of rows [n, ...] in every leaf", "one without leaves or with a number")
     messages.check_leading("state_hash", tree, leaves[0].shape[0])
-    total = jnp.zeros(leaves[0].shape[0], jnp.uint32)
-    for leaf in leaves:
-        words = _words(jnp.asarray(leaf))
-        if not words.shape[1]:
-            continue
-        columns = math.ceil(words.shape[1] / LANES)
-        words = jnp.pad(words, ((0, 0), (0, columns * LANES - words.shape[1])))
-        words = jnp.moveaxis(words.reshape(-1, columns, LANES), 1, 0)
-        lanes, _ = jax.lax.scan(lambda a, b: (_combine(a, b), None), jnp.zeros(words.shape[1:], jnp.uint32), words)
-        total, _ = jax.lax.scan(lambda a, b: (_combine(a, b), None), total, lanes.T)
-    return total
+    words = jnp.concatenate([_words(jnp.asarray(leaf)) for leaf in leaves], axis=1)
+    columns = math.ceil(words.shape[1] / LANES)
+    words = jnp.pad(words, ((0, 0), (0, columns * LANES - words.shape[1])))
+    words = jnp.moveaxis(words.reshape(-1, columns, LANES), 1, 0)
+    lanes, _ = jax.lax.scan(lambda a, b: (_combine(a, b), None), jnp.zeros(words.shape[1:], jnp.uint32), words)
+    return jax.lax.scan(lambda a, b: (_combine(a, b), None), jnp.zeros(lanes.shape[0], jnp.uint32), lanes.T)[0]
 
 
 def _words(leaf: Array) -> Array:
