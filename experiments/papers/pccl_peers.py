@@ -184,15 +184,19 @@ class StressState(NamedTuple):
     is_new: Array  # bool [M], joins with the next operation
     wait: Array  # float32 seconds until the next peer is started or killed
     counts: dict[str, Array]
+    trace: Array  # float32 [3, operations]: of the last ones when they began, peers, and +1 (started), -1 (killed) or 0
 
 
 STRESS_COUNTS = ("unequal", "lost", "kills", "joins", "failed")
 
 
-def stress_test(num_slots: int, num_entries: int, ops_a_step: int, *, seconds: float = 0.3) -> dlsim.Process:
+def stress_test(
+    num_slots: int, num_entries: int, ops_a_step: int, *, traced: int = 100, seconds: float = 0.3
+) -> dlsim.Process:
     """The library's stress test: all-reduces without end, and every 0.5 to 2 s a peer is started (0.6) or killed (0.4).
 
     Between 2 and `num_slots` peers are alive.  An operation of all of them takes `seconds`; a step is `ops_a_step` of them.
+    The last `traced` operations are kept.
     """
     rate = 2 * (num_slots - 1) / num_slots * num_entries * 32 / seconds
     network = networks.complete(num_slots).with_links(networks.links(num_slots, upload=rate, download=rate))
@@ -209,6 +213,7 @@ def stress_test(num_slots: int, num_entries: int, ops_a_step: int, *, seconds: f
             is_new=jnp.zeros(num_slots, bool),
             wait=jnp.float32(0.5),
             counts=dict.fromkeys(STRESS_COUNTS, zero),
+            trace=jnp.full((3, traced), jnp.nan, jnp.float32),
         )
 
     def operation(key: Array, state: StressState) -> StressState:
@@ -241,6 +246,8 @@ def stress_test(num_slots: int, num_entries: int, ops_a_step: int, *, seconds: f
             "joins": starts,
             "failed": reduced.num_attempts - 1,
         }
+        now = begins.seconds.astype(jnp.float32) + begins.nanoseconds.astype(jnp.float32) * 1e-9
+        seen = jnp.stack([now, peers.astype(jnp.float32), starts.astype(jnp.float32) - kills.astype(jnp.float32)])
         return StressState(
             network=current.state,
             values=values,
@@ -250,6 +257,7 @@ def stress_test(num_slots: int, num_entries: int, ops_a_step: int, *, seconds: f
             is_new=starts & (jnp.arange(num_slots) == jnp.argmin(present)),
             wait=jnp.where(is_event, 0.5 + 1.5 * gap, state.wait) - passed,
             counts={name: state.counts[name] + jnp.asarray(more).astype(jnp.int32) for name, more in new.items()},
+            trace=jnp.concatenate([state.trace[:, 1:], seen[:, None]], axis=1),
         )
 
     def step(key: Array, state: StressState) -> tuple[StressState, dict[str, Any]]:
