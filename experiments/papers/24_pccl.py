@@ -64,7 +64,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "restart churn": {"manner": "restart", "churn": True},
     "ddp": {"steps": 1, "rate": 1.0},
 }
-TINY = ("sync churn", "unreplaced")
+TINY = ("sync churn",)
 SCALARS = ("loss", "accuracy", "bits_sent", "num_peers", *COUNTS, "bias", "rms", "slowest")
 
 
