@@ -32,11 +32,16 @@ from dlsim.channels import (
     top_k,
 )
 from dlsim.networks.byzantine import byzantine
+from dlsim.networks.collectives.all_reduce import Collective, Reduced, collective
+from dlsim.networks.collectives.orders import ring_order
+from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
+from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.fields import Membership
 from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
@@ -44,6 +49,7 @@ from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links, links
 from dlsim.networks.matcha import Matcha, matcha
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.peer_churn import peer_churn
 from dlsim.networks.periods import period_gap
 from dlsim.networks.random_graphs import (
     barabasi_albert,
@@ -85,13 +91,18 @@ from dlsim.networks.weights import mixing_weights
 
 __all__ = [
     "Arrival",
+    "Collective",
     "Graph",
     "GraphFile",
     "Inbox",
     "Labels",
     "Links",
     "Matcha",
+    "Membership",
     "Network",
+    "Pipes",
+    "Reduced",
+    "Synchronized",
     "barabasi_albert",
     "base_graph",
     "binary_tree",
@@ -104,6 +115,7 @@ __all__ = [
     "chi_2",
     "churn",
     "clipped_rounding",
+    "collective",
     "complete",
     "connect",
     "crash",
@@ -115,6 +127,7 @@ __all__ = [
     "draw",
     "e3m0",
     "effective_resistances",
+    "elect",
     "encode",
     "encode_levels",
     "encode_log",
@@ -150,8 +163,10 @@ __all__ = [
     "outages",
     "participation",
     "path",
+    "peer_churn",
     "perfect_channel",
     "period_gap",
+    "pipes",
     "poisson_binomial",
     "quantize",
     "random_geometric",
@@ -162,6 +177,7 @@ __all__ = [
     "read_graph_file",
     "reverse_edges",
     "ring",
+    "ring_order",
     "rqm",
     "second_eigenvalue",
     "secure_aggregation",
@@ -170,12 +186,15 @@ __all__ = [
     "spectral_gap",
     "spectrum",
     "star",
+    "state_hash",
     "stochastic_block",
+    "synchronize",
     "time_varying",
     "to_jraph",
     "to_networkx",
     "to_server",
     "top_k",
     "torus",
+    "transfer_seconds",
     "watts_strogatz",
 ]

@@ -35,6 +35,14 @@ class NetworkState(NamedTuple):
     channels: dict[str, PyTree]  # the channel's state, one a stream of messages
 
 
+class Membership(NamedTuple):
+    """Who came into this round, and who dies in the middle of what peers do together in it."""
+
+    # In durations of an operation that nobody interrupts, 0 as it begins; infinite: not in this round.
+    dies_at: Array  # float32 [N]
+    is_new: Array  # bool [N], a peer that was not there before and brings nothing: its slot's state is another's
+
+
 class Inbox(NamedTuple):
     """What each node heard from its neighbours."""
 
@@ -86,6 +94,7 @@ class NetworkFields:
     is_linked: Array | None = None  # bool [E]: up in this round
     is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
     cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
+    membership: Membership | None = None  # None: nobody is new, nobody dies on the way
     lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})

@@ -77,6 +77,7 @@ SCENARIOS = (
     ScenarioCase("crash", lambda: networks.crash(2, 0.4)),
     ScenarioCase("outages", lambda: networks.outages((1, 6, 1), (0, 2, 4), (2, 3, 5))),
     ScenarioCase("participation", lambda: networks.participation(3)),
+    ScenarioCase("peer_churn", lambda: networks.peer_churn(0.2, 0.5, leave_rate=0.2)),
     ScenarioCase("link_failure", lambda: networks.link_failure(0.4)),
     ScenarioCase("link_failure", lambda: networks.link_failure(0.4, is_symmetric=False), variant="one_way"),
     ScenarioCase("random_presence", lambda: networks.random_presence(0.6)),

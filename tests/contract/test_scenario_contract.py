@@ -80,7 +80,7 @@ def test_it_leaves_the_rest_of_the_network_alone(case: ScenarioCase) -> None:
     assert current.channel is network.channel
     world.same((current.node_ids, current.links, current.state), (network.node_ids, network.links, network.state))
     if case.only_restricts:
-        restored = current.replace(is_present=None, is_linked=None, cohort=None)
+        restored = current.replace(is_present=None, is_linked=None, cohort=None, membership=None)
         world.same(restored, network)
 
 
