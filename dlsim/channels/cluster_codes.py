@@ -38,23 +38,23 @@ def header_width(num_clusters: int) -> int:
     return num_clusters * index_width(num_clusters) if num_clusters > 3 else 0
 
 
-def num_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: Array) -> Array:
+def num_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: Array, rank: Array) -> Array:
     """Bits of one leaf, int32 `[n]`: centroids and code.
 
     `cluster [n, d]` of each number, `by_size [n, K]` the clusters from the largest on, `counts [n, K]` how many of the
-    numbers `sent [n, d]` each has.
+    numbers `sent [n, d]`, which one each is `rank [n, d]`, each has.
     """
     num_clusters = counts.shape[1]
     is_coded = jnp.sum(counts > 0, axis=1) > 1  # with one value in use there is nothing to say
     if code == "best":
-        lengths = [_code_bits(one, cluster, by_size, counts, sent) for one in CHOICES]
+        lengths = [_code_bits(one, cluster, by_size, counts, sent, rank) for one in CHOICES]
         body = jnp.minimum(jnp.minimum(lengths[0], lengths[1]), lengths[2]) + 2
     else:
-        body = _code_bits(code, cluster, by_size, counts, sent)
+        body = _code_bits(code, cluster, by_size, counts, sent, rank)
     return BITS * num_clusters + jnp.where(is_coded, body, 0)
 
 
-def _code_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: Array) -> Array:
+def _code_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: Array, rank: Array) -> Array:
     num_clusters, total = counts.shape[1], jnp.sum(counts, axis=1)
     if code == "fixed":
         return total * index_width(num_clusters)
@@ -64,7 +64,6 @@ def _code_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: A
     lengths = jnp.sum(jnp.where(ordered > 0, gamma_bits(jnp.maximum(ordered, 1)), 0), axis=1)
     if code == "addresses":
         return lengths + jnp.sum(ordered, axis=1) * (floor_log2(jnp.maximum(total, 1)) + 1)
-    rank = jnp.cumsum(sent, axis=1, dtype=jnp.int32)
 
     def behind(place: Array, so_far: Array) -> Array:
         members = sent & (cluster == jax.lax.dynamic_index_in_dim(by_size, place, axis=1))

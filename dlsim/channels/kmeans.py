@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.channels import cluster_codes
-from dlsim.channels.packets import as_sent, check_codable, flat_leaves, is_sent, stateless
+from dlsim.channels.packets import as_sent, check_codable, flat_leaves, ranks, stateless
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 
@@ -106,17 +106,14 @@ def thinned_out(tree: PyTree, sparsity: Any) -> PyTree:
 
 
 def _kth_largest(words: Array, k: Array) -> Array:
-    """The k-th largest of each row of integers `[n, d]` >= 0, exact: its bits from the top, three at a time."""
+    """The k-th largest of each row of integers `[n, d]` >= 0, exact: its bits from the top, one at a time."""
 
     def narrow(turn: Array, least: Array) -> Array:
-        shift = 30 - 3 * turn
-        digits = jnp.arange(1, 8, dtype=jnp.int32)
-        is_one = (digits << shift) >> shift == digits  # the first three bits are two more than there are
-        candidates = least + (digits << shift)[:, None]  # [7, n]
-        enough = jnp.stack([jnp.sum(words >= one[:, None], axis=1) >= k for one in candidates])
-        return least + (jnp.sum(enough & is_one[:, None], axis=0, dtype=jnp.int32) << shift)
+        candidate = least + (jnp.int32(1) << (30 - turn))
+        enough = jnp.sum(words >= candidate[:, None], axis=1) >= k
+        return jnp.where(enough, candidate, least)
 
-    return jax.lax.fori_loop(0, 11, narrow, jnp.zeros(words.shape[0], jnp.int32))
+    return jax.lax.fori_loop(0, 31, narrow, jnp.zeros(words.shape[0], jnp.int32))
 
 
 def clustered(
@@ -128,7 +125,8 @@ def clustered(
     check_codable(where, int(ends[-1]))
     arrived, sides, extra_bits, numbers = [], [], packet.extra_bits, jnp.arange(num_clusters)
     for x, at, end in zip(parts, ends[:-1], ends[1:], strict=True):
-        sent = is_sent(x, packet, slice(at, end), int(ends[-1]))
+        sent = jnp.ones((1, x.shape[1]), bool) if packet.is_sent is None else packet.is_sent[:, at:end]
+        rank = ranks(sent, packet.is_sent is None)
         centroids = _centroids(x, sent, num_clusters, num_iterations)
         cluster = _nearest(x, centroids)
         if snap_zero:
@@ -142,7 +140,7 @@ def clustered(
         few = jnp.sum(counts, axis=1) < num_clusters
         arrived.append(jnp.where(sent, jnp.where(few[:, None], x, value), 0))
         by_size = jnp.argsort(-counts, axis=1, stable=True)
-        bits = cluster_codes.num_bits(code, cluster, by_size, counts, sent)
+        bits = cluster_codes.num_bits(code, cluster, by_size, counts, sent, rank)
         extra_bits = extra_bits + jnp.where(few, 32 * jnp.sum(counts, axis=1), bits).astype(jnp.uint32)
         sides.append(_in_order(centroids, by_size, counts).astype(jnp.float32))
     return packet._replace(

@@ -86,11 +86,11 @@ def check_fraction(where: str, fraction: Any) -> Any:
     return checks.number(where, "fraction", fraction, 0.0, 1.0, open_minimum=True)
 
 
-def ranks(packet: Packet, dimension: int) -> Array:
-    """Of the numbers that are sent, which one each is, from 1, int32 `[1, D]` or `[n, D]`."""
-    if packet.is_sent is None:
-        return jnp.arange(1, dimension + 1, dtype=jnp.int32)[None]
-    return jnp.cumsum(packet.is_sent, axis=1, dtype=jnp.int32)
+def ranks(sent: Array, is_all: bool) -> Array:
+    """Of the numbers that are sent, bool `[n, D]`, which one each is, from 1, int32 `[n, D]`, or `[1, D]` of all."""
+    if is_all:
+        return jnp.arange(1, sent.shape[1] + 1, dtype=jnp.int32)[None]
+    return jnp.cumsum(sent, axis=1, dtype=jnp.int32)
 
 
 MOST_CODED = 2**26  # numbers, whose codes' lengths still add up in 32 bits

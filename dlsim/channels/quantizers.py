@@ -66,7 +66,7 @@ def quantize(bits: int, *, norm: str = "l2", code: str = "fixed") -> Channel:
 def _elias_bits(rounded: Array, packet: Packet) -> Array:
     """Of each level that is not zero its gap, sign and level, uint32 `[n]`."""
     members, level = rounded > 0, rounded.astype(jnp.int32)
-    gap = gaps(members, ranks(packet, level.shape[1]))
+    gap = gaps(members, ranks(members if packet.is_sent is None else packet.is_sent, packet.is_sent is None))
     return jnp.sum(jnp.where(members, omega_bits(gap) + 1 + omega_bits(level), 0), axis=1).astype(jnp.uint32)
 
 

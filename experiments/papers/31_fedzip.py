@@ -13,9 +13,9 @@ code with the numbers of positions, which `dlsim.networks.decode` reads.  `one t
 vector of a million numbers through the same channel.  The paper says: rates up to 1085, up to 99 % of bandwidth and energy
 saved; it could not be verified with which model, data and code.
 
-Measured (default mode, 3 seeds, 80 rounds): at s = 0.8 the rate is 23.5 in Huffman code, 30.1 in differences and 45.8 as
-the paper counts them, for half a point of accuracy (96.5 against 97.0 %).  Addresses need more (12.9): twelve bits each.
-At s = 0.99 error feedback has 96.3 and without it 91.1 +- 2.4 %: the claim of ten points does not hold, probably because 15
+Measured (default mode, 3 seeds, 80 rounds): at s = 0.8 the rate is 23.5 in Huffman code, 30.1 in differences and 45.8 as the
+paper counts them, for half a point of accuracy (96.5 against 97.0 %).  Addresses need more (12.9): twelve bits each.  At
+s = 0.99 error feedback has 96.3 and without it 91.1 +- 2.4 %: the claim of ten points does not hold, probably because 15
 local steps a round, not 10 as in the independent program, leave less to make up; at s = 0.999 feedback gains 26 points
 (95.0 against 68.7 %).  Signs without feedback, at a rate of 31.6, end at 96.7 %, no worse than s = 0.8.  A sparse vector of
 a million numbers has a rate of 2865, and 5456 as the paper counts: rates of a thousand come from sparsity.  Of its normal
