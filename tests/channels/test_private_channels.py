@@ -126,9 +126,9 @@ def test_floats_may_be_traced() -> None:
             networks.clipped_rounding(clip=x),
         )
 
-    traced = jax.jit(lambda x: [put(one, values)[1].values for one in make(x)])(0.4)
-    for one, channel in zip(traced, make(0.4), strict=True):
-        np.testing.assert_allclose(one, put(channel, values)[1].values, rtol=1e-5)
+    both = jax.jit(lambda x: [[put(one, values)[1].values for one in make(y)] for y in (x, 0.4)])(0.4)
+    for traced, known in zip(*both, strict=True):
+        np.testing.assert_allclose(traced, known, rtol=1e-5)
 
 
 def test_releases_are_counted_by_node_and_the_budget_is_recorded() -> None:
