@@ -8,8 +8,15 @@ Bible by this file.  Then N nodes, each with one role of Shakespeare (the larges
 matrix (D = 4,096) by SPSA with shared randomness: S = 4 directions a node and round, batches of 8, epsilon 1e-3, mean.
 Test loss in nats a character, over 32 windows of the last tenth of each of the 8 largest roles.
 
-The paper is a proof of concept; no number of it could be read, and none is quoted.  What is expected below was measured
-before this run with an independent program.
+The paper is a proof of concept; no number of it could be read, and none is quoted.  What claims expect was measured before
+with an independent program, whose own pretraining starts at 2.156 nats where this one's starts at 2.189.
+
+Measured (default mode, 3 seeds, 31 cases): all eight claims hold.  One byte ends where float32 does (2.103, off by 1.3e-4 at
+most) after 8,400 bytes a node in place of 33,600; the sign alone 0.015 to 0.021 above, and only at a small rate (2.228 at
+0.06).  The limits hold as well: at 0.3 of the nodes a round and the same rate nothing is learnt (2.191), and backpropagation
+is there after 30 rounds at rate 0.3.  Copies that lose bytes come apart without the loss telling (2.103 at 1 in 100).
+
+Departures: a small model and its output matrix in place of GPT-2 or LLaMA; rates are means (p = 1) and not over sqrt(n).
 """
 
 from __future__ import annotations
