@@ -8,8 +8,15 @@ Bible by this file.  Then N nodes, each with one role of Shakespeare (the larges
 matrix (D = 4,096) by SPSA with shared randomness: S = 4 directions a node and round, batches of 8, epsilon 1e-3, mean.
 Test loss in nats a character, over 32 windows of the last tenth of each of the 8 largest roles.
 
-The paper is a proof of concept; no number of it could be read, and none is quoted.  What is expected below was measured
-before this run with an independent program.
+The paper is a proof of concept; no number of it could be read, and none is quoted.  What claims expect was measured before
+with an independent program, whose own pretraining starts at 2.156 nats where this one's starts at 2.189.
+
+Measured (default mode, 3 seeds, 31 cases): all eight claims hold.  One byte ends where float32 does (2.103, off by 1.3e-4 at
+most) after 8,400 bytes a node in place of 33,600; the sign alone 0.015 to 0.021 above, and only at a small rate (2.228 at
+0.06).  The limits hold as well: at 0.3 of the nodes a round and the same rate nothing is learnt (2.191), and backpropagation
+is there after 30 rounds at rate 0.3.  Copies that lose bytes come apart without the loss telling (2.103 at 1 in 100).
+
+Departures: a small model and its output matrix in place of GPT-2 or LLaMA; sums are divided by n, not by sqrt(n).
 """
 
 from __future__ import annotations
@@ -103,7 +110,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     checks.one_of("03_just_one_byte", "case", name, (*CODECS, "backprop", "fedavg"))
     settings = (config.text, config.pretraining_steps, config.pretraining_batch, config.num_windows)
     problem = _problem(num, config.batch_size, *settings)
-    network, scenario = networks.complete(num), None
+    network = networks.complete(num)
     if name == "backprop":
         algorithm = dlsim.algorithms.dsgd(problem, optax.sgd(rate))
     elif name == "fedavg":
@@ -114,8 +121,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         given = {"num_directions": config.num_directions, "smoothing": config.smoothing, "copies": "lost" in options}
         every = int(options["refresh"]) if "refresh" in options else None
         algorithm = dlsim.algorithms.spsa(problem, optax.sgd(rate), refresh_rounds=every, **given)
-    if "alive" in options:
-        scenario = networks.random_presence(options["alive"])
+    scenario = networks.random_presence(options["alive"]) if "alive" in options else None
     process = dlsim.learn(problem, algorithm, network, scenario)
     kept = ("loss", "bits_sent", "consensus_distance", "gradient_evaluations")
     return process, dlsim.Record(every=config.record_every, fn=only(process, kept))
@@ -135,9 +141,6 @@ def _codec(name: str) -> dlsim.Channel:
         return state, packet._replace(values=unravel(short), bits_per_entry=jnp.full_like(packet.bits_per_entry, 8))
 
     return dlsim.Channel(init=lambda message, num_senders: (), send=send)
-
-
-# Texts.
 
 
 def _texts(name: str) -> tuple[str, list[str]]:
@@ -274,9 +277,6 @@ def _problem(num: int, batch_size: int, *settings: Any) -> dlsim.Problem:
     )
 
 
-# Claims.
-
-
 def _final(results: xarray.Dataset, case: str) -> np.ndarray:
     """Test loss at the end, by seed."""
     return np.atleast_1d(results.loss.sel(case=case).isel(step=-1).values)
@@ -301,9 +301,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     def claim(text: str, reported: str, measured: str, holds: Any) -> None:
         out.append(Claim(text, SOURCE, reported, measured, bool(holds) if is_long else None))
 
-    byte, plain = f"log8 N=8 lr={ZEROTH}", f"float32 N=8 lr={ZEROTH}"
-    start = float(results.loss.sel(case=byte).isel(step=0).mean())
-    log8 = _final(results, byte)
+    byte, plain = (f"{name} N=8 lr={ZEROTH}" for name in ("log8", "float32"))
+    start, log8 = float(results.loss.sel(case=byte).isel(step=0).mean()), _final(results, byte)
     off = log8 - _final(results, plain)
     text = f"One byte is free: its final loss is within {FREE:g} of float32's in every seed, same keys"
     measured = f"{_text(log8)} from {start:.3f}; off by {np.abs(off).max():.1e} at most"
@@ -387,11 +386,9 @@ def figure(results: xarray.Dataset) -> Figure:
                     label = f"{share:g} lost{', downloads' if more else ''}"
                     right.plot(one.step, one, style, color=plotting.COLORS[place], label=label)
         right.set_xlabel("round")
-        for panel, label in zip(
-            panels[0], (*2 * ("test loss (nats a character)",), "distance between copies"), strict=True
-        ):
+        labels = (*2 * ("test loss (nats a character)",), "squared distance between copies")
+        for panel, label in zip(panels[0], labels, strict=True):
             panel.set_ylabel(label)
-            if panel.lines:
-                panel.legend(fontsize=6)
+            panel.legend(*panel.get_legend_handles_labels(), fontsize=5)
         plotting.letters(panels, ("What a number is sent as", "How many nodes", "Bytes lost"))
     return made

@@ -236,13 +236,15 @@ CASES = (
     Case("relay_sgd", lambda p, rate: algorithms.relay_sgd(p, optax.sgd(rate)), network=world.tree),
     Case(
         "spsa",
-        lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
+        lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4, smoothing=0.5),
         network=world.complete,
         reduces_to=(
             Reduction(
                 "with numbers sent as they are it is SGD on gradients estimated from losses",
-                lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
-                lambda p, rate: algorithms.centralized_sgd(zeroth_order(p, num_directions=4), optax.sgd(rate)),
+                lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4, smoothing=0.5),
+                lambda p, rate: algorithms.centralized_sgd(
+                    zeroth_order(p, num_directions=4, smoothing=0.5), optax.sgd(rate)
+                ),
                 world.complete,
             ),
         ),
@@ -251,7 +253,13 @@ CASES = (
     Case(
         "spsa",
         lambda p, rate: algorithms.spsa(
-            p, optax.sgd(rate, 0.5), num_directions=3, distribution="rademacher", catch_up="replay", copies=True
+            p,
+            optax.sgd(rate, 0.5),
+            num_directions=3,
+            smoothing=0.5,
+            distribution="rademacher",
+            catch_up="replay",
+            copies=True,
         ),
         variant="copies",
         network=world.complete,
