@@ -123,9 +123,10 @@ def _blocks(names: list[str]) -> tuple[list[str], list[str]]:
 def _labelled(where: str, fragments: Callable[[PyTree], PyTree], model: PyTree) -> Fragments:
     """By a function of the model that gives a tree like it, of whole numbers: one a leaf, or one a row of a leaf."""
     labels = fragments(model)
-    if jax.tree.structure(labels) != jax.tree.structure(model):
+    made_like: Any = jax.tree.structure(labels)
+    if made_like != jax.tree.structure(model):
         rule = "a function that gives a tree like the model, a number a leaf (or a row of it)"
-        checks.fail(where, "fragments", rule, str(jax.tree.structure(labels)))
+        checks.fail(where, "fragments", rule, str(made_like))
     shapes = [leaf.shape for leaf in jax.tree.leaves(model)]
     found = [np.asarray(label) for label in jax.tree.leaves(labels)]
     for label, shape in zip(found, shapes, strict=True):

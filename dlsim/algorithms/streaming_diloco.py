@@ -25,9 +25,9 @@ FIRST = ("paper", "early")
 class StreamingDiLoCoState(NamedTuple):
     params: PyTree  # [N, ...] theta_i
     shared: tuple[Shared, ...]  # by fragment
-    pending: tuple[OuterGradient | tuple[()], ...]  # by fragment; () for those that never outlast a round
+    pending: tuple[Any, ...]  # OuterGradients by fragment; () for those that never outlast a round
     optimizer_state: PyTree  # [N, ...] of the inner optimiser
-    is_current: Array | tuple[()]  # bool [N]: was there in the round before; () over a graph
+    is_current: Any  # bool [N]: was there in the round before; () over a graph
     round: Array  # int32 []
 
 
@@ -198,7 +198,7 @@ def streaming_diloco(
             return (jax.lax.switch(place, events, now._replace(params=theta)), *rest), None
 
         nothing = (jnp.zeros(network.num_nodes), jnp.zeros(network.num_nodes, jnp.uint32))
-        flying = tuple(
+        flying: Any = tuple(
             kept if late else outer.nothing(one.params)
             for kept, one, late in zip(state.pending, state.shared, times.outlasts, strict=True)
         )

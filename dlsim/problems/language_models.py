@@ -106,7 +106,7 @@ def _lstm(width: int, num_layers: int, num_outputs: int) -> Any:
     class Lstm(linen.Module):
         @linen.compact
         def __call__(self, tokens: Array) -> Array:
-            h = _one_hot(tokens, num_outputs)
+            h: Any = _one_hot(tokens, num_outputs)
             for layer in range(num_layers):
                 h = linen.RNN(linen.OptimizedLSTMCell(width, name=f"cell_{layer}"), name=f"block_{layer}")(h)
             return linen.Dense(num_outputs, name="head")(h)

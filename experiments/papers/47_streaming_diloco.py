@@ -2,11 +2,30 @@
 
 Douillard et al., Streaming DiLoCo with overlapping communication: towards a distributed free lunch, 2025.
 Command: `dlsim run experiments/papers/47_streaming_diloco.py`
+
+A residual MLP (75,850 numbers, six blocks) on Fashion-MNIST, M = 2 replicas with batches of 64, H = 30, 900 local steps of
+AdamW, outer Nesterov steps, three strided fragments of two blocks and one of embedding and head, sent early.  `full` is
+streaming, one step late, alpha 0.5, in E3M0.  The paper's figures are of transformers of 35M to 4B parameters; the numbers
+"in an independent program" are of this task.
+
+Measured (default mode, 3 seeds, which draw starts and batches; test loss): data parallel 0.414 +- 0.015, DiLoCo 0.393 +-
+0.005, streaming 0.398 +- 0.006, full 0.403 +- 0.012 (its first replica 0.422, the mean of both 0.394), H = 100 0.396,
+alpha = 1 0.423.  So all that DiLoCo does is better than data parallel here, at 120 times fewer bits, and what streaming adds
+is lost in the spread of three seeds, which is larger than the 0.005 that two claims are about: that on four bits holds
+(-0.001), that on delays does not, by 0.0006.  An eighth of the entries at random is as good as four bits if the rest is left
+zero (+0.002: the claim does not hold) and much worse if it is scaled up (+0.064); the largest eighth is best (0.387).
+
+In place of the all-reduce a ring, which nobody has published: eight replicas reach 0.366 +- 0.004 (their mean model) against
+0.362 +- 0.004, for two messages a replica and fragment, that is 2 bits for every bit that is counted once with an all-reduce,
+or 2/7 of an all-gather's.
+
+Departures: freezing (FedPart), delays by replica and other scales than E3M0's by leaf are left out.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "gpu")
-MINUTES = {"tiny": 0.3, "default": 6}  # on 2 cores
+MINUTES = {"tiny": 1, "default": 31}  # on 2 cores, beside other programs
 CITATION = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025."
 SOURCE = "Douillard et al., 2025"
 COSTS = 0.01  # test loss: streaming, overlap and four bits together cost at most this
@@ -139,24 +158,16 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     inner = optax.adamw(config.learning_rate, b1=0.9, b2=0.99, weight_decay=0.01)
     outer = optax.sgd(OUTER_RATE, momentum=OUTER_MOMENTUM, nesterov=True)
     period = config.long_local_steps if case.get("long") else config.num_local_steps
+    kinds = {"num_local_steps": period, "outer_optimizer": outer}
     if case["method"] == "data_parallel":
         period = 1
         algorithm = dlsim.algorithms.diloco(problem, optax.sgd(1.0), num_local_steps=1, outer_optimizer=inner)
     elif case["method"] == "diloco":
-        algorithm = dlsim.algorithms.diloco(problem, inner, num_local_steps=period, outer_optimizer=outer)
+        algorithm = dlsim.algorithms.diloco(problem, inner, **kinds)
     else:
-        algorithm = dlsim.algorithms.streaming_diloco(
-            problem,
-            inner,
-            num_local_steps=period,
-            outer_optimizer=outer,
-            fragments=config.num_fragments,
-            pattern=case["pattern"],
-            num_overlap_steps=case["tau"],
-            merge=case["alpha"],
-            first_sync="early",
-            over=case["over"],
-        )
+        kinds |= {"fragments": config.num_fragments, "pattern": case["pattern"], "first_sync": "early"}
+        kinds |= {"num_overlap_steps": case["tau"], "merge": case["alpha"], "over": case["over"]}
+        algorithm = dlsim.algorithms.streaming_diloco(problem, inner, **kinds)
     graph = dlsim.networks.ring(num) if case["over"] == "gossip" else dlsim.networks.complete(num)
     process = dlsim.learn(problem, algorithm, graph.with_channel(_channel(case["channel"])))
     rounds, rest = divmod(config.local_steps_per_record, period)
@@ -174,19 +185,16 @@ def _record(process: dlsim.Process, problem: dlsim.Problem) -> Any:
 
     from dlsim import trees
 
+    def loss(replicas: Any) -> Any:
+        return trees.mean(problem.evaluate(replicas, None)["loss"])
+
     def record(state: Any, info: Any) -> dict[str, Any]:
-        found = process.measure(state, info)
+        found, nothing = process.measure(state, info), jnp.full((), jnp.nan)
         replicas = getattr(state.algorithm, "params", None)
         out = {name: found[f"{name}_of_mean"] for name in ("loss", "accuracy")}
-        out |= {"bits_sent": found["bits_sent"], "consensus_distance": found["consensus_distance"]}
-        for name, pick in (
-            ("loss_of_first", lambda x: x[:1]),
-            ("loss_of_replicas", lambda x: x.mean(0, keepdims=True)),
-        ):
-            if replicas is None:
-                out[name] = jnp.full((), jnp.nan)
-            else:
-                out[name] = trees.mean(problem.evaluate(jax.tree.map(pick, replicas), None)["loss"])
+        out |= {name: found[name] for name in ("bits_sent", "consensus_distance")}
+        for name, pick in (("first", lambda x: x[:1]), ("replicas", lambda x: x.mean(0, keepdims=True))):
+            out[f"loss_of_{name}"] = nothing if replicas is None else loss(jax.tree.map(pick, replicas))
         return out
 
     return record
@@ -210,12 +218,6 @@ def _spread(*groups: np.ndarray) -> float:
     return max(float(values.std(ddof=1)) if values.size > 1 else np.nan for values in groups)
 
 
-def _config(results: xarray.Dataset) -> dict[str, Any]:
-    import json
-
-    return json.loads(results.attrs["config"])
-
-
 def _sizes(config: dict[str, Any]) -> tuple[int, ...]:
     """Numbers in each fragment."""
     import jax
@@ -230,7 +232,7 @@ def _sizes(config: dict[str, Any]) -> tuple[int, ...]:
 def claims(results: xarray.Dataset) -> list[Claim]:
     """C1 to C4; thresholds are the constants above."""
     have = results.case.values.tolist()
-    config = _config(results)
+    config = json.loads(results.attrs["config"])
     steps = config["local_steps_per_record"] * int(results.step.values[-1])
     is_long = steps >= 900
     loss = {case: _last(results, case) for case in have}
@@ -360,50 +362,35 @@ def figure(results: xarray.Dataset) -> Figure:
     from dlsim import plotting
 
     have = results.case.values.tolist()
+
+    def bars(panel: Any, x: Any, groups: list[np.ndarray], place: int, marker: str, label: str) -> None:
+        spread = [values.std(ddof=1) if values.size > 1 else 0 for values in groups]
+        color = plotting.COLORS[place % len(plotting.COLORS)]
+        means = [values.mean() for values in groups]
+        panel.errorbar(x, means, spread, fmt=marker, color=color, markersize=4, capsize=2, label=label)
+
     with plotting.style():
         made, panels = plotting.panels(1, 3, height=3.1)
         left, middle, right = panels[0]
         for place, case in enumerate(case for case in have if not case.startswith("tau ")):
-            values, bits = _last(results, case), _last(results, case, "bits_sent").mean()
-            left.errorbar(
-                bits,
-                values.mean(),
-                values.std(ddof=1) if values.size > 1 else 0,
-                fmt=plotting.MARKERS[place % len(plotting.MARKERS)],
-                color=plotting.COLORS[place % len(plotting.COLORS)],
-                markersize=4,
-                label=case,
-            )
-        left.set_xscale("log")
-        left.set_xlabel("bits sent by all replicas")
-        left.set_ylabel("test loss")
-        left.legend(fontsize=4.5, ncols=2)
-        rates = np.logspace(8, 11.8, 200)
+            marker = plotting.MARKERS[(place + place // len(plotting.COLORS)) % len(plotting.MARKERS)]
+            bars(left, [_last(results, case, "bits_sent").mean()], [_last(results, case)], place, marker, case)
+        left.set(xscale="log", xlabel="bits sent by all replicas", ylabel="test loss")
+        low, high = left.get_ylim()
+        left.set_ylim(low, high + 0.5 * (high - low))  # room for the names
+        left.legend(fontsize=4.5, ncols=2, loc="upper center")
+        rates = np.logspace(7.5, 11.8, 200)
         for place, (name, curve) in enumerate(utilisation().items()):
-            middle.semilogx(rates / 1e9, 100 * curve(rates), color=plotting.COLORS[place], label=name)
-        middle.set_xlabel("Gbit/s")
-        middle.set_ylabel("time that computes (%)")
-        middle.legend(fontsize=6)
+            style = "--" if name == "streaming" else "-"  # as DiLoCo: less at a time, as much in all
+            middle.semilogx(rates / 1e9, 100 * curve(rates), style, color=plotting.COLORS[place], label=name)
+        middle.set(xlabel="Gbit/s", ylabel="time that computes (%)")
+        middle.legend(fontsize=5, loc="upper left")
         for place, alpha in enumerate((0.0, 0.5)):
-            points = [
-                (CASES[case]["tau"], _last(results, case))
-                for case in have
-                if CASES[case] == {**FULL, "tau": CASES[case].get("tau"), "alpha": alpha}
-            ]
-            if points:
-                delays, values = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-                spread = [value.std(ddof=1) if value.size > 1 else 0 for value in values]
-                right.errorbar(
-                    delays,
-                    [value.mean() for value in values],
-                    spread,
-                    fmt="o-",
-                    color=plotting.COLORS[place],
-                    label=f"alpha = {alpha:g}",
-                    capsize=2,
-                )
-        right.set_xlabel("steps late")
-        right.set_ylabel("test loss")
+            alike = [case for case in have if CASES[case] == {**FULL, "tau": CASES[case].get("tau"), "alpha": alpha}]
+            alike = sorted(alike, key=lambda case: CASES[case]["tau"])
+            delays = [CASES[case]["tau"] for case in alike]
+            bars(right, delays, [_last(results, case) for case in alike], place, "o-", f"alpha = {alpha:g}")
+        right.set(xlabel="steps late", ylabel="test loss")
         right.legend(fontsize=6)
         plotting.letters(panels, ("Loss against bits", "Time model, 1B", "Overlap, in four bits"))
     return made

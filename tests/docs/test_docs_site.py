@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html.parser
 import importlib
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 from patience import PATIENCE
@@ -227,7 +229,7 @@ def play(name, *changes):
 def test_every_page_with_code_is_tried():
     with_code = {path.relative_to(DOCS).as_posix() for path in PAGES if "```python" in path.read_text()}
     how_to = {"an_algorithm", "a_channel", "a_scenario", "an_environment", "an_experiment"}
-    pages = {*(f"how_to/add_{name}.md" for name in how_to), "how_to/measure_and_keep.md"}
+    pages = {*(f"how_to/add_{name}.md" for name in how_to), "how_to/measure_and_keep.md", "how_to/train_on_text.md"}
     assert with_code == {"index.md", "install.md", "concepts.md", *pages}
 
 
@@ -296,6 +298,25 @@ def test_the_environment_runs():
     (train,) = re.findall(r"`(dlsim\.marl\.train\(.*\))`", (DOCS / "how_to" / "add_an_environment.md").read_text())
     run = dlsim.simulate(eval(train, found), seed=0, num_steps=1)
     assert run.status.ok and -100 < float(run.results.episode_return[-1]) < 0
+
+
+def test_models_of_text_run():
+    smaller = (
+        ('"transformer"', "dlsim.problems.lstm(4)"),
+        ("num_test=500", "num_test=20"),
+        ("batch_size=16", "batch_size=2"),
+    )
+    found = play("how_to/train_on_text.md", *smaller)
+    method = found["axes"](found["get_config"]())["method"][1]
+    config = types.SimpleNamespace(num_local_steps=2, method=method)
+    try:
+        process, record = found["build"](config)
+    except ValueError as error:
+        if os.environ.get("DLSIM_REQUIRE_DATA") == "1" or "on this machine" not in str(error):
+            raise
+        pytest.skip(str(error))
+    results = dlsim.simulate(process, seed=0, num_steps=1, record=record).results
+    assert 60 < float(results.perplexity[0]) < 100 and float(results.bits_sent[-1]) > 0
 
 
 def test_metrics_and_models_are_kept(tmp_path, monkeypatch):
