@@ -5,19 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.channels.error_feedback import error_feedback as with_error_feedback
 from dlsim.channels.packets import check_fraction, is_sent, num_kept, stateless
+from dlsim.channels.selection import largest
 from dlsim.core import Array, Channel, Packet, Route
-from dlsim.running.meshes import by_part
-
-
-def _places(sizes: Array, k: int) -> Array:
-    """Where the k largest entries of each row are, int32 `[n, k]`; each device looks through its own rows."""
-    return by_part(lambda rows: jax.lax.top_k(rows, k)[1], sizes.shape[0])(sizes)
 
 
 def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
@@ -39,8 +33,7 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension)
-        largest = _places(jnp.abs(flat), k)
-        kept = jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(flat, largest)
+        kept = jnp.where(largest(flat, k), flat, 0)
         index_bits = k * max(1, math.ceil(math.log2(dimension))) if k < dimension else 0
         return state, packet._replace(
             values=unravel(kept),
@@ -71,10 +64,7 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension)
-        chosen = _places(keys.node_bits(key, route.node_ids, dimension), k)
-        nothing = jnp.zeros(dimension, bool)
-        drawn = jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(chosen)
-        kept = drawn & is_sent(flat, packet)
+        kept = largest(keys.node_bits(key, route.node_ids, dimension), k) & is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
