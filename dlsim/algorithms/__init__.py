@@ -24,6 +24,7 @@ from dlsim.algorithms.isolated_training import isolated_training
 from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.nids import nids
+from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.push_sum import push_sum
 from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
@@ -66,6 +67,7 @@ __all__ = [
     "local_events",
     "local_updates",
     "nids",
+    "power_sgd",
     "proxskip",
     "push_sum",
     "quasi_global_momentum",

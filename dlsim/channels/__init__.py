@@ -6,14 +6,17 @@ scale.  What follows a sparsifier works on the numbers that are sent and leaves 
 """
 
 from dlsim.channels.disturbances import gaussian_noise, loss
-from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.error_feedback import ef21, error_feedback
+from dlsim.channels.low_rank import low_rank
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "ef21",
     "error_feedback",
     "gaussian_noise",
     "loss",
+    "low_rank",
     "quantize",
     "random_k",
     "random_sparsification",

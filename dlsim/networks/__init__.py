@@ -4,9 +4,11 @@
 """
 
 from dlsim.channels import (
+    ef21,
     error_feedback,
     gaussian_noise,
     loss,
+    low_rank,
     quantize,
     random_k,
     random_sparsification,
@@ -88,6 +90,7 @@ __all__ = [
     "crash",
     "diameter",
     "draw",
+    "ef21",
     "effective_resistances",
     "epidemic",
     "erdos_renyi",
@@ -107,6 +110,7 @@ __all__ = [
     "link_failure",
     "links",
     "loss",
+    "low_rank",
     "mixing_matrix",
     "mixing_rate",
     "mixing_weights",
