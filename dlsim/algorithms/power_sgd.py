@@ -24,8 +24,9 @@ class PowerSGDState(NamedTuple):
     optimizer_state: PyTree
     momentum: PyTree  # [...] m, or () without
     factors: tuple[Array, ...]  # [b, r] Q of each matrix, from the last round
-    error: PyTree  # [N, ...] e_i, what node i has not said yet
-    is_current: Array  # bool [N] who holds x and Q
+    error: tuple[Array, ...]  # [N, a, b] e_i of each matrix, what node i has not said yet
+    version: Array  # int32 [] updates so far
+    heard: Array  # int32 [N] the last of them that node i has heard: it holds that x and Q
 
 
 def power_sgd(
@@ -77,27 +78,38 @@ def power_sgd(
 
     def init(key: Array, params: PyTree, network: Network) -> PowerSGDState:
         del key
-        model, error = first(params), trees.zeros_like(params)
-        factors = tuple(start for start in starts(matrix_shapes(params, rank)) if start is not None)
+        model, shapes = first(params), matrix_shapes(params, rank)
+        factors = tuple(start for start in starts(shapes) if start is not None)
+        error = tuple(
+            jnp.zeros_like(as_matrix(leaf, shape))
+            for leaf, shape in zip(jax.tree.leaves(params), shapes, strict=True)
+            if shape.rank
+        )
         held = () if momentum is None else trees.zeros_like(model)
-        return PowerSGDState(model, one.init(model), held, factors, error, jnp.ones(network.num_nodes, bool))
+        return PowerSGDState(
+            params=model,
+            optimizer_state=one.init(model),
+            momentum=held,
+            factors=factors,
+            error=error,
+            version=jnp.zeros((), jnp.int32),
+            heard=jnp.zeros(network.num_nodes, jnp.int32),
+        )
 
     def step(key: Array, state: PowerSGDState, network: Network) -> tuple[PowerSGDState, Network, Info]:
-        shapes = matrix_shapes(state.error, rank)
         has_model, network = _caught_up(key, state, network)
         rows, _ = asked(network)
         ids = network.node_ids if rows is None else network.node_ids[rows]
-        gradients, losses = problem.gradient(
-            keys.stream(key, "batch"), trees.replicate(state.params, ids.shape[0]), ids
-        )
+        copies = trees.replicate(state.params, ids.shape[0])
+        gradients, losses = problem.gradient(keys.stream(key, "batch"), copies, ids)
+        shapes = matrix_shapes(copies, rank)
         error = state.error if rows is None else trees.take(state.error, rows)
-        treedef = jax.tree.structure(gradients)
-        wanted = [
-            as_matrix(leaf, shape)
-            for leaf, shape in zip(jax.tree.leaves(trees.add(gradients, error)), shapes, strict=True)
-        ]
-        kept = iter(state.factors)
+        kept, unsaid = iter(state.factors), iter(error)
         factors = [None if start is None else revived(next(kept), start) for start in starts(shapes)]
+        wanted = [
+            as_matrix(leaf, shape) + (next(unsaid) if shape.rank else 0)
+            for leaf, shape in zip(jax.tree.leaves(gradients), shapes, strict=True)
+        ]
 
         def mean(arrival: Any) -> tuple[list[Array], Array]:
             weights = aggregation_weights(problem, weighting, network, rows, arrival.mask)
@@ -108,38 +120,29 @@ def power_sgd(
         arrival, network = collect(network, key, said, has_model, stream="first")
         bases = [value if q is None else orthonormal(value) for value, q in zip(mean(arrival)[0], factors, strict=True)]
         down, network = network.downlink(key, bases, stream="first down")
-        heard = has_model & down.mask
+        answers_from = has_model & down.mask
         # Second pass, of those that heard: what they answer belongs to the basis as it came down.
         bases = [values[0] for values in down.values]
         answers = [right(m, p) if q is not None else None for m, p, q in zip(wanted, bases, factors, strict=True)]
         thin = [answer for answer in answers if answer is not None]
-        weights = aggregation_weights(problem, weighting, network, rows, heard)
+        weights = aggregation_weights(problem, weighting, network, rows, answers_from)
         new_factors: list[Array] = []
-        updated = heard
+        updated = answers_from
         if thin:
-            arrival, network = collect(network, key, thin, heard, stream="second")
+            arrival, network = collect(network, key, thin, answers_from, stream="second")
             new_factors, weights = mean(arrival)
             down, network = network.downlink(key, new_factors, stream="second down")
-            new_factors, updated = [values[0] for values in down.values], heard & down.mask
+            new_factors, updated = [values[0] for values in down.values], answers_from & down.mask
         arrived = iter(new_factors)
         moved = [p if q is None else product(p, next(arrived)) for p, q in zip(bases, factors, strict=True)]
         like = jax.tree.leaves(state.params)
-        gradient = treedef.unflatten(
+        gradient = jax.tree.structure(state.params).unflatten(
             [g.reshape(leaf.shape).astype(leaf.dtype) for g, leaf in zip(moved, like, strict=True)]
         )
-
-        left_over = [
-            jnp.zeros_like(m) if answer is None else m - product(p, answer)
-            for m, p, answer in zip(wanted, bases, answers, strict=True)
-        ]
-        residual = treedef.unflatten(
-            [
-                e.reshape(leaf.shape).astype(leaf.dtype)
-                for e, leaf in zip(left_over, jax.tree.leaves(error), strict=True)
-            ]
-        )
-        residual = trees.select(heard, residual, error)
-        loss = trees.mean(jnp.where(heard, losses, 0), weights)
+        triples = zip(wanted, bases, answers, strict=True)
+        left_over = tuple(m - product(p, answer) for m, p, answer in triples if answer is not None)
+        left_over = trees.select(answers_from, left_over, error)
+        loss = trees.mean(jnp.where(answers_from, losses, 0), weights)
         held: PyTree = ()
         if momentum is not None:
             held = jax.tree.map(lambda m, g: momentum * m + g, state.momentum, gradient)
@@ -150,15 +153,14 @@ def power_sgd(
         new_factors = [q.astype(old.dtype) for q, old in zip(new_factors, state.factors, strict=True)]
         shared = (model, optimizer_state, held, tuple(new_factors))
         shared = jax.tree.map(lambda new, old: jnp.where(someone, new, old), shared, tuple(state[:4]))
-        # Who has not heard an update no longer holds x; where there was none, all hold what they held.
-        if rows is None:
-            is_current = jnp.where(someone, updated, has_model)
-        else:
-            residual = trees.put(state.error, rows, residual)
-            away = jnp.where(someone, False, state.is_current)
-            is_current = away.at[rows].set(jnp.where(someone, updated, has_model), unique_indices=True)
+        version = state.version + someone
+        before = state.heard if rows is None else state.heard[rows]
+        heard = jnp.where(someone & updated, version, jnp.where(has_model, state.version, before))
+        if rows is not None:
+            heard = state.heard.at[rows].set(heard, unique_indices=True)
+            left_over = trees.put(state.error, rows, left_over)
         info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.batch_size), jnp.uint32(0))}
-        return PowerSGDState(*shared, residual, is_current), network, info
+        return PowerSGDState(*shared, left_over, version, heard), network, info
 
     return Algorithm(
         init=init,
@@ -172,10 +174,11 @@ def power_sgd(
 def _caught_up(key: Array, state: PowerSGDState, network: Network) -> tuple[Array, Network]:
     """Who of the cohort holds x and Q, bool `[C]`, when those that did not and are there have been sent them."""
     rows, present = asked(network)
-    current = state.is_current if rows is None else state.is_current[rows]
+    is_current = state.heard == state.version
+    current = is_current if rows is None else is_current[rows]
     if rows is None and network.is_present is None and network.channel is PERFECT:
         return current, network  # nobody ever misses anything
     there = network.is_present
-    behind = ~state.is_current if there is None else there & ~state.is_current
+    behind = ~is_current if there is None else there & ~is_current
     arrival, after = network.replace(is_present=behind).downlink(key, (state.params, state.factors), stream="model")
     return present & (current | arrival.mask), after.replace(is_present=there)

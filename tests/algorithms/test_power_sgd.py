@@ -99,9 +99,10 @@ def test_what_it_sends() -> None:
     there = ROLL_CALL.sum(axis=1)
     behind = np.array([0, 1, 0, 0, 1, 0])  # node 3 comes back in round 1, node 1 in round 4
     np.testing.assert_array_equal(bits, there * (SENT + 3) + behind * model)
-    np.testing.assert_array_equal([state.is_current[1] for state in states], [True] * 3 + [False] * 2 + [True] * 2)
-    for leaf in ("w", "b"):
-        np.testing.assert_array_equal(states[2].error[leaf][1], states[4].error[leaf][1])
+    np.testing.assert_array_equal(
+        [state.heard[1] == state.version for state in states], [True] * 3 + [False] * 2 + [True] * 2
+    )
+    np.testing.assert_array_equal(states[2].error[0][1], states[4].error[0][1])
 
 
 def test_it_converges_and_through_lossy_links_too() -> None:

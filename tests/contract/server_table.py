@@ -146,7 +146,6 @@ SERVER_CASES = (
     Case(
         "power_sgd",
         lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate)),
-        shared=("is_current",),  # what the server knows of who has heard its last update
         reduces_to=(
             Reduction(
                 "of vectors, which are sent whole, it is mini-batch SGD",
@@ -159,7 +158,6 @@ SERVER_CASES = (
         "power_sgd",
         lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate), momentum=0.5, weighting="examples"),
         variant="momentum",
-        shared=("is_current",),
         reduces_to=(
             Reduction(
                 "at momentum 0 a step is twice that without",
