@@ -17,7 +17,7 @@ SHORT = 128  # numbers a row, up to which sorting is as good and sooner compiled
 LANES = 8  # counts that are added up number by number before they are added up along a row
 
 
-def largest(values: Array, k: int) -> Array:
+def largest(values: Array, k: int, around: tuple[int, int] | None = None) -> Array:
     """Which numbers `[n, D]` are the k largest of their row, bool; of equal ones those with the lower index.
 
     Floats are compared by magnitude, in the order of `jax.lax.top_k` (NaN above infinity), and zeros are left out, which
@@ -27,14 +27,15 @@ def largest(values: Array, k: int) -> Array:
     integers: bits of floats without sign are in the order of the floats.  A pass over all numbers costs what it costs to
     read them, so three numbers stand for each group of them, the largest three.  They decide a row unless four of its
     largest are in one group.  Rows that are not decided, the few that are left when most are, and those with equals at the
-    threshold, are looked through alone, a few at a time.
+    threshold, are looked through alone, a few at a time.  `around`: words between which the k-th largest lies in most rows;
+    the others are looked through alone too.
     """
-    return by_part(lambda rows: _largest(rows, k), values.shape[0])(values)
+    return by_part(lambda rows: _largest(rows, k, around), values.shape[0])(values)
 
 
 # Compiled once where it is called outside of a program too, loops and all.
-@partial(jax.jit, static_argnums=1)
-def _largest(values: Array, k: int) -> Array:
+@partial(jax.jit, static_argnums=(1, 2))
+def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     num, dimension = values.shape
     keys = ordered(values)
     # The least key that counts.
@@ -50,8 +51,10 @@ def _largest(values: Array, k: int) -> Array:
     if size > KEPT:
         threshold, _ = _halve(_of_groups(keys, size), k, few, floor)
         count = _count(keys >= threshold[:, None])  # those that do not stand for their group as well
-    else:
+    elif around is None:
         threshold, count = _halve(keys, k, few, floor)
+    else:
+        threshold, count = _between(keys, k, few, around)
     last = jnp.full(num, dimension, jnp.int32)
 
     def alone(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -64,7 +67,8 @@ def _largest(values: Array, k: int) -> Array:
             last.at[rows].set(end, unique_indices=True),
         )
 
-    state = (count > k, threshold, last)
+    is_known = (count <= k) if around is None else (count == k)
+    state = (~is_known, threshold, last)
     _, threshold, last = jax.lax.while_loop(lambda state: jnp.any(state[0]), alone, state)
     place = jnp.arange(dimension, dtype=jnp.int32)
     return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
@@ -114,6 +118,20 @@ def _halve(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
     """
     bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
 
+    is_found = _count(keys > bound[:, None]) < k  # many equals, zeros most of all
+    high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
+    return _search(keys, k, few, bound, high)
+
+
+def _between(keys: Array, k: int, few: int, around: tuple[int, int]) -> tuple[Array, Array]:
+    """As `_halve`, for words: the threshold is between two of them, or the row's count comes out as another than k."""
+    low, high = (jnp.full(keys.shape[0], word - 2**31, keys.dtype) for word in around)
+    return _search(keys, k, few, low, high)
+
+
+def _search(keys: Array, k: int, few: int, low: Array, high: Array) -> tuple[Array, Array]:
+    """The interval from low to high, halved."""
+
     def going(state: tuple[Array, Array, Array]) -> Array:
         low, high, count = state
         return jnp.sum((count > k) & (low < high)) > few
@@ -129,10 +147,7 @@ def _halve(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
             jnp.where(moves & is_up, reached, count),
         )
 
-    is_found = _count(keys > bound[:, None]) < k  # many equals, zeros most of all
-    high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
-    start = (bound, high, _count(keys >= bound[:, None]))
-    threshold, _, count = jax.lax.while_loop(going, step, start)
+    threshold, _, count = jax.lax.while_loop(going, step, (low, high, _count(keys >= low[:, None])))
     return threshold, count
 
 

@@ -64,7 +64,8 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension)
-        kept = largest(keys.node_bits(key, route.node_ids, dimension), k) & is_sent(flat, packet)
+        words = keys.node_bits(key, route.node_ids, dimension)
+        kept = largest(words, k, around=_expected(k, dimension)) & is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
@@ -73,6 +74,13 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
         )
 
     return Channel(init=stateless, send=send, source="Stich, Cordonnier and Jaggi, NeurIPS 2018")
+
+
+def _expected(k: int, dimension: int) -> tuple[int, int]:
+    """Words between which the k-th largest of D random ones lies, but for one row in ten thousand."""
+    share, spread = 1 - k / dimension, 4 * math.sqrt(k * (dimension - k) / dimension) / dimension
+    low, high = (min(max(int(2**32 * (share + side * spread)), 0), 2**32 - 1) for side in (-1, 1))
+    return low, high
 
 
 def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Channel:

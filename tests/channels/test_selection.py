@@ -43,7 +43,14 @@ def test_it_is_top_k(k: int) -> None:
 def test_words_are_compared_as_they_are() -> None:
     words = np.random.default_rng(1).integers(0, 2**32, (40, D), dtype=np.uint32)
     words[3], words[4, ::2] = 2**32 - 1, 0
-    np.testing.assert_array_equal(largest(jnp.asarray(words), 30), chosen_by_sorting(jnp.asarray(words), 30))
+    expected = chosen_by_sorting(jnp.asarray(words), 60)
+    np.testing.assert_array_equal(largest(jnp.asarray(words), 60), expected)
+    for around in (
+        (2**31 + 2**29, 2**32 - 2**29),
+        (2**31, 2**31 + 5),
+        (2**32 - 9, 2**32 - 1),
+    ):  # right, too low, too high
+        np.testing.assert_array_equal(largest(jnp.asarray(words), 60, around=around), expected)
 
 
 def test_wide_numbers() -> None:
