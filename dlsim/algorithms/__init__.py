@@ -29,6 +29,7 @@ from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
 from dlsim.algorithms.nids import nids
+from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.push_sum import push_sum
 from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
@@ -80,6 +81,7 @@ __all__ = [
     "local_updates",
     "lt_admm",
     "nids",
+    "power_sgd",
     "proxskip",
     "push_sum",
     "quasi_global_momentum",

@@ -52,14 +52,16 @@ def broadcast_and_train(
     return Report(rows=rows, received=arrival.values, params=params, info=info), arrival.mask, network
 
 
-def collect(network: Network, key: Array, message: PyTree, has_model: Array) -> tuple[Arrival, Network]:
+def collect(
+    network: Network, key: Array, message: PyTree, has_model: Array, stream: str = "uplink"
+) -> tuple[Arrival, Network]:
     """The uplink of those of the cohort that got the broadcast; nobody else sends."""
     present, rows = network.is_present, network.cohort
     if network.channel is not PERFECT:
         everyone = jnp.ones(network.num_nodes, bool) if present is None else present
         there = has_model if rows is None else everyone.at[rows].set(has_model, unique_indices=True)
         network = network.replace(is_present=there)
-    arrival, network = network.uplink(key, message)
+    arrival, network = network.uplink(key, message, stream=stream)
     if network.channel is not PERFECT:
         # Weights of zero would not keep out the NaN of a client that diverged and was not heard.
         arrival = arrival._replace(values=trees.select(arrival.mask, arrival.values, trees.zeros_like(arrival.values)))

@@ -8,12 +8,13 @@ scale.  What follows a sparsifier works on the numbers that are sent and leaves 
 from dlsim.channels.direction import to_server
 from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.encoding import decode, encode
-from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.error_feedback import ef21, error_feedback
 from dlsim.channels.floats import e3m0
 from dlsim.channels.integers import integers, min_max
 from dlsim.channels.kmeans import fedzip, kmeans
 from dlsim.channels.levels import decode_levels, encode_levels
 from dlsim.channels.log_quantizer import decode_log, encode_log, log_quantize
+from dlsim.channels.low_rank import low_rank
 from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.rqm import clipped_rounding, poisson_binomial, rqm
@@ -27,6 +28,7 @@ __all__ = [
     "decode_log",
     "dp_gaussian",
     "e3m0",
+    "ef21",
     "encode",
     "encode_levels",
     "encode_log",
@@ -37,6 +39,7 @@ __all__ = [
     "kmeans",
     "log_quantize",
     "loss",
+    "low_rank",
     "min_max",
     "poisson_binomial",
     "quantize",

@@ -36,3 +36,32 @@ def error_feedback(compressor: Channel) -> Channel:
 
     source = "; ".join(filter(None, ("Seide et al., 2014", compressor.source)))
     return Channel(init=init, send=send, source=source, codec=compressor.codec)
+
+
+def ef21(compressor: Channel) -> Channel:
+    """What is sent are compressed differences from what was said before:  h <- h + C(x - h),  and h is what is heard.
+
+    Both ends keep h `[num_senders, ...]`, from zero; an absent sender keeps it.  With a compressor of contraction delta
+    and messages that settle, ||h - x|| falls by sqrt(1 - delta) a message: it is right for parameters and gradients alike,
+    where `error_feedback` needs messages that add up.  The compressor must not be scaled up to be unbiased.  A message that
+    is lost on its way is taken to be made up for later, so that the next one is heard as if it had come.
+    Source: Richtarik, Sokolov and Fatkhullin, EF21, NeurIPS 2021, Algorithm 1 with g^0 = 0.
+    """
+    if not isinstance(compressor, Channel):
+        checks.fail("ef21", "compressor", "a Channel", checks.describe(compressor))
+
+    def init(message: PyTree, num_senders: int) -> tuple[PyTree, PyTree]:
+        said = jax.tree.map(lambda leaf: jnp.zeros((num_senders, *leaf.shape[1:]), leaf.dtype), message)
+        return said, compressor.init(message, num_senders)
+
+    def send(
+        key: Array, state: tuple[PyTree, PyTree], packet: Packet, route: Route
+    ) -> tuple[tuple[PyTree, PyTree], Packet]:
+        said, inner = state
+        wanted = packet._replace(values=trees.subtract(packet.values, said))
+        inner, packet = compressor.send(key, inner, wanted, route)
+        said = trees.add(said, packet.values)
+        return (said, inner), packet._replace(values=said)
+
+    source = "Richtarik, Sokolov and Fatkhullin, EF21, NeurIPS 2021"
+    return Channel(init=init, send=send, source="; ".join(filter(None, (source, compressor.source))))

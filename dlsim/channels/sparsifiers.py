@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.channels.error_feedback import error_feedback as with_error_feedback
 from dlsim.channels.packets import check_fraction, is_sent, num_kept, on_air, seed_words, stateless
 from dlsim.channels.places import index_width, indices, seed
+from dlsim.channels.selection import largest
 from dlsim.core import Array, Channel, Packet, Route
-from dlsim.running.meshes import by_part
-
-
-def _places(sizes: Array, k: int) -> Array:
-    """Where the k largest entries of each row are, int32 `[n, k]`; each device looks through its own rows."""
-    return by_part(lambda rows: jax.lax.top_k(rows, k)[1], sizes.shape[0])(sizes)
-
-
-def _marked(places: Array, dimension: int) -> Array:
-    """The places `[n, k]` as a mask, bool `[n, D]`."""
-    nothing = jnp.zeros(dimension, bool)
-    return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places)
 
 
 def _draw_k(key: Array, node_ids: Array, dimension: int, k: int) -> Array:
     """k of D places a node, bool `[n, D]`."""
-    return _marked(_places(keys.node_bits(key, node_ids, dimension), k), dimension)
+    return largest(keys.node_bits(key, node_ids, dimension), k, around=_expected(k, dimension))
 
 
 def _count(packet: Packet, chosen: Array, k: int) -> Array:
@@ -57,9 +46,8 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension)
-        largest = _places(jnp.abs(flat), k)
-        kept = jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(flat, largest)
-        chosen = _marked(largest, dimension)
+        chosen = largest(flat, k)
+        kept = jnp.where(chosen, flat, 0)
         return state, packet._replace(
             values=unravel(kept),
             num_entries=_count(packet, chosen, k),
@@ -110,6 +98,13 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
 
     source = "Stich, Cordonnier and Jaggi, NeurIPS 2018"
     return Channel(init=stateless, send=send, source=source, codec=(seed(draw, scale),))
+
+
+def _expected(k: int, dimension: int) -> tuple[int, int]:
+    """Words between which the k-th largest of D random ones lies, but for one row in ten thousand."""
+    share, spread = 1 - k / dimension, 4 * math.sqrt(k * (dimension - k) / dimension) / dimension
+    low, high = (min(max(int(2**32 * (share + side * spread)), 0), 2**32 - 1) for side in (-1, 1))
+    return low, high
 
 
 def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Channel:

@@ -48,6 +48,8 @@ CHANNELS = (
     ChannelCase("log_quantize", networks.log_quantize),
     ChannelCase("gaussian_noise", lambda: networks.gaussian_noise(0.1)),
     ChannelCase("byzantine", lambda: networks.byzantine((1, 6), "noise", 0.1)),
+    ChannelCase("low_rank", lambda: networks.low_rank(1)),
+    ChannelCase("ef21", lambda: networks.ef21(networks.top_k(3))),
     ChannelCase("error_feedback", lambda: networks.error_feedback(networks.sign())),
     ChannelCase(
         "chain",

@@ -143,4 +143,27 @@ SERVER_CASES = (
             ),
         ),
     ),
+    Case(
+        "power_sgd",
+        lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate)),
+        reduces_to=(
+            Reduction(
+                "of vectors, which are sent whole, it is mini-batch SGD",
+                lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate)),
+                lambda p, rate: algorithms.centralized_sgd(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
+    Case(
+        "power_sgd",
+        lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate), momentum=0.5, weighting="examples"),
+        variant="momentum",
+        reduces_to=(
+            Reduction(
+                "at momentum 0 a step is twice that without",
+                lambda p, rate: algorithms.power_sgd(p, optax.sgd(rate), momentum=0.0),
+                lambda p, rate: algorithms.power_sgd(p, optax.sgd(2 * rate)),
+            ),
+        ),
+    ),
 )

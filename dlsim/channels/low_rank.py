@@ -1,0 +1,146 @@
+"""A channel that sends matrices as products of two thin ones."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks
+from dlsim.channels.error_feedback import error_feedback as with_error_feedback
+from dlsim.core import Array, Channel, Packet, PyTree, Route
+
+EXACT = jax.lax.Precision.HIGHEST  # products in full, where a GPU would round the factors to fewer digits
+DEPENDENT = 1e-5  # of its length: what is left of a column that depends on those before it
+
+
+class Shape(NamedTuple):
+    """How one leaf `[n, ...]` is sent: as a matrix of rank r, or whole (r = 0)."""
+
+    rows: int
+    columns: int
+    rank: int
+
+    @property
+    def num_entries(self) -> int:
+        return self.rank * (self.rows + self.columns) if self.rank else self.rows * self.columns
+
+
+def matrix_shapes(tree: PyTree, rank: int) -> list[Shape]:
+    """Of each leaf `[n, ..., b]`: a matrix of prod(...) rows and b columns.
+
+    Vectors are sent whole, and so are matrices for which two factors would be no less.
+    """
+    shapes = []
+    for leaf in jax.tree.leaves(tree):
+        rows, columns = math.prod(leaf.shape[1:-1]), leaf.shape[-1] if leaf.ndim > 1 else 1
+        thin = min(rank, rows, columns)
+        shapes.append(Shape(rows, columns, thin if thin * (rows + columns) < rows * columns else 0))
+    return shapes
+
+
+def starts(shapes: list[Shape]) -> list[Array | None]:
+    """The right factors that power iteration starts from, `[b, r]`, normal numbers that every node knows; None: whole."""
+    key = jax.random.key(0)
+    return [
+        jax.random.normal(jax.random.fold_in(key, place), (shape.columns, shape.rank)) if shape.rank else None
+        for place, shape in enumerate(shapes)
+    ]
+
+
+def as_matrix(leaf: Array, shape: Shape) -> Array:
+    """A leaf `[n, ...]` as `[n, rows, columns]`, in float32 or wider."""
+    return leaf.reshape(leaf.shape[0], shape.rows, shape.columns).astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def left(matrix: Array, right: Array) -> Array:
+    """M Q, `[n, a, r]`; `right` `[n, b, r]`, or `[b, r]` for all."""
+    side = "br" if right.ndim == 2 else "nbr"
+    return jnp.einsum(f"nab,{side}->nar", matrix, right, precision=EXACT)
+
+
+def right(matrix: Array, left: Array) -> Array:
+    """M^T P, `[n, b, r]`; `left` `[n, a, r]`, or `[a, r]` for all."""
+    side = "ar" if left.ndim == 2 else "nar"
+    return jnp.einsum(f"nab,{side}->nbr", matrix, left, precision=EXACT)
+
+
+def product(left: Array, right: Array) -> Array:
+    """P Q^T, `[..., a, b]`."""
+    return jnp.einsum("...ar,...br->...ab", left, right, precision=EXACT)
+
+
+def orthonormal(columns: Array) -> Array:
+    """An orthonormal basis of the columns `[..., a, r]`, by Gram-Schmidt, twice; zero for one that depends on others."""
+    basis: list[Array] = []
+    for place in range(columns.shape[-1]):
+        column = columns[..., place]
+        length = jnp.linalg.norm(column, axis=-1, keepdims=True)
+        column = column / jnp.where(length > 0, length, 1)
+        for _ in range(2):  # the second time what the first left for rounding
+            for other in basis:
+                column = column - jnp.sum(column * other, axis=-1, keepdims=True) * other
+        rest = jnp.linalg.norm(column, axis=-1, keepdims=True)
+        basis.append(jnp.where(rest > DEPENDENT, column / jnp.where(rest > DEPENDENT, rest, 1), 0))
+    return jnp.stack(basis, axis=-1)
+
+
+def revived(right: Array, start: Array) -> Array:
+    """Columns of `right` `[..., b, r]` that are zero begin anew: power iteration never leaves zero."""
+    return jnp.where(jnp.any(right != 0, axis=-2, keepdims=True), right, start.astype(right.dtype))
+
+
+def low_rank(rank: int, *, error_feedback: bool = False) -> Channel:
+    """Every matrix as a product of rank r: one step of power iteration from the factor that was sent last.
+
+        P = orthonormal(M Q),   Q <- M^T P,   C(M) = P Q^T
+
+    from normal numbers Q that all nodes know.  C(M) = P P^T M is a projection, so ||C(M) - M||^2 = ||M||^2 - ||C(M)||^2,
+    and where messages change slowly P comes to span their leading left singular vectors.  A leaf `[n, ..., b]` is a matrix
+    of prod(...) rows and b columns; vectors, and matrices for which the factors would be no less, are sent whole.
+    Sends r (a + b) numbers a matrix of a rows and b columns.
+
+    Args:
+      rank: r >= 1, structural.
+      error_feedback: add up what was left out and send it later (`error_feedback`).
+
+    State: Q, r b numbers a matrix and sender.  A message follows its factors, not its numbers: put no channel behind it
+    that changes values (a quantiser would be given a b numbers and count those of the factors); `loss` is right.
+    Source: Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019, whose compressor this is with one sender; the method,
+      in which the senders share P, is `dlsim.algorithms.power_sgd`.
+    """
+
+    rank = checks.integer("low_rank", "rank", rank, 1)
+    checks.flag("low_rank", "error_feedback", error_feedback)
+
+    def init(message: PyTree, num_senders: int) -> tuple[Array, ...]:
+        return tuple(
+            jnp.zeros((num_senders, *start.shape), start.dtype)
+            for start in starts(matrix_shapes(message, rank))
+            if start is not None
+        )
+
+    def send(key: Array, state: tuple[Array, ...], packet: Packet, route: Route) -> tuple[tuple[Array, ...], Packet]:
+        del key, route
+        leaves, treedef = jax.tree.flatten(packet.values)
+        shapes = matrix_shapes(packet.values, rank)
+        old, new, sent = iter(state), [], []
+        for leaf, shape, start in zip(leaves, shapes, starts(shapes), strict=True):
+            if start is None:
+                sent.append(leaf)
+                continue
+            matrix = as_matrix(leaf, shape)
+            basis = orthonormal(left(matrix, revived(next(old), start)))
+            factor = right(matrix, basis)
+            new.append(factor.astype(start.dtype))
+            sent.append(product(basis, factor).reshape(leaf.shape).astype(leaf.dtype))
+        entries = sum(shape.num_entries for shape in shapes)
+        return tuple(new), packet._replace(
+            values=jax.tree.unflatten(treedef, sent),
+            num_entries=jnp.minimum(packet.num_entries, entries).astype(jnp.uint32),
+        )
+
+    channel = Channel(init=init, send=send, source="Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019")
+    return with_error_feedback(channel) if error_feedback else channel

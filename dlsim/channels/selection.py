@@ -1,0 +1,186 @@
+"""The k largest of every row, exactly, without sorting: by counting how many numbers reach a threshold."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dlsim.core import Array
+from dlsim.running.meshes import by_part
+
+KEPT = 3  # numbers that stand for a group of a row; a fourth one among the largest sends the row to `_alone`
+CROWDED = 0.17  # of the largest in a group on average, beyond which groups of three are no help
+SHORT = 128  # numbers a row, up to which sorting is as good and sooner compiled
+LANES = 8  # counts that are added up number by number before they are added up along a row
+
+
+def largest(values: Array, k: int, around: tuple[int, int] | None = None) -> Array:
+    """Which numbers `[n, D]` are the k largest of their row, bool; of equal ones those with the lower index.
+
+    Floats are compared by magnitude, in the order of `jax.lax.top_k` (NaN above infinity); unsigned integers are compared
+    as they are.  Each device looks through its own rows.
+
+    What is looked for is a threshold that exactly k numbers of a row reach.  The interval it lies in is halved, as one of
+    integers: bits of floats without sign are in the order of the floats.  A pass over all numbers costs what it costs to
+    read them, so three numbers stand for each group of them, the largest three.  They decide a row unless four of its
+    largest are in one group.  Rows that are not decided, the few that are left when most are, and those with equals at the
+    threshold, are looked through alone, a few at a time.  `around`: words between which the k-th largest lies in most rows;
+    the others are looked through alone too.
+    """
+    return by_part(lambda rows: _largest(rows, k, around), values.shape[0])(values)
+
+
+# Compiled once where it is called outside of a program too, loops and all.
+@partial(jax.jit, static_argnums=(1, 2))
+def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
+    num, dimension = values.shape
+    keys = ordered(values)
+    if k >= dimension:
+        return jnp.ones(values.shape, bool)
+    if dimension <= SHORT:
+        places = jax.lax.top_k(keys, k)[1]
+        nothing = jnp.zeros(dimension, bool)
+        return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places)
+    few = min(num, max(16, num // 32))
+    size = math.floor(CROWDED * dimension / k)
+    if size > KEPT:
+        threshold, _ = _halve(_of_groups(keys, size), k, few)
+        count = _count(keys >= threshold[:, None])  # those that do not stand for their group as well
+    elif around is None:
+        threshold, count = _halve(keys, k, few)
+    else:
+        threshold, count = _between(keys, k, few, around)
+    last = jnp.full(num, dimension, jnp.int32)
+
+    def alone(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        is_open, threshold, last = state
+        rows = jax.lax.top_k(is_open.astype(jnp.float32), few)[1]
+        found, end = _alone(ordered(values.at[rows].get(mode="promise_in_bounds")), k)
+        return (
+            is_open.at[rows].set(False, unique_indices=True),
+            threshold.at[rows].set(found, unique_indices=True),
+            last.at[rows].set(end, unique_indices=True),
+        )
+
+    is_known = (count <= k) if around is None else (count == k)
+    state = (~is_known, threshold, last)
+    _, threshold, last = jax.lax.while_loop(lambda state: jnp.any(state[0]), alone, state)
+    place = jnp.arange(dimension, dtype=jnp.int32)
+    return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
+
+
+def ordered(values: Array) -> Array:
+    """Magnitudes of floats `[n, D]`, or unsigned integers, as signed integers of the same order.
+
+    Zeros, of which a sparse message has many, are told apart by their places: equals are what takes long.
+    """
+    signed = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(values, signed)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        return bits ^ jnp.iinfo(signed).min
+    sizes = bits & jnp.iinfo(signed).max
+    sizes = sizes.astype(jnp.int32) if sizes.dtype.itemsize < 4 else sizes
+    place = jnp.arange(values.shape[1], dtype=sizes.dtype)
+    return jnp.where(sizes == 0, -1 - place, sizes)
+
+
+def _of_groups(keys: Array, size: int) -> Array:
+    """The three largest of every group of `size` numbers, and the numbers left over, `[n, 3 groups + rest]`."""
+    num, dimension = keys.shape
+    groups = dimension // size
+    together = keys[:, : size * groups].reshape(num, size, groups)
+    low = jnp.asarray(jnp.iinfo(keys.dtype).min, keys.dtype)
+
+    def merge(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
+        (a1, a2, a3), (b1, b2, b3) = a, b
+        second = jnp.maximum(jnp.minimum(a1, b1), jnp.maximum(a2, b2))
+        third = jnp.maximum(jnp.maximum(a3, b3), jnp.maximum(jnp.minimum(a1, b2), jnp.minimum(a2, b1)))
+        return jnp.maximum(a1, b1), second, third
+
+    nothing = jnp.full_like(together, low)
+    tops = jax.lax.reduce((together, nothing, nothing), (low, low, low), merge, (1,))
+    return jnp.concatenate([*tops, keys[:, size * groups :]], axis=1)
+
+
+def _count(mask: Array) -> Array:
+    """How many of a row hold, int32 `[n]`: lanes first, since a sum along a row waits for each of its additions."""
+    width = mask.shape[1] // LANES
+    total = jnp.sum(mask[:, LANES * width :].astype(jnp.int32), axis=1)
+    if width:
+        parts = [mask[:, lane * width : (lane + 1) * width].astype(jnp.int32) for lane in range(LANES)]
+        total = total + jnp.sum(sum(parts[1:], start=parts[0]), axis=1)
+    return total
+
+
+def _halve(keys: Array, k: int, few: int) -> tuple[Array, Array]:
+    """A threshold that at least k numbers of a row reach, and how many, `[n]`: k, in all rows but `few` and equals."""
+    bound = _bound(keys, k)
+    is_found = _count(keys > bound[:, None]) < k  # many equals
+    high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
+    return _search(keys, k, few, bound, high)
+
+
+def _between(keys: Array, k: int, few: int, around: tuple[int, int]) -> tuple[Array, Array]:
+    """As `_halve`, for words: the threshold is between two of them, or the row's count comes out as another than k."""
+    low, high = (jnp.full(keys.shape[0], word - 2**31, keys.dtype) for word in around)
+    return _search(keys, k, few, low, high)
+
+
+def _search(keys: Array, k: int, few: int, low: Array, high: Array) -> tuple[Array, Array]:
+    """The interval from low to high, halved."""
+
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        low, high, count = state
+        return jnp.sum((count > k) & (low < high)) > few
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, count = state
+        middle = low + _half(low, high)
+        reached = _count(keys >= middle[:, None])
+        moves, is_up = (count > k) & (low < high), reached >= k
+        return (
+            jnp.where(moves & is_up, middle, low),
+            jnp.where(moves & ~is_up, middle - 1, high),
+            jnp.where(moves & is_up, reached, count),
+        )
+
+    threshold, _, count = jax.lax.while_loop(going, step, (low, high, _count(keys >= low[:, None])))
+    return threshold, count
+
+
+def _half(low: Array, high: Array) -> Array:
+    """Half of high - low, rounded up; the difference itself may not fit the type."""
+    unsigned = jnp.dtype(f"uint{8 * low.dtype.itemsize}")
+    gap = jax.lax.bitcast_convert_type(high, unsigned) - jax.lax.bitcast_convert_type(low, unsigned)
+    return jax.lax.bitcast_convert_type((gap >> 1) + (gap & 1), low.dtype)
+
+
+def _bound(keys: Array, k: int) -> Array:
+    """A number that at least k of a row reach: the least of the maxima of k parts of it."""
+    per_part = keys.shape[1] // k
+    parts = keys[:, : per_part * k].reshape(keys.shape[0], per_part, k)
+    return jnp.min(jnp.max(parts, axis=1), axis=1)
+
+
+def _alone(keys: Array, k: int) -> tuple[Array, Array]:
+    """Of a few rows the k-th largest number, and the place before which its equals are among the k, `[n]`."""
+    threshold, count = _halve(keys, k, 0)
+    above, equal = keys > threshold[:, None], keys == threshold[:, None]
+    place = jnp.arange(keys.shape[1], dtype=jnp.int32)
+
+    def going(state: tuple[Array, Array]) -> Array:
+        return jnp.any((count > k) & (state[0] < state[1]))
+
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = state  # before `high` there are enough of them, before `low` there are not
+        middle = (low + high) // 2
+        enough = _count(above | (equal & (place < middle[:, None]))) >= k
+        moves = (count > k) & (low < high)
+        return jnp.where(moves & ~enough, middle + 1, low), jnp.where(moves & enough, middle, high)
+
+    zero = jnp.zeros(keys.shape[0], jnp.int32)
+    _, last = jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))
+    return threshold, last

@@ -1,0 +1,158 @@
+"""What does each channel cost, beside a round of D-SGD and beside a copy of what it works on?
+
+Command: `python experiments/benchmarks/channels.py` (about two minutes on 2 cores; `--quick` for fewer turns).
+
+A thousand nodes with softmax regression on Fashion-MNIST (7,850 numbers a node, 31 MB in all), 60 examples a node, batch 32,
+random 4-regular graph.  Each channel passes the messages of all nodes, in a compiled loop whose messages change from one
+passing to the next; the loop without a channel is taken off.  Beside it, in the same turns: a round of D-SGD, and a copy of
+the messages.  Required: at most 30 % of the round, or four copies, whichever is larger.
+
+Then selection alone, at 1,000 rows of 8,000 numbers, k = 80: by threshold, as `top_k` does it, against `jax.lax.top_k` and a
+scatter.  Required: 8 times.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from timing import machine, median, paired_ratio, take_turns
+
+import dlsim
+from dlsim import networks
+from dlsim.channels.selection import largest
+from dlsim.core import Channel, Packet, Route
+
+NUM_NODES, BATCH, PER_NODE, ROUNDS = 1000, 32, 60, 4
+SHARE, COPIES, TIMES = 0.3, 4.0, 8.0  # required
+# A line a channel.
+CHANNELS: dict[str, Callable[[], Channel]] = {
+    "top_k(0.01)": lambda: networks.top_k(0.01),
+    "top_k(0.1)": lambda: networks.top_k(0.1),
+    "top_k(0.01), error feedback": lambda: networks.top_k(0.01, error_feedback=True),
+    "ef21(top_k(0.01))": lambda: networks.ef21(networks.top_k(0.01)),
+    "random_k(0.01)": lambda: networks.random_k(0.01),
+    "random_k(0.1)": lambda: networks.random_k(0.1),
+    "random_sparsification(0.1)": lambda: networks.random_sparsification(0.1),
+    "quantize(8)": lambda: networks.quantize(8),
+    "quantize(4, max)": lambda: networks.quantize(4, norm="max"),
+    "sign": networks.sign,
+    "low_rank(1)": lambda: networks.low_rank(1),
+    "low_rank(4)": lambda: networks.low_rank(4),
+    "gaussian_noise": lambda: networks.gaussian_noise(0.1),
+    "loss": lambda: networks.loss(0.1),
+}
+
+
+def d_sgd() -> Callable[[], Any]:
+    """`ROUNDS` rounds of the process that `simulate` runs."""
+    data = dlsim.problems.load("fashion_mnist")
+    rows = np.random.default_rng(0).permutation(len(data.inputs))[: PER_NODE * NUM_NODES]
+    data = data._replace(inputs=data.inputs[rows], labels=data.labels[rows], columns={})
+    held = dlsim.problems.partition(data, NUM_NODES, dlsim.problems.iid())
+    problem = dlsim.problems.supervised("softmax", data, held, batch_size=BATCH, num_test=100)
+    network = networks.random_regular(NUM_NODES, degree=4, seed=0)
+    process = dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optax.sgd(0.05)), network)
+    key = jax.random.key(0)
+
+    @partial(jax.jit, donate_argnums=0)
+    def rounds(state: Any) -> Any:
+        return jax.lax.fori_loop(0, ROUNDS, lambda t, state: process.step(jax.random.fold_in(key, t), state)[0], state)
+
+    held_state = {"state": jax.jit(process.init)(key)}
+
+    def turn() -> Any:
+        held_state["state"] = rounds(held_state["state"])
+        return held_state["state"]
+
+    return turn
+
+
+def passing(channel: Channel | None, message: Any) -> Callable[[], Any]:
+    """`ROUNDS` messages one after the other, each made of the last and of what was heard of it."""
+    ids, key = jnp.arange(NUM_NODES), jax.random.key(1)
+    size, words = dlsim.trees.num_entries(message), jnp.ones(NUM_NODES, jnp.uint32)
+    route = Route(node_ids=ids, senders=ids, receivers=(ids + 1) % NUM_NODES)
+
+    def once(t: Any, carry: Any) -> Any:
+        values, state, bits = carry
+        heard = values
+        if channel is not None:
+            packet = Packet(values, size * words, 32 * words, 0 * words)
+            state, packet = channel.send(jax.random.fold_in(key, t), state, packet, route)
+            heard, bits = packet.values, bits + packet.num_entries
+            bits = bits if packet.delivered is None else bits + packet.delivered
+        return jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, values, heard), state, bits
+
+    run = jax.jit(lambda carry: jax.lax.fori_loop(0, ROUNDS, once, carry), donate_argnums=0)
+    held = {
+        "carry": (
+            jax.tree.map(jnp.copy, message),
+            () if channel is None else channel.init(message, NUM_NODES),
+            0 * words,
+        )
+    }
+
+    def turn() -> Any:
+        held["carry"] = run(held["carry"])
+        return held["carry"]
+
+    return turn
+
+
+def by_sorting(values: jax.Array, k: int) -> jax.Array:
+    places = jax.lax.top_k(jnp.abs(values), k)[1]
+    return jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(values, places)
+
+
+def selection(turns: int) -> bool:
+    """Whether selection by threshold is as many times faster as required."""
+    values, k = jax.random.normal(jax.random.key(0), (1000, 8000)), 80
+    forms = {
+        "threshold": jax.jit(lambda x: jnp.where(largest(x, k), x, 0)),
+        "lax.top_k": jax.jit(lambda x: by_sorting(x, k)),
+        "copy": jax.jit(lambda x: x + 1),
+    }
+    np.testing.assert_array_equal(forms["threshold"](values), forms["lax.top_k"](values))
+    seconds = take_turns({name: partial(form, values) for name, form in forms.items()}, turns)
+    ratio, low, high = paired_ratio(seconds["lax.top_k"], seconds["threshold"])
+    each = ", ".join(f"{name} {1e3 * median(taken):.1f} ms" for name, taken in seconds.items())
+    print(f"[1000, 8000], k=80: {each}; {ratio:.1f} times faster ({low:.1f} to {high:.1f}), required {TIMES:g}")
+    return ratio >= TIMES
+
+
+def main() -> int:
+    turns = 3 if "--quick" in sys.argv else 7
+    print(machine())
+    is_fast = selection(turns)
+    key = jax.random.key(2)
+    message = {
+        "bias": jax.random.normal(key, (NUM_NODES, 10)),
+        "kernel": jax.random.normal(key, (NUM_NODES, 10, 784)),
+    }
+    copy = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree))
+    variants = {"round": d_sgd(), "copy": lambda: copy(message), "nothing": passing(None, message)}
+    variants.update({name: passing(make(), message) for name, make in CHANNELS.items()})
+    seconds = take_turns(variants, turns)
+    a_round, a_copy = median(seconds["round"]) / ROUNDS, median(seconds["copy"])
+    allowed = max(SHARE * a_round, COPIES * a_copy)
+    print(f"a round {1e3 * a_round:.1f} ms, a copy {1e3 * a_copy:.1f} ms: a channel may take {1e3 * allowed:.1f} ms")
+    for name in CHANNELS:
+        over = (np.asarray(seconds[name]) - np.asarray(seconds["nothing"])) / ROUNDS
+        cost = float(np.median(over))
+        verdict = "ok" if cost <= allowed else "too dear"
+        print(
+            f"  {name:28s} {1e3 * cost:7.1f} ms, {cost / a_round:5.0%} of a round, {cost / a_copy:4.1f} copies: {verdict}"
+        )
+        is_fast &= cost <= allowed
+    return 0 if is_fast else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
