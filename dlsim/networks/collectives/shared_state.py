@@ -177,13 +177,13 @@ def synchronize(
     copies = jax.ops.segment_sum(fetched.astype(jnp.uint32), sender, size)
     bits = trees.num_bits(tree)
     seconds = jnp.float32(0)
-    if pipes is not None or network.links is not None:
-        pushed = copies[sender] * jnp.float32(bits)
-        if pipes is not None:
-            busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
-        else:
-            links = network.links
-            busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
+    links, pushed = network.links, copies[sender] * jnp.float32(bits)
+    busy = None
+    if pipes is not None:
+        busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
+    elif links is not None:
+        busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
+    if busy is not None:
         seconds = jnp.max(jnp.where(fetched, busy, 0))
     sent = counters.product(copies, jnp.uint32(bits % 2**32))
     sent = sent._replace(high=sent.high + copies * jnp.uint32(bits // 2**32))
