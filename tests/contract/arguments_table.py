@@ -11,6 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_more import MORE_ROWS
 from contract.arguments_parts import (
     AFA,
@@ -274,6 +275,7 @@ ROWS: dict[str, dict[str, Call]] = {
     },
     "networks": {
         **PRIVATE_CHANNELS,
+        **COLLECTIVES,
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
@@ -292,7 +294,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "draw": IN_NETWORK,
         "effective_resistances": EITHER,
         "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
-        "elect": just(hashes=np.zeros(4, np.uint32), revisions=np.zeros(4, int), expected=0),
         "ef21": lambda: {"compressor": networks.sign()},
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
@@ -319,7 +320,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "mixing_weights": just(graph=graph, name="laplacian", step=0.2),
         "outages": lambda: {"node_ids": (0, 2), "start": np.array([1.0, 2.0]), "end": np.array([3.0, 4.0])},
         "participation": just(cohort_size=2),
-        "pipes": just(bandwidth=np.ones((4, 4)), latency=0.1, window=8.0),
         "period_gap": lambda: {"networks": [ring(), networks.path(4)]},
         "quantize": just(bits=4),
         "random_geometric": just(num_nodes=8, radius=0.8),
@@ -329,25 +329,16 @@ ROWS: dict[str, dict[str, Call]] = {
         "random_sparsification": just(probability=0.5),
         "read_graph_file": just(path="edges.txt"),
         "reverse_edges": IN_NETWORK,
-        "ring_order": just(bandwidth=np.ones((4, 4))),
         "second_eigenvalue": IN_NETWORK,
         "send_edges": lambda: {"network": ring(), "key": KEY, "tree": jnp.ones((8, 2))},
         "spectral_gap": IN_NETWORK,
         "spectrum": IN_NETWORK,
-        "state_hash": just(tree=np.ones((4, 3), np.float32)),
-        "synchronize": lambda: {
-            "network": ring(),
-            "tree": np.ones((4, 3), np.float32),
-            "revisions": np.zeros(4, int),
-            "expected": 0,
-        },
         "stochastic_block": just(num_nodes=8, num_blocks=2, within=0.9, between=0.5),
         "time_varying": lambda: {"networks": [ring(), networks.star(4)]},
         "to_jraph": IN_NETWORK,
         "to_networkx": IN_NETWORK,
         "to_server": lambda: {"channel": networks.sign()},
         "top_k": just(fraction=0.5),
-        "transfer_seconds": lambda: {"pipes": networks.pipes(np.ones((4, 4))), "bits": 8.0},
         "watts_strogatz": just(num_nodes=8, degree=4, probability=0.1),
         **{
             name: just(num_nodes=8)
