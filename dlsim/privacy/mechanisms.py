@@ -123,6 +123,10 @@ def rqm_pmf(
         lo_i = q (1 - q)^(j - i) for i >= 1, lo_0 = (1 - q)^j;   hi_k = q (1 - q)^(k - j - 1) for k <= m - 2, the rest m - 1
 
     and of these two k is sent with probability (x - B(i)) / (B(k) - B(i)).
+
+    Args:
+      x: any finite numbers.
+      clip, extension, num_levels, keep_probability: as the channel's.
     """
     levels = _levels("rqm_pmf", clip, extension, num_levels, keep_probability)
     checks.known("rqm_pmf", "x", x, "known on the host")
@@ -159,7 +163,12 @@ def poisson_binomial(*, theta: float, num_trials: int = 15, num_senders: int = 1
 
 
 def poisson_binomial_pmf(x: Any, *, theta: float, num_trials: int = 15) -> np.ndarray:
-    """Binomial(M, 1/2 + theta x) of inputs x `[...]` in clips, clipped to [-1, 1]: `[..., M + 1]`."""
+    """Binomial(M, 1/2 + theta x) of inputs x `[...]` in clips, clipped to [-1, 1]: `[..., M + 1]`.
+
+    Args:
+      x: any finite numbers.
+      theta, num_trials: as those of `dlsim.networks.poisson_binomial`.
+    """
     where = "poisson_binomial_pmf"
     for name, value in (("x", x), ("theta", theta)):
         checks.known(where, name, value, "known on the host")
