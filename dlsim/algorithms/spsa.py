@@ -190,7 +190,7 @@ def spsa(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"common_start"}),
+        requires=frozenset({"common_start", "connected", "fixed_topology"}),  # and complete, see `init`
         source="Zelikman et al., Just one byte (per gradient), 2023",
     )
 
