@@ -222,10 +222,14 @@ def spsa_replay(
     checks.shape(where, "log.seed", log.seed, (None, 2))
     checks.shape(where, "log.reported", log.reported, (log.seed.shape[0], num))
     checks.shape(where, "log.projections", log.projections, (log.seed.shape[0], num, None))
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating) for leaf in leaves):
+        checks.fail(where, "params", "a model, whose leaves are arrays of floats", checks.describe(params))
     steps = node_optimizer(where, optimizer)
     applied = _applying(where, steps, normalization, distribution)
-    ids = jnp.arange(num, dtype=jnp.int32) if node_ids is None else node_ids
-    checks.shape(where, "node_ids", ids, (num,))
+    ids = jnp.arange(num, dtype=jnp.int32)
+    if node_ids is not None:
+        ids = jnp.asarray(checks.array(where, "node_ids", node_ids, (num,)), jnp.int32)
     no_draws = jax.random.key(0)
 
     def step(state: tuple[PyTree, PyTree], said: SPSALog) -> tuple[tuple[PyTree, PyTree], None]:
