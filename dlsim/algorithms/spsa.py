@@ -278,7 +278,8 @@ def _summed(seed: Array, ids: Array, weights: Array, shown: Array | None, like: 
     Where `shown` `[N]` is given, only directions of the nodes in it are drawn: the others' weights are zero.
     """
     num_rows, num_nodes, num_samples = weights.shape
-    order, count = jnp.arange(num_nodes), num_nodes
+    order: Array = jnp.arange(num_nodes)
+    count: Any = num_nodes
     if shown is not None:
         order, count = jnp.argsort(~shown, stable=True), jnp.sum(shown)
     # What is drawn in vain is nothing where the number of directions is known, and one in sixteen of all at most elsewhere.
