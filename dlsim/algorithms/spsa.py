@@ -190,7 +190,7 @@ def spsa(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"common_start"}),
+        requires=frozenset({"common_start", "connected", "fixed_topology"}),  # and complete, see `init`
         source="Zelikman et al., Just one byte (per gradient), 2023",
     )
 
@@ -222,10 +222,14 @@ def spsa_replay(
     checks.shape(where, "log.seed", log.seed, (None, 2))
     checks.shape(where, "log.reported", log.reported, (log.seed.shape[0], num))
     checks.shape(where, "log.projections", log.projections, (log.seed.shape[0], num, None))
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating) for leaf in leaves):
+        checks.fail(where, "params", "a model, whose leaves are arrays of floats", checks.describe(params))
     steps = node_optimizer(where, optimizer)
     applied = _applying(where, steps, normalization, distribution)
-    ids = jnp.arange(num, dtype=jnp.int32) if node_ids is None else node_ids
-    checks.shape(where, "node_ids", ids, (num,))
+    ids = jnp.arange(num, dtype=jnp.int32)
+    if node_ids is not None:
+        ids = jnp.asarray(checks.array(where, "node_ids", node_ids, (num,)), jnp.int32)
     no_draws = jax.random.key(0)
 
     def step(state: tuple[PyTree, PyTree], said: SPSALog) -> tuple[tuple[PyTree, PyTree], None]:
@@ -274,7 +278,8 @@ def _summed(seed: Array, ids: Array, weights: Array, shown: Array | None, like: 
     Where `shown` `[N]` is given, only directions of the nodes in it are drawn: the others' weights are zero.
     """
     num_rows, num_nodes, num_samples = weights.shape
-    order, count = jnp.arange(num_nodes), num_nodes
+    order: Array = jnp.arange(num_nodes)
+    count: Any = num_nodes
     if shown is not None:
         order, count = jnp.argsort(~shown, stable=True), jnp.sum(shown)
     # What is drawn in vain is nothing where the number of directions is known, and one in sixteen of all at most elsewhere.

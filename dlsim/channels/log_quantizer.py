@@ -59,8 +59,12 @@ def encode_log(values: Any, num_bits: int = 8, *, steps_per_e: Any = 8.0) -> byt
       num_bits, steps_per_e: as of the channel.
     """
     where = "encode_log"
+    checks.known(where, "values", (values, steps_per_e), "known: a code is made on the host", "Call it outside of jit.")
     low, high = _ends(where, num_bits, steps_per_e)
-    flat = np.asarray(checks.array(where, "values", values), np.float32).ravel()
+    made = checks.array(where, "values", values)
+    if made.ndim == 0:
+        checks.fail(where, "values", "an array or list of numbers", checks.describe(values))
+    flat = made.astype(np.float32).ravel()
     with np.errstate(divide="ignore"):
         level = np.clip(np.round(steps_per_e * np.log(np.abs(flat))), low, high)
     words = (level - low).astype(np.uint32) + ((flat < 0).astype(np.uint32) << np.uint32(num_bits - 1))
@@ -78,6 +82,7 @@ def decode_log(code: bytes, count: int, num_bits: int = 8, *, steps_per_e: Any =
       num_bits, steps_per_e: as they were written with.
     """
     where = "decode_log"
+    checks.known(where, "steps_per_e", steps_per_e, fix="Call it outside of jit.")
     low, _ = _ends(where, num_bits, steps_per_e)
     checks.integer(where, "count", count, 0)
     if len(code) != -(-count * num_bits // 8):

@@ -1,6 +1,6 @@
 """What does a round of SPSA with shared randomness cost, against its forward passes and the numbers that it draws?
 
-Command: `python experiments/benchmarks/zeroth_order.py` (two minutes on 2 cores; Fashion-MNIST).
+Command: `python experiments/benchmarks/zeroth_order.py` (one minute on 2 cores; Fashion-MNIST).
 
 N nodes, S directions each, n = N S; D parameters, batches of B.  Side by side in one process, in turns:
   round     `dlsim.algorithms.spsa`, one copy of the model for all, complete network, numbers of a byte
@@ -10,7 +10,13 @@ N nodes, S directions each, n = N S; D parameters, batches of B.  Side by side i
 Counted in the program: normal numbers drawn, over n D (each direction is drawn to be measured along, and again to be
 applied: 2), and multiplications of matrix products, over those of n losses (2).
 
-MEASURED
+Measured 2026-11-30, 2 cores (x86_64, no accelerator, load average 8 to 14 from other work: single times vary tenfold, so the
+ratio is that of the best of 9 turns; medians of ratios by turn 1.01 and 0.44 say little), jax 0.10.2, ms:
+
+| model   | N, S | D      | round | passes | draws | backprop | round over passes and two draws | numbers | products |
+|---------|------|--------|-------|--------|-------|----------|---------------------------------|---------|----------|
+| softmax | 8, 4 | 7,850  | 9.4   | 4.3    | 1.3   | 1.5      | 1.35                            | 2       | 2        |
+| mlp     | 8, 4 | 50,890 | 35.1  | 12.0   | 11.5  | 12.5     | 1.00                            | 2       | 2        |
 """
 
 from __future__ import annotations
@@ -29,9 +35,9 @@ from dlsim import algorithms, keys, networks
 from dlsim.problems.zeroth_order import directions, seed_of
 
 # model, N, S
-CASES = (("softmax", 8, 4), ("mlp", 8, 4), ("softmax", 1000, 1))
+CASES = (("softmax", 8, 4), ("mlp", 8, 4))
 BATCH = 32
-MOST = 1.5  # times passes and two draws that a round may take
+MOST = 1.5  # times passes and two draws that a round may take, of the best times
 
 
 def counted(fn: Any, *arguments: Any) -> dict[str, int]:
@@ -110,9 +116,10 @@ def measure(model: str, num_nodes: int, num_directions: int) -> bool:
     times = ", ".join(f"{name} {1e3 * best(values):.1f}" for name, values in seconds.items())
     print(f"{model} N={num_nodes} S={num_directions} D={size}: ms {times}")
     print(f"  round over passes and two draws {ratio:.2f} ({least:.2f} to {greatest:.2f}), of the best times", end=" ")
-    print(f"{best(seconds['round']) / (best(seconds['passes']) + 2 * best(seconds['draws'])):.2f}")
+    of_best = best(seconds["round"]) / (best(seconds["passes"]) + 2 * best(seconds["draws"]))
+    print(f"{of_best:.2f}")
     print(f"  numbers over n D: {numbers:g}; products over those of n losses: {products:g}", flush=True)
-    return numbers == 2 and products == 2 and ratio <= MOST
+    return numbers == 2 and products == 2 and of_best <= MOST
 
 
 def main() -> int:
