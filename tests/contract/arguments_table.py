@@ -60,7 +60,6 @@ from contract.arguments_parts import (
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
-from dlsim.networks.messages import whole_packet
 
 __all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
@@ -282,7 +281,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "diameter": EITHER,
         "draw": IN_NETWORK,
         "effective_resistances": EITHER,
-        "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
+        "encode": lambda: {"channel": networks.loss(0.1), "packet": ring().send(KEY, jnp.ones((4, 2)))[0]},
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
