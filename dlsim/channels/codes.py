@@ -41,6 +41,7 @@ def write_gamma(writer: Writer, value: int) -> None:
 
 
 def read_gamma(reader: Reader) -> int:
+    """What `write_gamma` wrote."""
     zeros = 0
     while not reader.bit():
         zeros += 1
@@ -56,6 +57,7 @@ def write_omega(writer: Writer, value: int) -> None:
 
 
 def read_omega(reader: Reader) -> int:
+    """What `write_omega` wrote."""
     value = 1
     while reader.bit():
         value = (1 << value) + (int(reader.numbers(1, value)[0]))
