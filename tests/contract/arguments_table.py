@@ -64,7 +64,6 @@ from contract.arguments_privacy import PRIVACY, PRIVATE_CHANNELS
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
-from dlsim.networks.messages import whole_packet
 
 __all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
@@ -293,7 +292,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "diameter": EITHER,
         "draw": IN_NETWORK,
         "effective_resistances": EITHER,
-        "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
+        "encode": lambda: {"channel": networks.loss(0.1), "packet": ring().send(KEY, jnp.ones((4, 2)))[0]},
         "ef21": lambda: {"compressor": networks.sign()},
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
