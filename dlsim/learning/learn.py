@@ -28,8 +28,10 @@ from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
 from dlsim.learning.starting import starting_models
-from dlsim.networks.messages import active_edges, asked, elapse, open_channels
+from dlsim.networks.links import Ledger
+from dlsim.networks.messages import active_edges, asked, open_channels
 from dlsim.networks.network import Network, NetworkState
+from dlsim.networks.seconds import by_node, computed, end_round
 from dlsim.running import counters, status
 
 _FIXES = {
@@ -101,6 +103,9 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and isinstance(network.state.ledger, Ledger):
+        fix = "Its nodes act by clocks or a pace: use with_links(links) without by_node, watts and a barrier of rounds."
+        checks.fail("learn", "network", "without a ledger of seconds for this algorithm", "one with it", fix)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:
@@ -135,10 +140,8 @@ def learn(
         info = {**info, "status": _status(algorithm, algorithm_state, current, info)}
         if current.is_present is not None:
             info["num_present"] = jnp.sum(current.is_present)
-        if network.links is not None:
-            rows = None if count.shape[0] == network.num_nodes else asked(current)[0]
-            pace = network.links.compute if rows is None else network.links.compute[rows]
-            current = elapse(current, jnp.max(pace * count))
+        rows = None if count.shape[0] == network.num_nodes else asked(current)[0]
+        current = end_round(computed(current, key, count, rows))
         spent = counters.add(state.gradient_evaluations, counters.total(counters.from_words(count)))
         return LearnState(algorithm_state, current.state, scenario_state, spent), info
 
@@ -146,7 +149,9 @@ def learn(
         return algorithm.params(state.algorithm)
 
     def measure(state: LearnState, info: Info) -> Info:
-        return measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
+        return measured(
+            problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info
+        ) | by_node(state.network, network.links)
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
