@@ -116,6 +116,9 @@ def learn(
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."
             checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
+        if scenario is not None and not _keeps_links(scenario, network):
+            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.clock_nodes(...))."
+            checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
@@ -168,6 +171,21 @@ def learn(
         drawn=Drawn(network, has_server="server" in algorithm.requires),
         params=params,
     )
+
+
+def _keeps_links(scenario: Scenario, network: Network) -> bool:
+    """Whether a round's network has the links it was built with; the scenario is only traced."""
+    if network.links is None:
+        return True
+    kept: list[bool] = []
+
+    def look(key: Array) -> None:
+        _, current = scenario.step(key, scenario.init(key, network), network)
+        pairs = zip(jax.tree.leaves(current.links), jax.tree.leaves(network.links), strict=True)
+        kept.append(all(a is b for a, b in pairs))
+
+    jax.eval_shape(look, jax.random.key(0))
+    return kept[0]
 
 
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:

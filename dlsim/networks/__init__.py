@@ -16,6 +16,8 @@ from dlsim.channels import (
 from dlsim.networks.byzantine import byzantine
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.device_traces import Devices, lognormal_devices, trace_devices
+from dlsim.networks.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
@@ -23,7 +25,8 @@ from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
 from dlsim.networks.labels import Labels
-from dlsim.networks.links import Links, links
+from dlsim.networks.links import Links, Watts, join_links, links
+from dlsim.networks.media import cellular_5g, ethernet, wifi
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
 from dlsim.networks.periods import period_gap
 from dlsim.networks.random_graphs import (
@@ -66,18 +69,21 @@ from dlsim.networks.weights import mixing_weights
 
 __all__ = [
     "Arrival",
+    "Devices",
     "Graph",
     "GraphFile",
     "Inbox",
     "Labels",
     "Links",
     "Network",
+    "Watts",
     "barabasi_albert",
     "base_graph",
     "binary_tree",
     "bipartite",
     "byzantine",
     "caveman",
+    "cellular_5g",
     "chain",
     "check_stochastic",
     "chi_1",
@@ -92,7 +98,9 @@ __all__ = [
     "epidemic",
     "erdos_renyi",
     "error_feedback",
+    "ethernet",
     "exponential",
+    "fading",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
@@ -103,9 +111,11 @@ __all__ = [
     "host_graph",
     "hypercube",
     "is_connected",
+    "join_links",
     "laplacian",
     "link_failure",
     "links",
+    "lognormal_devices",
     "loss",
     "mixing_matrix",
     "mixing_rate",
@@ -123,20 +133,26 @@ __all__ = [
     "random_presence",
     "random_regular",
     "random_sparsification",
+    "rate_trace",
     "read_graph_file",
     "reverse_edges",
     "ring",
     "second_eigenvalue",
     "send_edges",
+    "session_trace",
+    "sessions",
     "sign",
     "spectral_gap",
     "spectrum",
     "star",
     "stochastic_block",
+    "stragglers",
     "time_varying",
     "to_jraph",
     "to_networkx",
     "top_k",
     "torus",
+    "trace_devices",
     "watts_strogatz",
+    "wifi",
 ]

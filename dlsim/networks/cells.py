@@ -31,12 +31,14 @@ def finishing_times(work: Array, cells: Array) -> Array:
     change = cell[1:] != cell[:-1]
     edge = jnp.ones((1,), bool)
     begins, ends = jnp.concatenate([edge, change]), jnp.concatenate([change, edge])
+    first = jax.lax.cummax(jnp.where(begins, places, 0))
     last = jax.lax.cummin(jnp.where(ends, places, num), reverse=True)
-    # A sum that begins anew at each cell: differences of one long sum would lose the digits of small work.
-    _, done = jax.lax.associative_scan(_segmented, (begins, sorted_work))
+
+    # A sum that begins anew at each cell, by doubling: differences of one long sum would lose the digits of small work.
+    def double(turn: Array, sums: Array) -> Array:
+        before = places - (1 << turn)
+        return sums + jnp.where(before >= first, sums[before], 0)
+
+    done = jax.lax.fori_loop(0, max(num - 1, 0).bit_length(), double, sorted_work)
     finished = done + (last - places).astype(work.dtype) * sorted_work
     return jnp.zeros_like(work).at[order].set(finished, unique_indices=True)
-
-
-def _segmented(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-    return left[0] | right[0], jnp.where(right[0], right[1], left[1] + right[1])
