@@ -211,10 +211,19 @@ def test_a_sweep_over_rates_is_one_program() -> None:
             r"links: watts.compute\[2\] must be a number in \[0, inf\), got -3",
         ),
         (lambda: networks.links(4, watts=3.0), r"links: watts must be a Watts, got 3.0. Pass dlsim.networks.Watts"),
-        (lambda: networks.links(4, upload_cells=0.5), r"links: upload_cells must be an integer, or one for each of the 4"),
-        (lambda: networks.links(4, download_cells=[1, 2]), r"links: download_cells must be an integer, or one for each"),
+        (
+            lambda: networks.links(4, upload_cells=0.5),
+            r"links: upload_cells must be an integer, or one for each of the 4",
+        ),
+        (
+            lambda: networks.links(4, download_cells=[1, 2]),
+            r"links: download_cells must be an integer, or one for each",
+        ),
         (lambda: networks.links(4, latency=[0, 0, -1, 0]), r"links: latency\[2\] must be a number in \[0, inf\)"),
-        (lambda: networks.ring(4).with_links(networks.links(4), barrier="never"), r"with_links: barrier must be one of"),
+        (
+            lambda: networks.ring(4).with_links(networks.links(4), barrier="never"),
+            r"with_links: barrier must be one of",
+        ),
         (lambda: networks.join_links(), "join_links: parts must be one or more Links, got none"),
         (
             lambda: networks.join_links(networks.links(2, watts=POWER._replace(upload=1.0)), networks.links(2)),
