@@ -218,7 +218,10 @@ def _read(where: str, path: str | Path, known: tuple[str, ...], needed: tuple[st
         cells.append(stripped)
     if head is None or not cells:
         checks.fail(
-            where, f"{path}", "a CSV file of a head and one row or more", "an empty one" if head is None else "a head"
+            where,
+            f"{path}",
+            "a CSV file of a head and one row or more",
+            "an empty one" if head is None else "a head alone",
         )
     for name in head:
         if name not in known:

@@ -16,6 +16,18 @@ device is the straggler throughout, in 30 % several compete.
 The links are calibrated to these ratios, so the first three claims say that the numbers come out of the simulator as they
 went in, and are no discovery.  What follows from them is: the time to an accuracy, and who is waited for.
 
+Measured (default mode, 20 trials of 100 rounds, 1.4 minutes on 2 busy cores): the ratios are 33.3 and 17.8 (10.68 s, 0.320 s,
+0.602 s).  Accuracy by round is the same to the bit, 90 % is reached after 37 rounds: 1514 s on Ethernet, 1535 s on WiFi
+(x 1.01), 2001 s on 5G (x 1.32 +- 0.02; 1.287 if nobody waited for stragglers).
+
+Three claims do not hold.  The uplink is 0.196 of a 5G round and not 0.20 or more: the 35.7 s were taken as all of a
+round but the uplink, and here the waiting for the last (5.9 s) and a mean speed of 1.05 come on top; of a mean device's own
+48.7 s it is 0.219.  WiFi's slowest device is no further behind than Ethernet's (3.38 s on both, 6.11 s on 5G): where
+computing spreads by seconds, a jitter of 0.06 s on 0.6 s adds nothing, and the longer median makes the share smaller
+(0.089 against 0.090).  On Ethernet one device is slowest in half of the rounds in 14 of 20 trials, not 18: computing
+jitters by 5 %, and the two slowest of five even draws from [0.95, 1.15] are 3 % apart in the mean.  On 5G it is 2 of 20,
+fewer than the paper's 70 %, which no jitter was fitted to.
+
 Departures: digits for CIFAR-10, a perceptron with the size of SqueezeNet's message, five simulated devices; computing,
 jitter, downlinks and the spread of speeds are ours (the paper's were not to be had); all devices begin a transfer together;
 no test or validation is timed apart from training; a fixed number of rounds for early stopping.
@@ -38,7 +50,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny")
-MINUTES = {"tiny": 0.3, "default": 2}  # on 2 cores
+MINUTES = {"tiny": 0.2, "default": 1}  # on 2 cores
 CITATION = (
     "Hayek, Chung, Comer, Murthy, Kettimuthu, Kadota, Federated learning over 5G, WiFi, and Ethernet: measurements and "
     "evaluation, 2025."
@@ -215,7 +227,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
             holds=alike,
         )
     )
-    ratio = reaching(results, "5g") / reaching(results, "ethernet")
+    with np.errstate(invalid="ignore"):  # where neither is there yet
+        ratio = reaching(results, "5g") / reaching(results, "ethernet")
     out.append(
         Claim(
             text=f"Time to {100 * TARGET:g} % accuracy on 5G is {SLOWER[0]:g} to {SLOWER[1]:g} times that on Ethernet",
@@ -277,6 +290,7 @@ def figure(results: xarray.Dataset) -> Figure:
         for place, (label, height) in enumerate(heights.items()):
             bars.bar(range(len(have)), height, bottom=bottom, color=plotting.COLORS[place], label=label)
             bottom = bottom + height
+        bars.set_axisbelow(True)
         bars.set_xticks(range(len(have)), [TITLES[medium] for medium in have])
         bars.set_ylabel("seconds of a round, mean device")
         bars.set_ylim(0, 1.45 * bottom.max())
@@ -306,6 +320,7 @@ def figure(results: xarray.Dataset) -> Figure:
         steady = slowest(results, "ethernet").max(axis=1)[order]
         who.plot(range(len(shares)), steady, "k_", markersize=7, label="most frequent on Ethernet")
         who.axhline(CONSISTENT, color="k", lw=0.6, ls=":")
+        who.set_axisbelow(True)
         who.set_xlabel("trial")
         who.set_ylabel("share of rounds slowest, 5G")
         who.set_ylim(0, 1.4)

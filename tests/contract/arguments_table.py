@@ -267,6 +267,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
+        "cellular_5g": just(num_nodes=4),
         "chain": lambda: {LATER: (networks.loss(0.1), networks.sign())},
         "check_stochastic": lambda: {
             "graph": graph(),
@@ -283,6 +284,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
+        "ethernet": just(num_nodes=4),
+        "fading": just(sigma=0.3),
         "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
         "from_matrix": just(matrix=np.full((3, 3), 1 / 3)),
@@ -292,9 +295,11 @@ ROWS: dict[str, dict[str, Call]] = {
         "host_graph": IN_NETWORK,
         "hypercube": just(num_nodes=8),
         "is_connected": EITHER,
+        "join_links": lambda: {LATER: (networks.links(2), networks.wifi(2))},
         "laplacian": EITHER,
         "link_failure": just(probability=0.2),
         "links": just(num_nodes=4),
+        "lognormal_devices": just(num_nodes=4),
         "loss": just(probability=0.2),
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
@@ -308,18 +313,24 @@ ROWS: dict[str, dict[str, Call]] = {
         "random_presence": just(probability=0.5),
         "random_regular": just(num_nodes=8, degree=3),
         "random_sparsification": just(probability=0.5),
+        "rate_trace": just(path="rates.csv"),
         "read_graph_file": just(path="edges.txt"),
         "reverse_edges": IN_NETWORK,
         "second_eigenvalue": IN_NETWORK,
         "send_edges": lambda: {"network": ring(), "key": KEY, "tree": jnp.ones((8, 2))},
+        "session_trace": just(path="sessions.csv"),
+        "sessions": just(present_seconds=60.0, absent_seconds=10.0),
         "spectral_gap": IN_NETWORK,
         "spectrum": IN_NETWORK,
         "stochastic_block": just(num_nodes=8, num_blocks=2, within=0.9, between=0.5),
+        "stragglers": just(slowest=3.0),
         "time_varying": lambda: {"networks": [ring(), networks.star(4)]},
         "to_jraph": IN_NETWORK,
         "to_networkx": IN_NETWORK,
+        "trace_devices": just(path="devices.csv", num_nodes=2),
         "top_k": just(fraction=0.5),
         "watts_strogatz": just(num_nodes=8, degree=4, probability=0.1),
+        "wifi": just(num_nodes=4),
         **{
             name: just(num_nodes=8)
             for name in ("base_graph", "binary_tree", "bipartite", "complete", "exponential", "grid")
@@ -393,4 +404,7 @@ def write_files(folder: pathlib.Path) -> None:
     """What the rows read."""
     dlsim.save(folder / "models.msgpack", jnp.zeros(2))
     (folder / "edges.txt").write_text("0 1\n1 2\n")
+    (folder / "devices.csv").write_text("client_id,computation,communication\n0,10,500\n1,20,900\n")
+    (folder / "rates.csv").write_text("Timestamp,DL_bitrate,UL_bitrate\n0,10,5\n1,20,9\n")
+    (folder / "sessions.csv").write_text("client_id,active,inactive\n0,0,60\n1,30,90\n")
     (folder / "map.txt").write_text(MAP)
