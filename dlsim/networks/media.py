@@ -50,7 +50,7 @@ def ethernet(
       latency: seconds, a scalar or `[N]`.
       jitter, compute_jitter, loss, compute, watts: as in `dlsim.networks.links`.
     """
-    return _medium(num_nodes, rate, rate, -1, latency, jitter, loss, compute, compute_jitter, watts)
+    return _medium("ethernet", num_nodes, rate, rate, -1, latency, jitter, loss, compute, compute_jitter, watts)
 
 
 def wifi(
@@ -78,7 +78,7 @@ def wifi(
     """
     checks.number("wifi", "overhead", overhead, 0.0, 1.0, open_maximum=True)
     rate = _times("wifi", "rate", rate, 1 - overhead)
-    return _medium(num_nodes, rate, rate, 0, latency, jitter, loss, compute, compute_jitter, watts)
+    return _medium("wifi", num_nodes, rate, rate, 0, latency, jitter, loss, compute, compute_jitter, watts)
 
 
 def cellular_5g(
@@ -108,7 +108,7 @@ def cellular_5g(
     checks.number("cellular_5g", "uplink_share", uplink_share, 0.0, 1.0, open_minimum=True, open_maximum=True)
     up = _times("cellular_5g", "cell_rate", cell_rate, uplink_share)
     down = _times("cellular_5g", "cell_rate", cell_rate, 1 - uplink_share)
-    return _medium(num_nodes, up, down, 0, latency, jitter, loss, compute, compute_jitter, watts)
+    return _medium("cellular_5g", num_nodes, up, down, 0, latency, jitter, loss, compute, compute_jitter, watts)
 
 
 def _times(where: str, name: str, rate: Any, share: Any) -> Any:
@@ -119,6 +119,7 @@ def _times(where: str, name: str, rate: Any, share: Any) -> Any:
 
 
 def _medium(
+    where: str,
     num_nodes: int,
     up: Any,
     down: Any,
@@ -131,6 +132,9 @@ def _medium(
     watts: Watts | None,
 ) -> Links:
     """All technologies have the same fields, so that one program serves them all: which one it is, is a number."""
+    for name, value in (("jitter", jitter), ("loss", loss), ("compute_jitter", compute_jitter)):
+        if value is None:
+            checks.fail(where, name, f"a number, or one for each of {num_nodes} nodes", "None", "Nothing of it is 0.0.")
     made = links(
         num_nodes,
         latency=latency,

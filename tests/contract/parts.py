@@ -100,12 +100,8 @@ SCENARIOS = (
     ScenarioCase("epidemic", lambda: networks.epidemic(2, "local"), variant="local", only_restricts=False),
     ScenarioCase("sessions", lambda: networks.sessions(20.0, 5.0), has_links=True),
     ScenarioCase("session_trace", lambda: networks.session_trace(trace("sessions")), has_links=True),
-    ScenarioCase(
-        "session_trace", lambda: networks.session_trace(trace("sessions"), seconds_per_round=7.0), variant="by_round"
-    ),
     ScenarioCase("rate_trace", lambda: networks.rate_trace(trace("rates")), has_links=True),
     ScenarioCase("stragglers", lambda: networks.stragglers(4.0, 2.0, probability=0.5), has_links=True),
-    ScenarioCase("stragglers", lambda: networks.stragglers(4.0, lasting=True), variant="lasting", has_links=True),
     ScenarioCase("fading", lambda: networks.fading(0.5), has_links=True),
     ScenarioCase("chain", lambda: networks.chain(networks.churn(0.2), networks.link_failure(0.3))),
 )
