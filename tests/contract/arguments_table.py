@@ -6,8 +6,6 @@ made when they are first asked for.
 
 from __future__ import annotations
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +54,7 @@ from contract.arguments_parts import (
     tape,
     walls,
     waves,
+    write_files,
 )
 
 import dlsim
@@ -267,7 +266,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
-        "cellular_5g": just(num_nodes=4),
         "chain": lambda: {LATER: (networks.loss(0.1), networks.sign())},
         "check_stochastic": lambda: {
             "graph": graph(),
@@ -284,7 +282,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
         "error_feedback": lambda: {"compressor": networks.sign()},
-        "ethernet": just(num_nodes=4),
         "fading": just(sigma=0.3),
         "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
@@ -298,8 +295,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "join_links": lambda: {LATER: (networks.links(2), networks.wifi(2))},
         "laplacian": EITHER,
         "link_failure": just(probability=0.2),
-        "links": just(num_nodes=4),
-        "lognormal_devices": just(num_nodes=4),
+        **{name: just(num_nodes=4) for name in ("cellular_5g", "ethernet", "links", "lognormal_devices", "wifi")},
         "loss": just(probability=0.2),
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
@@ -330,7 +326,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "trace_devices": just(path="devices.csv", num_nodes=2),
         "top_k": just(fraction=0.5),
         "watts_strogatz": just(num_nodes=8, degree=4, probability=0.1),
-        "wifi": just(num_nodes=4),
         **{
             name: just(num_nodes=8)
             for name in ("base_graph", "binary_tree", "bipartite", "complete", "exponential", "grid")
@@ -398,13 +393,3 @@ ROWS: dict[str, dict[str, Call]] = {
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
     },
 }
-
-
-def write_files(folder: pathlib.Path) -> None:
-    """What the rows read."""
-    dlsim.save(folder / "models.msgpack", jnp.zeros(2))
-    (folder / "edges.txt").write_text("0 1\n1 2\n")
-    (folder / "devices.csv").write_text("client_id,computation,communication\n0,10,500\n1,20,900\n")
-    (folder / "rates.csv").write_text("Timestamp,DL_bitrate,UL_bitrate\n0,10,5\n1,20,9\n")
-    (folder / "sessions.csv").write_text("client_id,active,inactive\n0,0,60\n1,30,90\n")
-    (folder / "map.txt").write_text(MAP)
