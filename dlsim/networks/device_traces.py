@@ -134,7 +134,8 @@ def read_sessions(where: str, path: str | Path) -> Sessions:
     for i in np.flatnonzero(ends <= begins)[:1]:
         got = f"{begins[i]:g} to {ends[i]:g} in {_place(rows, int(i))}"
         checks.fail(where, f"{rows.path}", "a table of sessions that end after they begin", got)
-    found: list[tuple[np.ndarray, np.ndarray, int]] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    periods: list[int] = []
     for places in _by_device(rows):
         own = places[np.argsort(begins[places], kind="stable")]
         for i in np.flatnonzero(begins[own][1:] < ends[own][:-1])[:1]:
@@ -147,10 +148,11 @@ def read_sessions(where: str, path: str | Path) -> Sessions:
         if finish is not None and ((finish[own] != whole).any() or whole < last or whole != np.floor(whole)):
             got = f"{whole:g} for the device of {_place(rows, int(own[0]))}, whose sessions end at {last:g}"
             checks.fail(where, f"{rows.path}", "a table with one whole finish_time a device, after its sessions", got)
-        found.append((begins[own], ends[own], int(whole)))
+        found.append((begins[own], ends[own]))
+        periods.append(int(whole))
     width = max(len(one[0]) for one in found)
     starts, stops = (_padded([one[side] for one in found], width) for side in (0, 1))
-    return Sessions(starts, stops, np.array([one[2] for one in found]))
+    return Sessions(starts, stops, np.array(periods))
 
 
 def read_rates(where: str, path: str | Path, largest_gap: float | None) -> Rates:
@@ -158,7 +160,8 @@ def read_rates(where: str, path: str | Path, largest_gap: float | None) -> Rates
     rows = _read(where, path, RATES, ("Timestamp", "DL_bitrate", "UL_bitrate"))
     when = _times(where, rows)
     down, up = (_numbers(where, rows, name, True) * 1e3 for name in ("DL_bitrate", "UL_bitrate"))
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    periods: list[int] = []
     for own in _by_device(rows):
         steps = np.diff(when[own])
         for i in np.flatnonzero(steps < 0)[:1]:
@@ -171,11 +174,12 @@ def read_rates(where: str, path: str | Path, largest_gap: float | None) -> Rates
             rule = f"a table without gaps (more than {most:g} s between samples)"
             checks.fail(where, f"{rows.path}", rule, got, f"Fill it, or pass largest_gap={steps[i]:g}.")
         since = when[own] - when[own[0]]
-        found.append((since, down[own], up[own], int(np.ceil(since[-1] + usual))))
+        found.append((since, down[own], up[own]))
+        periods.append(int(np.ceil(since[-1] + usual)))
     width = max(len(one[0]) for one in found)
     times = _padded([one[0] for one in found], width)
     downs, ups = (np.where(np.isinf(m), 1.0, m) for m in (_padded([one[s] for one in found], width) for s in (1, 2)))
-    return Rates(times, downs, ups, np.array([one[3] for one in found]))
+    return Rates(times, downs, ups, np.array(periods))
 
 
 def choose(where: str, num_devices: int, num_nodes: int, seed: int | None) -> np.ndarray:

@@ -62,8 +62,14 @@ class Ledger(NamedTuple):
 
 def ledger(num_nodes: int) -> Ledger:
     """No time spent."""
-    clocks = [counters.clock((num_nodes,)) for _ in range(4)]
-    return Ledger(*clocks, busy=jnp.zeros(num_nodes, jnp.float32), elapsed=jnp.zeros((), jnp.float32))
+    return Ledger(
+        compute=counters.clock((num_nodes,)),
+        upload=counters.clock((num_nodes,)),
+        download=counters.clock((num_nodes,)),
+        waiting=counters.clock((num_nodes,)),
+        busy=jnp.zeros(num_nodes, jnp.float32),
+        elapsed=jnp.zeros((), jnp.float32),
+    )
 
 
 def links(
@@ -180,15 +186,16 @@ def join_links(*parts: Links) -> Links:
         got = f"those of {num_powered} of {len(parts)}"
         checks.fail("join_links", "watts", "given for all parts or for none", got)
 
-    def joined(name: str, empty: float) -> Array | None:
+    def joined(name: str) -> Any:
         found = [getattr(part, name) for part in parts]
         if all(one is None for one in found):
             return None
-        filled = [empty if one is None else one for one in found]
+        filled = [0.0 if one is None else one for one in found]
         return jnp.concatenate([jnp.broadcast_to(one, (n,)) for one, n in zip(filled, sizes, strict=True)])
 
     def cells(name: str) -> Array | None:
-        found, above = [], 0
+        found: list[Array] = []
+        above: Any = 0
         for part, size in zip(parts, sizes, strict=True):
             own = getattr(part, name)
             own = jnp.full(size, -1, jnp.int32) if own is None else own
@@ -201,8 +208,13 @@ def join_links(*parts: Links) -> Links:
         watts = jax.tree.map(lambda *each: jnp.concatenate(each), *(part.watts for part in parts))
     first = parts[0]
     return first._replace(
-        latency=joined("latency", 0.0),
-        **{name: joined(name, 0.0) for name in ("upload", "download", "compute", "jitter", "compute_jitter", "loss")},
+        latency=joined("latency"),
+        upload=joined("upload"),
+        download=joined("download"),
+        compute=joined("compute"),
+        jitter=joined("jitter"),
+        compute_jitter=joined("compute_jitter"),
+        loss=joined("loss"),
         upload_cells=cells("upload_cells"),
         download_cells=cells("download_cells"),
         watts=watts,
