@@ -161,8 +161,10 @@ def parts(results: xarray.Dataset, medium: str) -> dict[str, xarray.DataArray]:
 
 
 def excess(results: xarray.Dataset, medium: str) -> np.ndarray:
-    """Mean over rounds of (max t_c - median t_c) / median t_c, by trial."""
+    """Mean over rounds of (max t_c - median t_c) / median t_c, by trial; NaN where a device is alone."""
     whole = parts(results, medium)["t_c"]
+    if whole.sizes["node"] < 2:
+        return np.full(whole.sizes["seed"], np.nan)
     median = whole.median("node")
     return np.atleast_1d(((whole.max("node") - median) / median).mean("step").values)
 
