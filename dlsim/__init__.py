@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         marl,
         networks,
         plotting,
+        privacy,
         problems,
     )
     from dlsim.core import (
@@ -72,6 +73,7 @@ __all__ = [
     "metrics",
     "networks",
     "plotting",
+    "privacy",
     "problems",
     "save",
     "simulate",

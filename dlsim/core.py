@@ -279,6 +279,7 @@ class Route(NamedTuple):
     node_ids: Array  # [n] the sender of each row of the message
     senders: Array  # [L] sender's id of each transmission
     receivers: Array  # [L] receiver's id of each transmission
+    acting: Array | None = None  # bool [n] which of the senders speak in this round; None: all
 
 
 SERVER = -1
@@ -292,6 +293,8 @@ class Packet(NamedTuple):
     bits_per_entry: Array  # uint32 [n] bits of each
     extra_bits: Array  # uint32 [n] indices, scales, headers
     delivered: Array | None = None  # bool [L]; None: all
+    is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
+    beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
 
 
 class Channel(NamedTuple):
@@ -299,11 +302,17 @@ class Channel(NamedTuple):
 
     `init(message [n, ...], num_senders) -> state`, once a stream of like messages, every leaf leading with num_senders;
     `send(key, state [n, ...], packet, route) -> (state, packet)`.  A sender that is absent keeps its state.
+    `codec` says how a message is written bit by bit, one `dlsim.channels.bits.Part` for each compressor within.
+
+    With `is_sum` a receiver learns a sum over the senders and no message of theirs (`secure_aggregation`): such a channel
+    leads to a server, and is the last of a chain.
     """
 
     init: Any
     send: Any
     source: str = ""
+    codec: tuple[Any, ...] | None = None  # (): sends what it is given; None: nobody has said how
+    is_sum: bool = False
 
 
 class Scenario(NamedTuple):

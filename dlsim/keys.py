@@ -93,6 +93,22 @@ def _hash(key: Array, first: Array, second: Array) -> tuple[Array, Array]:
     return _threefry(*_words(key), first.astype(jnp.uint32), second.astype(jnp.uint32))
 
 
+def node_words(key: Array, node_ids: Array, num: int) -> tuple[Array, Array]:
+    """Two uniform random words a place, uint32 `[n, num]` each: Threefry-2x32 of the counters (id, j) under `key`.
+
+    The words of `node_bits`, not laid side by side: on a CPU that costs more than to draw them.
+    """
+    ids = jnp.broadcast_to(node_ids[:, None], (node_ids.shape[0], num))
+    return _hash(key, ids, jnp.broadcast_to(jnp.arange(num), ids.shape))
+
+
+def normal_of(words: Array) -> Array:
+    """Standard normal floats, float32, of uniform random words (inverse of the distribution function, 23 bits each)."""
+    # The centre of each of 2^23 cells keeps the argument strictly inside (-1, 1), where the inverse is finite.
+    cells = (words >> 9).astype(jnp.float32)
+    return jnp.sqrt(jnp.float32(2)) * jax.lax.erf_inv((cells + 0.5) * jnp.float32(2**-22) - 1.0)
+
+
 def node_bits(key: Array, node_ids: Array, num: int) -> Array:
     """Uniform random words, uint32 `[n, num]`; row i depends on (key, node_ids[i]) alone, and prefixes are stable.
 
@@ -106,8 +122,7 @@ def node_bits(key: Array, node_ids: Array, num: int) -> Array:
         first, second = _hash(key, jnp.broadcast_to(node_ids[:, None], place.shape), place // 2)
         return first if num == 1 else jnp.where(place % 2 == 0, first, second)
     blocks = (num + 1) // 2
-    ids = jnp.broadcast_to(node_ids[:, None], (node_ids.shape[0], blocks))
-    words = _hash(key, ids, jnp.broadcast_to(jnp.arange(blocks), ids.shape))
+    words = node_words(key, node_ids, blocks)
     return jnp.moveaxis(jnp.stack(words), 0, -1).reshape(node_ids.shape[0], 2 * blocks)[:, :num]
 
 
@@ -118,9 +133,7 @@ def node_uniform(key: Array, node_ids: Array, num: int) -> Array:
 
 def node_normal(key: Array, node_ids: Array, num: int) -> Array:
     """Standard normal floats, float32 `[n, num]`, by the rule of `node_bits` (inverse of the distribution function)."""
-    # The centre of each of 2^23 cells keeps the argument strictly inside (-1, 1), where the inverse is finite.
-    cells = (node_bits(key, node_ids, num) >> 9).astype(jnp.float32)
-    return jnp.sqrt(jnp.float32(2)) * jax.lax.erf_inv((cells + 0.5) * jnp.float32(2**-22) - 1.0)
+    return normal_of(node_bits(key, node_ids, num))
 
 
 def edge_uniform(key: Array, first_ids: Array, second_ids: Array, symmetric: bool = False) -> Array:

@@ -17,6 +17,7 @@ ORDER = (
     "problems",
     "channels",
     "networks",
+    "privacy",
     "analysis",
     "plotting",
     "clocks",

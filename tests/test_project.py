@@ -39,6 +39,7 @@ HEAVY = (
     "scipy",
     "pandas",
     "cvxpy",
+    "dp_accounting",
     "rich",
     "ml_collections",
     "ray",
@@ -265,6 +266,7 @@ def test_readme_lists_every_public_name_and_no_other():
         "environments",
         "marl",
         "plotting",
+        "privacy",
         "experiment",
     )
     packages = [getattr(dlsim, name) for name in names]
@@ -315,8 +317,10 @@ def test_constraints_pin_every_dependency():
     assert all(re.fullmatch(r"[a-z0-9._-]+==[\w.]+( ; .*)?", line) for line in lines)
     pinned = {line.partition("==")[0] for line in lines}
     project = (ROOT / "pyproject.toml").read_text()
-    extras = re.findall(r"^(?:test|lint|docs|notebooks|browser|opt|cuda|ray|rl|slurm) = \[(.*)\]", project, flags=re.M)
-    assert len(extras) == 10 and any(name.startswith("jax-cuda") for name in pinned)
+    extras = re.findall(
+        r"^(?:test|lint|docs|notebooks|browser|opt|privacy|cuda|ray|rl|slurm) = \[(.*)\]", project, flags=re.M
+    )
+    assert len(extras) == 11 and any(name.startswith("jax-cuda") for name in pinned)
     listed = re.search(r"^dependencies = \[(.*?)^\]", project, flags=re.S | re.M).group(1) + "".join(extras)
     wanted = {re.split(r"[<>=\[]", text)[0].lower() for text in re.findall(r'"([^"]+)"', listed)}
     assert len(wanted) > 15 and wanted <= pinned

@@ -2,11 +2,14 @@
 
 from dlsim.algorithms.a2cid2 import A2CiD2Constants, a2cid2, a2cid2_constants
 from dlsim.algorithms.ad_psgd import ad_psgd
+from dlsim.algorithms.admm_tracking_gradient import admm_tracking_gradient
 from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
+from dlsim.algorithms.diloco import async_diloco, diloco
 from dlsim.algorithms.dsgd import dsgd
+from dlsim.algorithms.estimators import saga, sarah, svrg
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
 from dlsim.algorithms.extra import extra
 from dlsim.algorithms.fedasync import fedasync
@@ -22,7 +25,9 @@ from dlsim.algorithms.gossip_learning import gossip_learning
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
 from dlsim.algorithms.k_gt import k_gt
+from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
+from dlsim.algorithms.lt_admm import lt_admm
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.push_sum import push_sum
@@ -30,21 +35,28 @@ from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
 from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
+from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
+from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
+from dlsim.algorithms.wang_elia import wang_elia
 
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
+    "SPSALog",
     "a2cid2",
     "a2cid2_constants",
     "ad_psgd",
+    "admm_tracking_gradient",
     "afa_cd",
     "afa_cs",
+    "async_diloco",
     "centralized_sgd",
     "choco_sgd",
     "d2",
     "decentralized_admm",
+    "diloco",
     "dsgd",
     "exact_diffusion",
     "extra",
@@ -63,16 +75,25 @@ __all__ = [
     "gradient_tracking",
     "isolated_training",
     "k_gt",
+    "led",
     "local_events",
     "local_updates",
+    "lt_admm",
     "nids",
     "proxskip",
     "push_sum",
     "quasi_global_momentum",
     "randomized_gossip",
     "relay_sgd",
+    "saga",
+    "sarah",
     "scaffold",
+    "spsa",
+    "spsa_replay",
     "stochastic_gradient_push",
+    "streaming_diloco",
+    "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
+    "wang_elia",
 ]

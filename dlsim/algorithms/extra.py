@@ -19,9 +19,14 @@ class ExtraState(NamedTuple):
 
 
 def extra(
-    problem: Problem, learning_rate: Any, *, use_full_gradient: bool = False, weighting: str = "uniform"
+    problem: Problem,
+    learning_rate: Any,
+    *,
+    theta: Any = 0.5,
+    use_full_gradient: bool = False,
+    weighting: str = "uniform",
 ) -> Algorithm:
-    """EXTRA with W~ = (I + W) / 2.
+    """EXTRA with W~ = theta I + (1 - theta) W.
 
         x^1     = W x^0 - eta g(x^0)
         x^{k+2} = (I + W) x^{k+1} - W~ x^k - eta (g(x^{k+1}) - g(x^k))
@@ -29,7 +34,7 @@ def extra(
     and summed over the rounds, which is what is computed, from c = 0:
 
         x_i <- sum_j W_ij x_j - eta g_i(x_i) + c_i
-        c_i <- c_i + (sum_j W_ij x_j - x_i) / 2        with the x of before: c = sum over rounds of (W - W~) x
+        c_i <- c_i + theta (sum_j W_ij x_j - x_i)      with the x of before: c = sum over rounds of (W - W~) x
 
     One product serves both W and W~.  The corrections sum to zero (`invariant_correction`), so the fixed point for
     constant eta, c_i = eta grad f_i(x), is the optimum.
@@ -37,6 +42,8 @@ def extra(
     Args:
       problem: what the nodes learn.
       learning_rate: eta > 0, traced.
+      theta: in (0, 1], traced; the paper's theory is for at most 1/2, its own choice.  1 gives W~ = I, which is x - eta g
+        plus what mixing changed (decent-bench's SimpleGT): damped by the gradients alone.
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
       weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
         n_i / mean(n) times); structural.
@@ -53,6 +60,7 @@ def extra(
     """
     problem = weighted("extra", problem, weighting)
     checks.number("extra", "learning_rate", learning_rate, 0.0, open_minimum=True)
+    checks.number("extra", "theta", theta, 0.0, 1.0, open_minimum=True)
     checks.flag("extra", "use_full_gradient", use_full_gradient)
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
 
@@ -64,7 +72,7 @@ def extra(
         gradient, loss = oracle(keys.stream(key, "batch"), state.params, network.node_ids)
         mixed, network = network.mix(key, state.params)
         params = jax.tree.map(lambda m, g, c: m - learning_rate * g + c, mixed, gradient, state.correction)
-        correction = jax.tree.map(lambda c, m, x: c + 0.5 * (m - x), state.correction, mixed, state.params)
+        correction = jax.tree.map(lambda c, m, x: c + theta * (m - x), state.correction, mixed, state.params)
         new = ExtraState(params, correction)
         count = gradient_count(problem, network, use_full_gradient)
         return trees.select(network.is_present, new, state), network, {"loss": loss, "num_gradients": count}

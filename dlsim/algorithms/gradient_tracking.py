@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.dsgd import ORDERS
+from dlsim.algorithms.estimators import estimator_of, full_count
 from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
@@ -26,6 +27,7 @@ class GradientTrackingState(NamedTuple):
     tracker: PyTree  # [N, ...] y_i, the estimate of the mean gradient
     gradient: PyTree  # [N, ...] g_i at the params
     optimizer_state: PyTree  # [N, ...]
+    memory: PyTree  # [N, ...] of the gradient estimator; () without one
 
 
 @checks.typed
@@ -34,10 +36,12 @@ def gradient_tracking(
     optimizer: optax.GradientTransformation,
     *,
     order: str = "adapt_then_combine",
+    tracker_order: str | None = None,
+    estimator: Any = None,
     use_full_gradient: bool = False,
     weighting: str = "uniform",
 ) -> Algorithm:
-    """Stochastic gradient tracking, in both orders.
+    """Stochastic gradient tracking, in all orders, with variance reduction where asked for.
 
     With `optimizer=optax.sgd(eta)`, weights W and gradients g_i, from y_i = g_i(x_i):
 
@@ -46,6 +50,10 @@ def gradient_tracking(
 
         x_i <- sum_j W_ij x_j - eta y_i                    order="combine_then_adapt" (DIGing)
         y_i <- sum_j W_ij y_j + g_i(x_i new) - g_i(x_i old)
+
+    and with the first line of the one and the second of the other: `tracker_order="combine_then_adapt"` with parameters
+    that adapt first is NEXT and SONATA.  With an `estimator` g~_i stands for g_i: `svrg` makes GT-VR, `sarah` GT-SARAH,
+    `saga` GT-SAGA.
 
     The mean of the trackers equals the mean of the latest gradients (`invariant_tracking`), so a fixed point with
     constant eta is the optimum itself, whatever the heterogeneity.
@@ -56,13 +64,17 @@ def gradient_tracking(
         eta L < (1 + l)^2 / 2                              order="combine_then_adapt"
         eta L < min(2, (1 + l)^2 / (2 l^2) if l < 0)       order="adapt_then_combine"
 
+        eta L < min(2, (1 - l^2) / |l| if l < 0)           of two different orders
+
     Metropolis-Hastings weights have l = -1/3 on a ring (2/9 and 2), -3/5 on a torus (2/25 and 2/9).  Where the problem
     knows its L and the optimiser is plain SGD, a rate above the limit is said in a warning.
 
     Args:
       problem: what the nodes learn.
       optimizer: receives y_i in place of a gradient; plain SGD gives the papers' methods; floats may be traced.
-      order: `"adapt_then_combine"`, as by default in `dsgd`, or `"combine_then_adapt"`; structural.
+      order: of the parameters: `"adapt_then_combine"`, as by default in `dsgd`, or `"combine_then_adapt"`; structural.
+      tracker_order: of the trackers; None: that of the parameters; structural.
+      estimator: `algorithms.svrg(...)`, `sarah(...)` or `saga()`; None: the problem's own stochastic gradient.
       use_full_gradient: gradients over all of a node's data; structural.
       weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
         n_i / mean(n) times); structural.
@@ -77,17 +89,20 @@ def gradient_tracking(
       invariant for good, and the limit is then off by what was lost.
     Source: Nedic, Olshevsky and Shi, Achieving geometric convergence for distributed optimization over time-varying
       graphs, SIAM J. Optim. 2017 (DIGing); Xu et al., Augmented distributed gradient methods, CDC 2015 (Aug-DGM); Pu
-      and Nedic, Distributed stochastic gradient tracking methods, Math. Program. 2021.
+      and Nedic, Distributed stochastic gradient tracking methods, Math. Program. 2021; Di Lorenzo and Scutari, NEXT:
+      in-network nonconvex optimization, IEEE TSIPN 2016.  With an estimator: its own.
     """
     problem = weighted("gradient_tracking", problem, weighting)
     steps = node_optimizer("gradient_tracking", optimizer)
     checks.one_of("gradient_tracking", "order", order, ORDERS)
-    oracle = problem.full_gradient if use_full_gradient else problem.gradient
+    tracker_order = order if tracker_order is None else tracker_order
+    checks.one_of("gradient_tracking", "tracker_order", tracker_order, ORDERS)
+    oracle = estimator_of("gradient_tracking", problem, estimator, use_full_gradient)
 
     def init(key: Array, params: PyTree, network: Network) -> GradientTrackingState:
-        _say_if_unstable(problem, network, optimizer, params, order)
-        gradient, _ = oracle(keys.stream(key, "batch"), params, network.node_ids)
-        return GradientTrackingState(params, gradient, gradient, steps.init(params))
+        _say_if_unstable(problem, network, optimizer, params, order, tracker_order)
+        gradient, memory = oracle.init(keys.stream(key, "batch"), params, network.node_ids)
+        return GradientTrackingState(params, gradient, gradient, steps.init(params), memory)
 
     def step(key: Array, state: GradientTrackingState, network: Network) -> tuple[GradientTrackingState, Network, Info]:
         updates, optimizer_state = steps.update(
@@ -99,16 +114,17 @@ def gradient_tracking(
             mixed, network = network.mix(key, state.params, stream="params")
             params = trees.add(mixed, updates)
         params = trees.select(network.is_present, params, state.params)
-        gradient, loss = oracle(keys.stream(key, "batch"), params, network.node_ids)
+        batch = keys.stream(key, "batch")
+        gradient, loss, memory, count = oracle.step(batch, params, network.node_ids, state.memory)
         change = trees.subtract(gradient, state.gradient)
-        if order == "adapt_then_combine":
+        if tracker_order == "adapt_then_combine":
             tracker, network = network.mix(key, trees.add(state.tracker, change), stream="tracker")
         else:
             mixed, network = network.mix(key, state.tracker, stream="tracker")
             tracker = trees.add(mixed, change)
-        new = GradientTrackingState(params, tracker, gradient, optimizer_state)
-        count = gradient_count(problem, network, use_full_gradient)
-        return trees.select(network.is_present, new, state), network, {"loss": loss, "num_gradients": count}
+        new = GradientTrackingState(params, tracker, gradient, optimizer_state, memory)
+        info = {"loss": loss, "num_gradients": of_present(count, network)}
+        return trees.select(network.is_present, new, state), network, info
 
     return Algorithm(
         init=init,
@@ -118,12 +134,15 @@ def gradient_tracking(
     )
 
 
-def stable_step(order: str, least_eigenvalue: float) -> float:
+def stable_step(order: str, least_eigenvalue: float, tracker_order: str | None = None) -> float:
     """eta L below which gradient tracking is stable for nodes of one curvature; W symmetric, with this eigenvalue.
 
     On an eigenvector of W of eigenvalue l, the roots z of (z - l)^2 + c (z - 1) = 0 with c = eta L, or c = l^2 eta L
-    where it is adapt-then-combine, are the factors of a round.  They are in the unit circle as long as z = -1 is none.
+    where it is adapt-then-combine, l eta L where the orders differ, are the factors of a round.  They are in the unit
+    circle as long as z = -1 is none, and their product l^2 - c below 1.
     """
+    if tracker_order not in (None, order):
+        return min(2.0, (1 - least_eigenvalue**2) / -least_eigenvalue) if least_eigenvalue < 0 else 2.0
     if order == "combine_then_adapt":
         return (1 + least_eigenvalue) ** 2 / 2
     return min(2.0, (1 + least_eigenvalue) ** 2 / (2 * least_eigenvalue**2)) if least_eigenvalue < 0 else 2.0
@@ -147,7 +166,12 @@ def _rate_of(optimizer: optax.GradientTransformation, params: PyTree) -> float |
 
 
 def _say_if_unstable(
-    problem: Problem, network: Network, optimizer: optax.GradientTransformation, params: PyTree, order: str
+    problem: Problem,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    order: str,
+    tracker_order: str,
 ) -> None:
     known = checks.is_concrete((network.edge_weights, network.self_weights))
     if problem.smoothness is None or not known or "symmetric" not in network.properties:
@@ -162,12 +186,13 @@ def _say_if_unstable(
     step = rate * float(smoothness)
     # Gershgorin: no eigenvalue lies below.  The eigenvalue itself only where that does not settle it.
     least = 0.0 if network.is_implicit else 2 * float(np.min(np.asarray(network.self_weights))) - 1
-    if step < stable_step(order, least) or network.num_nodes > spectral.DENSE_NODES:
+    if step < stable_step(order, least, tracker_order) or network.num_nodes > spectral.DENSE_NODES:
         return
     least = float(spectral.spectrum(network).min())
-    limit = stable_step(order, least)
+    limit = stable_step(order, least, tracker_order)
     if step >= limit:
-        other = "" if order == "adapt_then_combine" else ' or use order="adapt_then_combine"'
+        is_best = order == "adapt_then_combine" == tracker_order
+        other = "" if is_best else ' or use order="adapt_then_combine"'
         warnings.warn(
             f"gradient_tracking: {order} at rate {rate:g} may diverge: eta L = {step:.3g} is not below {limit:.3g}, the "
             f"limit where W's least eigenvalue is {least:.3g}. Lower the rate{other}.",
@@ -178,9 +203,12 @@ def _say_if_unstable(
 def gradient_count(problem: Problem, network: Network, use_full_gradient: bool = False) -> Array:
     """Gradient evaluations of one call of the problem's gradient at every node, uint32 `[N]`; none where absent."""
     if use_full_gradient:
-        count = jnp.asarray(problem.num_examples, jnp.uint32)[network.node_ids]
-    else:
-        count = jnp.full(network.num_nodes, problem.batch_size, jnp.uint32)
+        return of_present(full_count(problem, network.node_ids), network)
+    return of_present(jnp.full(network.num_nodes, problem.batch_size, jnp.uint32), network)
+
+
+def of_present(count: Array, network: Network) -> Array:
+    """Counts `[N]` of the nodes that are there; 0 for the absent, whose work is thrown away."""
     return count if network.is_present is None else jnp.where(network.is_present, count, 0)
 
 

@@ -13,6 +13,7 @@ from dlsim.algorithms import server_round
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.optimizers import rate_by_round
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.fields import check_single
 from dlsim.networks.network import Network
 from dlsim.problems.variables import without_statistics
 
@@ -124,6 +125,7 @@ def scaffold(
         else:
             ids = network.node_ids if rows is None else network.node_ids[rows]
             change = _progress(control, moved, local_rate(state.round) * local.steps_of(ids))
+        check_single("scaffold", network)  # a client's c_i moves by what the server took of it
         arrival, network = server_round.collect(network, key, (moved, change), has_model)
         weights = server_round.aggregation_weights(problem, weighting, network, report.rows, arrival.mask)
         share = jnp.sum(weights) / whole

@@ -5,18 +5,46 @@ sparsifier sets how many numbers are sent and adds their indices, a quantiser se
 scale.  What follows a sparsifier works on the numbers that are sent and leaves the others zero.
 """
 
+from dlsim.channels.direction import to_server
 from dlsim.channels.disturbances import gaussian_noise, loss
+from dlsim.channels.encoding import decode, encode
 from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.floats import e3m0
+from dlsim.channels.integers import integers, min_max
+from dlsim.channels.kmeans import fedzip, kmeans
+from dlsim.channels.levels import decode_levels, encode_levels
+from dlsim.channels.log_quantizer import decode_log, encode_log, log_quantize
+from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
+from dlsim.channels.rqm import clipped_rounding, poisson_binomial, rqm
+from dlsim.channels.secure_aggregation import secure_aggregation
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "clipped_rounding",
+    "decode",
+    "decode_levels",
+    "decode_log",
+    "dp_gaussian",
+    "e3m0",
+    "encode",
+    "encode_levels",
+    "encode_log",
     "error_feedback",
+    "fedzip",
     "gaussian_noise",
+    "integers",
+    "kmeans",
+    "log_quantize",
     "loss",
+    "min_max",
+    "poisson_binomial",
     "quantize",
     "random_k",
     "random_sparsification",
+    "rqm",
+    "secure_aggregation",
     "sign",
+    "to_server",
     "top_k",
 ]

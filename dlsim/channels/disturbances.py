@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.channels.bits import PLAIN
 from dlsim.channels.packets import is_sent, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
@@ -23,7 +24,7 @@ def loss(probability: Any) -> Channel:
         delivered = arrives if packet.delivered is None else packet.delivered & arrives
         return state, packet._replace(delivered=delivered)
 
-    return Channel(init=stateless, send=send)
+    return Channel(init=stateless, send=send, codec=())
 
 
 def gaussian_noise(standard_deviation: Any) -> Channel:
@@ -34,6 +35,6 @@ def gaussian_noise(standard_deviation: Any) -> Channel:
         flat, unravel = trees.ravel(packet.values)
         noise = keys.node_normal(key, route.node_ids, flat.shape[1]).astype(flat.dtype)
         noise = jnp.where(is_sent(flat, packet), standard_deviation * noise, 0)
-        return state, packet._replace(values=unravel(flat + noise))
+        return state, packet._replace(values=unravel(flat + noise), beside=(*packet.beside, ()))
 
-    return Channel(init=stateless, send=send)
+    return Channel(init=stateless, send=send, codec=(PLAIN,))

@@ -19,6 +19,8 @@ def error_feedback(compressor: Channel) -> Channel:
     """
     if not isinstance(compressor, Channel):
         checks.fail("error_feedback", "compressor", "a Channel", checks.describe(compressor))
+    if compressor.is_sum:
+        checks.fail("error_feedback", "compressor", "one that says what each sender sent", "one that sums over senders")
 
     def init(message: PyTree, num_senders: int) -> tuple[PyTree, PyTree]:
         residual = jax.tree.map(lambda leaf: jnp.zeros((num_senders, *leaf.shape[1:]), leaf.dtype), message)
@@ -32,4 +34,5 @@ def error_feedback(compressor: Channel) -> Channel:
         inner, packet = compressor.send(key, inner, packet._replace(values=wanted), route)
         return (trees.subtract(wanted, packet.values), inner), packet
 
-    return Channel(init=init, send=send, source="; ".join(filter(None, ("Seide et al., 2014", compressor.source))))
+    source = "; ".join(filter(None, ("Seide et al., 2014", compressor.source)))
+    return Channel(init=init, send=send, source=source, codec=compressor.codec)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.core import Array, Packet, PyTree
 
 
@@ -16,14 +19,63 @@ def stateless(message: PyTree, num_senders: int) -> tuple[()]:
     return ()
 
 
-def is_sent(flat: Array, packet: Packet) -> Array:
-    """Which numbers are on the air, bool `[n, D]`: all, or after a sparsifier those that are not zero."""
-    return (flat != 0) | (packet.num_entries >= flat.shape[1])[:, None]
+def is_sent(flat: Array, packet: Packet, at: slice = slice(None), dimension: int | None = None) -> Array:
+    """Which numbers are on the air, bool `[n, D]`: all, or those a sparsifier chose; where it does not say, no zero.
+
+    Of a part of the message, `flat` are its numbers, `at` its place among all `dimension` of them.
+    """
+    if packet.is_sent is not None:
+        return packet.is_sent[:, at]
+    return (flat != 0) | (packet.num_entries >= (dimension or flat.shape[1]))[:, None]
 
 
-def num_kept(fraction: float | int, dimension: int) -> int:
-    """How many of D numbers a fraction, or count, keeps."""
-    return min(fraction if isinstance(fraction, int) else max(1, round(float(fraction) * dimension)), dimension)
+def flat_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """Each leaf as `[n, d]`, float32 or wider, and the function that undoes it."""
+    leaves, treedef = jax.tree.flatten(tree)
+
+    def rebuild(parts: list[Array]) -> PyTree:
+        shaped = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(treedef, shaped)
+
+    return [
+        leaf.reshape(leaf.shape[0], -1).astype(jnp.result_type(jnp.float32, leaf.dtype)) for leaf in leaves
+    ], rebuild
+
+
+def whole_message(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
+    """`flat_leaves` of a message taken for one leaf."""
+    flat, unravel = trees.ravel(tree)
+    return [flat], lambda parts: unravel(parts[0])
+
+
+def on_air(packet: Packet, chosen: Array) -> Array:
+    """Of the numbers `chosen`, bool `[n, D]`, those that were sent before."""
+    return chosen if packet.is_sent is None else chosen & packet.is_sent
+
+
+def as_sent(scale: Array, dtype: Any) -> Array:
+    """A scale as its 32 bits carry it.
+
+    The barrier keeps the compiler from dividing later, number by number: whoever multiplies by what was sent has the
+    same bits as the sender.
+    """
+    return jax.lax.optimization_barrier(scale.astype(jnp.float32)).astype(dtype)
+
+
+def seed_words(key: Array, num_senders: int) -> Array:
+    """The 64 bits from which a receiver draws what the sender drew, uint32 `[n, 2]`."""
+    words = jax.random.key_data(key).astype(jnp.uint32)[:2]
+    return jnp.broadcast_to(words, (num_senders, 2))
+
+
+def num_kept(fraction: float | int, dimension: int, where: str = "top_k") -> int:
+    """How many of D numbers a fraction, or count, keeps; of a count no more than there are."""
+    if not isinstance(fraction, int):
+        return min(max(1, round(float(fraction) * dimension)), dimension)
+    if fraction > dimension:
+        fix = "Give a share, such as 0.1, where messages differ in size."
+        checks.fail(where, "fraction", f"at most the {dimension} numbers of a message", fraction, fix)
+    return fraction
 
 
 def check_fraction(where: str, fraction: Any) -> Any:
@@ -32,3 +84,19 @@ def check_fraction(where: str, fraction: Any) -> Any:
         return checks.integer(where, "fraction", fraction, 1)
     checks.known(where, "fraction", fraction, "known while tracing (it sets shapes)", "Sweep it as structure.")
     return checks.number(where, "fraction", fraction, 0.0, 1.0, open_minimum=True)
+
+
+def ranks(packet: Packet, dimension: int) -> Array:
+    """Of the numbers that are sent, which one each is, from 1, int32 `[1, D]` or `[n, D]`."""
+    if packet.is_sent is None:
+        return jnp.arange(1, dimension + 1, dtype=jnp.int32)[None]
+    return jnp.cumsum(packet.is_sent, axis=1, dtype=jnp.int32)
+
+
+MOST_CODED = 2**26  # numbers, whose codes' lengths still add up in 32 bits
+
+
+def check_codable(where: str, dimension: int) -> None:
+    """A message whose length in bits can be counted number by number."""
+    if dimension > MOST_CODED:
+        checks.fail(where, "message", f"of at most {MOST_CODED} numbers", dimension, 'Use code="fixed".')

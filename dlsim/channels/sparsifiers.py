@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.channels.error_feedback import error_feedback as with_error_feedback
-from dlsim.channels.packets import check_fraction, is_sent, num_kept, stateless
+from dlsim.channels.packets import check_fraction, is_sent, num_kept, on_air, seed_words, stateless
+from dlsim.channels.places import index_width, indices, seed
 from dlsim.core import Array, Channel, Packet, Route
 from dlsim.running.meshes import by_part
 
@@ -20,6 +20,24 @@ def _places(sizes: Array, k: int) -> Array:
     return by_part(lambda rows: jax.lax.top_k(rows, k)[1], sizes.shape[0])(sizes)
 
 
+def _marked(places: Array, dimension: int) -> Array:
+    """The places `[n, k]` as a mask, bool `[n, D]`."""
+    nothing = jnp.zeros(dimension, bool)
+    return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places)
+
+
+def _draw_k(key: Array, node_ids: Array, dimension: int, k: int) -> Array:
+    """k of D places a node, bool `[n, D]`."""
+    return _marked(_places(keys.node_bits(key, node_ids, dimension), k), dimension)
+
+
+def _count(packet: Packet, chosen: Array, k: int) -> Array:
+    """How many of the k chosen numbers are sent, uint32 `[n]`."""
+    if packet.is_sent is None:
+        return jnp.minimum(packet.num_entries, k).astype(jnp.uint32)
+    return jnp.sum(chosen & packet.is_sent, axis=1, dtype=jnp.uint32)
+
+
 def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     """The k entries of largest magnitude, the rest zero: C(x)_d = x_d where |x_d| is among the k largest.
 
@@ -27,7 +45,7 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
     magnitudes those with the lower index.
 
     Args:
-      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself, at most D.  Structural.
       error_feedback: add up what was left out and send it later (`error_feedback`).
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
@@ -41,14 +59,17 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
         k = num_kept(fraction, dimension)
         largest = _places(jnp.abs(flat), k)
         kept = jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(flat, largest)
-        index_bits = k * max(1, math.ceil(math.log2(dimension))) if k < dimension else 0
+        chosen = _marked(largest, dimension)
         return state, packet._replace(
             values=unravel(kept),
-            num_entries=jnp.minimum(packet.num_entries, k).astype(jnp.uint32),
-            extra_bits=packet.extra_bits + jnp.uint32(index_bits),
+            num_entries=_count(packet, chosen, k),
+            extra_bits=packet.extra_bits + jnp.uint32(k * index_width(k, dimension)),
+            is_sent=on_air(packet, chosen),
+            beside=(*packet.beside, chosen),
         )
 
-    channel = Channel(init=stateless, send=send, source="Stich, Cordonnier and Jaggi, NeurIPS 2018")
+    source = "Stich, Cordonnier and Jaggi, NeurIPS 2018"
+    channel = Channel(init=stateless, send=send, source=source, codec=(indices(fraction),))
     return with_error_feedback(channel) if error_feedback else channel
 
 
@@ -60,7 +81,7 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     places.  Every sender draws its own k; the draw belongs to (step, sender).
 
     Args:
-      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself.  Structural.
+      fraction: k = max(1, round(fraction D)) for a float in (0, 1]; an int is k itself, at most D.  Structural.
       is_unbiased: structural; use False with `error_feedback`.
     Source: Stich, Cordonnier and Jaggi, Sparsified SGD with memory, NeurIPS 2018.
     """
@@ -70,19 +91,25 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         flat, unravel = trees.ravel(packet.values)
         dimension = flat.shape[1]
-        k = num_kept(fraction, dimension)
-        chosen = _places(keys.node_bits(key, route.node_ids, dimension), k)
-        nothing = jnp.zeros(dimension, bool)
-        drawn = jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(chosen)
-        kept = drawn & is_sent(flat, packet)
+        k = num_kept(fraction, dimension, "random_k")
+        kept = _draw_k(key, route.node_ids, dimension, k) & is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
             num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
             extra_bits=packet.extra_bits + jnp.uint32(64),
+            is_sent=kept,
+            beside=(*packet.beside, seed_words(key, flat.shape[0])),
         )
 
-    return Channel(init=stateless, send=send, source="Stich, Cordonnier and Jaggi, NeurIPS 2018")
+    def draw(key: Array, node_ids: Array, dimension: int) -> Array:
+        return _draw_k(key, node_ids, dimension, num_kept(fraction, dimension, "random_k"))
+
+    def scale(dimension: int) -> Any:
+        return dimension / num_kept(fraction, dimension, "random_k") if is_unbiased else 1.0
+
+    source = "Stich, Cordonnier and Jaggi, NeurIPS 2018"
+    return Channel(init=stateless, send=send, source=source, codec=(seed(draw, scale),))
 
 
 def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Channel:
@@ -104,6 +131,16 @@ def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Chan
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
             num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
             extra_bits=packet.extra_bits + jnp.uint32(64),
+            is_sent=kept,
+            beside=(*packet.beside, seed_words(key, flat.shape[0])),
         )
 
-    return Channel(init=stateless, send=send, source="Wangni, Wang, Liu and Zhang, NeurIPS 2018")
+    def draw(key: Array, node_ids: Array, dimension: int) -> Array:
+        return keys.node_uniform(key, node_ids, dimension) < probability
+
+    def scale(dimension: int) -> Any:
+        del dimension
+        return 1 / probability if is_unbiased else 1.0
+
+    source = "Wangni, Wang, Liu and Zhang, NeurIPS 2018"
+    return Channel(init=stateless, send=send, source=source, codec=(seed(draw, scale),))

@@ -28,6 +28,7 @@ from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
 from dlsim.learning.starting import starting_models
+from dlsim.networks.fields import check_single
 from dlsim.networks.links import Ledger
 from dlsim.networks.messages import active_edges, asked, open_channels
 from dlsim.networks.network import Network, NetworkState
@@ -106,6 +107,8 @@ def learn(
     if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and isinstance(network.state.ledger, Ledger):
         fix = "Its nodes act by clocks or a pace: use with_links(links) without by_node, watts and a barrier of rounds."
         checks.fail("learn", "network", "without a ledger of seconds for this algorithm", "one with it", fix)
+    if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
+        check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:

@@ -4,16 +4,38 @@
 """
 
 from dlsim.channels import (
+    clipped_rounding,
+    decode,
+    decode_levels,
+    decode_log,
+    dp_gaussian,
+    e3m0,
+    encode,
+    encode_levels,
+    encode_log,
     error_feedback,
+    fedzip,
     gaussian_noise,
+    integers,
+    kmeans,
+    log_quantize,
     loss,
+    min_max,
+    poisson_binomial,
     quantize,
     random_k,
     random_sparsification,
+    rqm,
+    secure_aggregation,
     sign,
+    to_server,
     top_k,
 )
 from dlsim.networks.byzantine import byzantine
+from dlsim.networks.collectives.all_reduce import Collective, Reduced, collective
+from dlsim.networks.collectives.orders import ring_order
+from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
+from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.device_traces import Devices, lognormal_devices, trace_devices
@@ -21,13 +43,16 @@ from dlsim.networks.devices import fading, rate_trace, session_trace, sessions, 
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.fields import Membership
 from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
 from dlsim.networks.labels import Labels
 from dlsim.networks.links import Links, Watts, join_links, links
+from dlsim.networks.matcha import Matcha, matcha
 from dlsim.networks.media import cellular_5g, ethernet, wifi
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.peer_churn import peer_churn
 from dlsim.networks.periods import period_gap
 from dlsim.networks.random_graphs import (
     barabasi_albert,
@@ -69,13 +94,19 @@ from dlsim.networks.weights import mixing_weights
 
 __all__ = [
     "Arrival",
+    "Collective",
     "Devices",
     "Graph",
     "GraphFile",
     "Inbox",
     "Labels",
     "Links",
+    "Matcha",
+    "Membership",
     "Network",
+    "Pipes",
+    "Reduced",
+    "Synchronized",
     "Watts",
     "barabasi_albert",
     "base_graph",
@@ -89,18 +120,30 @@ __all__ = [
     "chi_1",
     "chi_2",
     "churn",
+    "clipped_rounding",
+    "collective",
     "complete",
     "connect",
     "crash",
+    "decode",
+    "decode_levels",
+    "decode_log",
     "diameter",
+    "dp_gaussian",
     "draw",
+    "e3m0",
     "effective_resistances",
+    "elect",
+    "encode",
+    "encode_levels",
+    "encode_log",
     "epidemic",
     "erdos_renyi",
     "error_feedback",
     "ethernet",
     "exponential",
     "fading",
+    "fedzip",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
@@ -110,13 +153,18 @@ __all__ = [
     "grid",
     "host_graph",
     "hypercube",
+    "integers",
     "is_connected",
     "join_links",
+    "kmeans",
     "laplacian",
     "link_failure",
     "links",
+    "log_quantize",
     "lognormal_devices",
     "loss",
+    "matcha",
+    "min_max",
     "mixing_matrix",
     "mixing_rate",
     "mixing_weights",
@@ -125,8 +173,11 @@ __all__ = [
     "outages",
     "participation",
     "path",
+    "peer_churn",
     "perfect_channel",
     "period_gap",
+    "pipes",
+    "poisson_binomial",
     "quantize",
     "random_geometric",
     "random_k",
@@ -137,7 +188,10 @@ __all__ = [
     "read_graph_file",
     "reverse_edges",
     "ring",
+    "ring_order",
+    "rqm",
     "second_eigenvalue",
+    "secure_aggregation",
     "send_edges",
     "session_trace",
     "sessions",
@@ -145,14 +199,18 @@ __all__ = [
     "spectral_gap",
     "spectrum",
     "star",
+    "state_hash",
     "stochastic_block",
     "stragglers",
+    "synchronize",
     "time_varying",
     "to_jraph",
     "to_networkx",
+    "to_server",
     "top_k",
     "torus",
     "trace_devices",
+    "transfer_seconds",
     "watts_strogatz",
     "wifi",
 ]

@@ -31,6 +31,10 @@ def _sources(parts: tuple[Any, ...]) -> str:
 
 
 def _chain_channels(parts: tuple[Channel, ...]) -> Channel:
+    if any(part.is_sum for part in parts[:-1]):
+        got = "secure_aggregation before another channel"
+        checks.fail("chain", "parts", "such that what sums over senders stands last", got, "chain(..., that one)")
+
     def init(message: PyTree, num_senders: int) -> tuple[PyTree, ...]:
         return tuple(part.init(message, num_senders) for part in parts)
 
@@ -41,7 +45,9 @@ def _chain_channels(parts: tuple[Channel, ...]) -> Channel:
             new.append(part_state)
         return tuple(new), packet
 
-    return Channel(init=init, send=send, source=_sources(parts))
+    codecs = [part.codec for part in parts]
+    codec = None if None in codecs else tuple(one for codec in codecs for one in codec or ())
+    return Channel(init=init, send=send, source=_sources(parts), is_sum=parts[-1].is_sum, codec=codec)
 
 
 def _chain_scenarios(parts: tuple[Scenario, ...]) -> Scenario:

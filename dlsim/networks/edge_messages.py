@@ -8,6 +8,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import Array, PyTree, Route
 from dlsim.networks import messages
+from dlsim.networks.fields import check_single
 from dlsim.networks.network import Arrival, Network
 
 
@@ -40,6 +41,7 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     if network.is_implicit:
         checks.fail("send_edges", "network", "one that lists its edges", "a large complete graph")
     messages.check_leading("send_edges", tree, network.num_edges)
+    check_single("send_edges", network)
     ids = network.node_ids
     senders, receivers = ids[network.senders], ids[network.receivers]
     route = Route(node_ids=senders, senders=senders, receivers=receivers)

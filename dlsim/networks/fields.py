@@ -36,6 +36,14 @@ class NetworkState(NamedTuple):
     ledger: Ledger | tuple[()] = ()  # how each node spends its simulated seconds, where that is kept
 
 
+class Membership(NamedTuple):
+    """Who came into this round, and who dies in the middle of what peers do together in it."""
+
+    # In durations of an operation that nobody interrupts, 0 as it begins; infinite: not in this round.
+    dies_at: Array  # float32 [N]
+    is_new: Array  # bool [N], a peer that was not there before and brings nothing: its slot's state is another's
+
+
 class Inbox(NamedTuple):
     """What each node heard from its neighbours."""
 
@@ -62,7 +70,7 @@ def _identity_init(message: PyTree, num_senders: int) -> tuple[()]:
     return ()
 
 
-PERFECT = Channel(init=_identity_init, send=_identity_send)
+PERFECT = Channel(init=_identity_init, send=_identity_send, codec=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +95,7 @@ class NetworkFields:
     is_linked: Array | None = None  # bool [E]: up in this round
     is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
     cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
+    membership: Membership | None = None  # None: nobody is new, nobody dies on the way
     lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})
@@ -144,6 +153,14 @@ class NetworkFields:
     def with_state(self, state: NetworkState) -> Self:
         """The network with the traffic, the clock and the channel states of `state`."""
         return self.replace(state=state)
+
+
+def check_single(where: str, network: NetworkFields) -> None:
+    """The channel lets a receiver know what each sender said, or ValueError."""
+    if network.channel.is_sum:
+        fix = "Use a method with a server and rounds, such as fedavg."
+        rule = "one that says what each sender sent"
+        checks.fail(where, "network.channel", rule, "secure_aggregation, which sums at a server", fix)
 
 
 def no_traffic(num_nodes: int) -> Traffic:

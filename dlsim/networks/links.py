@@ -169,6 +169,13 @@ def _cells(name: str, value: Any, num_nodes: int) -> Array | None:
     return jnp.broadcast_to(jnp.asarray(cells, jnp.int32), (num_nodes,))
 
 
+def check_alone(where: str, links: Links) -> None:
+    """For what takes each link for its own, with nothing drawn."""
+    for name in ("upload_cells", "download_cells", "jitter", "loss"):
+        if getattr(links, name) is not None:
+            checks.fail(where, f"links.{name}", "None where pipes are not given", "given", "Pass pipes=pipes(...).")
+
+
 def join_links(*parts: Links) -> Links:
     """One fleet of several: the nodes of the first, then those of the second, ...; a cell of one is no other's.
 

@@ -16,7 +16,7 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, Packet, PyTree, Route
 from dlsim.networks import mixing
-from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields
+from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields, check_single
 from dlsim.networks.seconds import between, from_server, to_server
 from dlsim.running import counters
 
@@ -90,7 +90,7 @@ def pass_channel(
     else:  # a verb used by hand, outside a process
         state = network.channel.init(trees_like(tree), num_senders)
     old = state if rows is None else trees.take(state, rows)
-    new, packet = network.channel.send(keys.stream(key, stream), old, packet, route)
+    new, packet = network.channel.send(keys.stream(key, stream), old, packet, route and route._replace(acting=acting))
     new = trees.select(acting, new, old)
     new = new if rows is None else trees.put(state, rows, new)
     if network.probe is not None:
@@ -187,6 +187,7 @@ def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
     """
     check_leading(stream, tree, network.num_nodes)
+    check_single(stream, network)
     ids = network.node_ids
     # Ends are looked up for channels alone: without one, a program depends on no list of edges, and graphs of other sizes
     # but the same lowering can share it.
@@ -297,6 +298,7 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
     not heard comes back as the node's own value, with a false mask.
     """
     check_leading(stream, tree, network.num_nodes)
+    check_single(stream, network)
     checks.shape("exchange", "partner", partner, (network.num_nodes,))
     if checks.is_concrete(partner):
         known = np.asarray(partner)  # NumPy: while something is traced, JAX would trace these too

@@ -16,6 +16,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.core import PROPERTIES, Array, Packet, PyTree
 from dlsim.networks import messages, mixing
+from dlsim.networks.collectives import all_reduce as collectives
 from dlsim.networks.fields import (
     PERFECT,
     Arrival,
@@ -102,6 +103,7 @@ class Network(NetworkFields):
             "node_ids": self.node_ids[order],
             "is_present": None if self.is_present is None else self.is_present[order],
             "cohort": None if self.cohort is None else jnp.asarray(place, jnp.int32)[self.cohort],
+            "membership": None if self.membership is None else jax.tree.map(lambda x: x[order], self.membership),
             "links": links,
             "channel": self.channel,
             "barrier": self.barrier,
@@ -158,6 +160,25 @@ class Network(NetworkFields):
     def downlink(self, key: Array, tree: PyTree, *, stream: str = "downlink") -> tuple[Arrival, Network]:
         """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`."""
         return messages.downlink(self, key, tree, stream)
+
+    def all_reduce(
+        self,
+        key: Array,
+        tree: PyTree,
+        collective: collectives.Collective | None = None,
+        *,
+        stream: str = "all_reduce",
+    ) -> tuple[collectives.Reduced, Network]:
+        """The mean of the rows of all nodes that are there, known to all of them; see `dlsim.networks.collective`.
+
+        Whoever dies on the way (`membership.dies_at`, a scenario's doing, see `dlsim.networks.peer_churn`) ends the attempt
+        for all; the others take what they put in and begin again in a smaller ring.  So the value is exactly that of those
+        who were left.  Bits, messages and seconds of attempts that failed count, in the share of an attempt that they
+        lasted.  Any two nodes are taken to reach each other, linked or not.  Where fewer than two are left, nothing is
+        reduced and `succeeded` is false (an error where that is known before anything runs).  Messages go through the
+        network's channel once, as each peer puts them in; one that loses messages is refused.
+        """
+        return collectives.all_reduce(self, key, tree, collective, stream)
 
 
 def connect(

@@ -39,7 +39,11 @@ processor time:
 | MLP, torus of 1,024, combine-then-adapt | 605   | 471 | 1.31 (1.39) | 1.33           |
 
 So on a machine with memory to itself the passes that are saved are worth a few per cent of the time, not a third: what they
-bring is half the memory, and time where others use the memory too.  Columns were slower on the torus (0.85, best 0.72:
+bring is half the memory, and time where others use the memory too.  There a pass in place over the 407 MB takes 22 ms, two of
+them a tenth of the 410 ms of a round; the products of the first layer alone take 243 (68 forward, 175 for the gradient: 784 x
+32 x 128 a node, 37 GFLOP/s), the whole local step 265, the mixing 127 to 148 (170 of processor time, whatever the size of the
+blocks from 0.5 to 16 MiB: what XLA's gathers cost, not memory).  A round that moved nothing twice would take 265 + 44 ms at
+best.  Columns were slower on the torus (0.85, best 0.72:
 shifted rows run through memory in order, and one core writes a block), so products and shifts are left as they were.
 
 100 nodes, sgd: 65 ms, 99 ms (1.46, 1.26 to 2.98), 86 ms; passes 7 ms.  The update and the mixing read and write their arrays

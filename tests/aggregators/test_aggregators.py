@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dlsim
@@ -315,3 +316,25 @@ def test_pairs_are_never_held_as_differences() -> None:
         compiled = jax.jit(many(lambda own, inbox: aggregators.krum(1).apply(KEY, (), own, inbox)[1]))
         used = compiled.lower(own, inbox).compile().memory_analysis()
         assert used.temp_size_in_bytes < 4 * 4 * num * (width + 1) * dimension
+
+
+def test_a_partial_mean_is_over_those_who_sent_the_entry() -> None:
+    own, heard, mask, weights = scene()
+    heard[np.random.default_rng(1).random(heard.shape) < 0.4] = 0.0
+    expected = own.copy()
+    for i, k in np.argwhere(mask):
+        for d in np.flatnonzero(heard[i, k]):
+            expected[i, d] += weights[i, k] * (heard[i, k, d] - own[i, d])
+    np.testing.assert_allclose(
+        apply(aggregators.mean(is_partial=True), own, heard, mask, weights), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_partial_models_keep_what_nobody_sent() -> None:
+    """Zero for what was not sent would halve every model that a sparsifier touches; own values agree in the end."""
+    problem = dlsim.problems.consensus(np.arange(24.0).reshape(6, 4) + 1)
+    network = networks.complete(6).with_channel(networks.random_k(2, is_unbiased=False))
+    algorithm = dlsim.algorithms.dsgd(problem, optax.sgd(0.0), aggregator=aggregators.mean(is_partial=True))
+    run = dlsim.simulate(dlsim.learn(problem, algorithm, network), seed=0, num_steps=60, progress=False)
+    models = np.asarray(run.params)[0]
+    assert np.ptp(models, axis=0).max() < 0.05 and models.min() >= 1

@@ -23,7 +23,9 @@ SGD = optax.sgd(0.1)
 WITH_OPTIMIZER = {
     "centralized_sgd": "optimizer",
     "choco_sgd": "optimizer",
+    "async_diloco": "inner_optimizer",
     "d2": "optimizer",
+    "diloco": "inner_optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -34,7 +36,9 @@ WITH_OPTIMIZER = {
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
     "relay_sgd": "optimizer",
+    "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
+    "streaming_diloco": "inner_optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 WITH_RATE = {
@@ -64,7 +68,15 @@ WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
 }
 RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
 NO_TRAINING = {"gossip", "push_sum", "randomized_gossip"}
-PARTS = {"A2CiD2Constants", "LocalUpdates", "a2cid2_constants", "local_events", "local_updates"}
+PARTS = {
+    "A2CiD2Constants",
+    "LocalUpdates",
+    "SPSALog",
+    "a2cid2_constants",
+    "local_events",
+    "local_updates",
+    "spsa_replay",
+}
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
     ("choco_sgd", "consensus_step_size", 1.0, False),
@@ -193,7 +205,8 @@ def two_halves() -> Network:
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold")
-ALONE = ("centralized_sgd", *SERVED, "isolated_training")  # need no links
+REDUCED = ("async_diloco", "diloco", "streaming_diloco")
+ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

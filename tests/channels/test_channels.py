@@ -240,6 +240,14 @@ def test_draws_belong_to_node_ids(channel) -> None:
             lambda: jax.jit(lambda f: (networks.top_k(f), f)[1])(0.5),
             r"top_k: fraction must be known while tracing \(it sets shapes\), got a tracer",
         ),
+        (
+            lambda: put(networks.top_k(41), values()),
+            "top_k: fraction must be at most the 40 numbers of a message, got 41. Give a share",
+        ),
+        (
+            lambda: put(networks.random_k(50), values()),
+            "random_k: fraction must be at most the 40 numbers of a message",
+        ),
         (lambda: networks.random_k(0.0), r"random_k: fraction must be a number in \(0, 1\], got 0"),
         (lambda: networks.quantize(1), r"quantize: bits must be an integer in \[2, 16\]"),
         (lambda: networks.quantize(4, norm="l3"), "quantize: norm must be one of l2, max"),

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 
 import dlsim
-from dlsim import arrivals, clocks, core, environments, networks, plotting, problems
+from dlsim import arrivals, clocks, core, environments, networks, plotting, privacy, problems
 
 ROOMS = ("algorithms", "aggregators", "networks", "problems", "analysis", "clocks", "arrivals", "environments", "marl")
-ROOMS = (*ROOMS, "plotting", "metrics", "dlsim")
+ROOMS = (*ROOMS, "privacy", "plotting", "metrics", "dlsim")
 LATER = "*"  # the name of a row's entry for `*parts`
 
 Call = Callable[[], dict[str, Any]]
@@ -50,6 +50,16 @@ def data() -> problems.Dataset:
 @functools.cache
 def parts() -> problems.Partition:
     return problems.partition(data(), 4, problems.iid())
+
+
+@functools.cache
+def examples() -> core.Problem:
+    return problems.supervised("softmax", data(), parts(), batch_size=2)
+
+
+@functools.cache
+def private_curve() -> privacy.Renyi:
+    return privacy.gaussian(1.0)
 
 
 @functools.cache
@@ -98,6 +108,12 @@ def on_counted(events: clocks.Events, *rows: Any) -> Any:
 def some_events() -> clocks.Events:
     one, true = np.ones(2, np.uint32), np.ones(2, bool)
     return clocks.Events(one, one, 0, one, one, one, one, one, true, {})
+
+
+def spsa_log() -> Any:
+    """Two rounds of three nodes."""
+    rounds = np.zeros((2, 2), np.uint32), np.ones((2, 3, 1), np.float32), np.ones((2, 3), bool)
+    return dlsim.algorithms.SPSALog(*rounds)
 
 
 @functools.cache
@@ -198,6 +214,7 @@ MORE: dict[str, frozenset[str]] = {
     },
     "networks.byzantine.node_ids": frozenset({"integer"}),
     "networks.mixing_weights.step": frozenset({"none"}),
+    "networks.secure_aggregation.weights": frozenset({"none"}),  # it has no default, so that equal weights are said
     # Rates may be functions of the round, and a schedule one of the network; a pace comes from a network's links.
     **{
         f"algorithms.{case}": frozenset({"function", "object"})
@@ -212,7 +229,10 @@ MORE: dict[str, frozenset[str]] = {
 }
 
 # Functions whose right call needs a package beyond the extra `test`.
-NEEDS = {"environments.from_jaxmarl": "jaxmarl", "environments.to_jaxmarl": "jaxmarl"}
+NEEDS = {
+    **{f"environments.{name}": "jaxmarl" for name in ("from_jaxmarl", "to_jaxmarl")},
+    **{f"privacy.{name}": "dp_accounting" for name in ("delta", "epsilon", "epsilons", "noise_multiplier")},
+}
 
 # What is handed on to others, whose own words are heard: `jax.lax`, and the functions of a user's problem.
 FOREIGN = frozenset(

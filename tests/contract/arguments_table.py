@@ -9,6 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from contract.arguments_links import LINKS
+from contract.arguments_more import MORE_ROWS
 from contract.arguments_parts import (
     AFA,
     ARENA,
@@ -51,14 +53,17 @@ from contract.arguments_parts import (
     schedule,
     some_events,
     spread,
+    spsa_log,
     tape,
     walls,
     waves,
     write_files,
 )
+from contract.arguments_privacy import PRIVACY, PRIVATE_CHANNELS
 
 import dlsim
 from dlsim import analysis, clocks, environments, marl, networks, plotting, problems
+from dlsim.networks.messages import whole_packet
 
 __all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
@@ -74,6 +79,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "ad_psgd": optimized(),
         "afa_cd": rated("client_rate", pace=PACE, **AFA),
         "afa_cs": rated("client_rate", pace=PACE, **AFA),
+        **MORE_ROWS["algorithms"],
         "centralized_sgd": optimized(),
         "choco_sgd": optimized(),
         "d2": optimized(),
@@ -81,6 +87,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "dsgd": optimized(),
         "exact_diffusion": optimized(),
         "extra": rated(),
+        **{name: rated() for name in ("admm_tracking_gradient", "led", "lt_admm", "wang_elia")},
         **{name: clients(server_learning_rate=0.1) for name in ("fedadam", "fedyogi", "fedadagrad")},
         "fedasync": clients(pace=PACE),
         "fedavg": clients(),
@@ -100,6 +107,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "quasi_global_momentum": rated(),
         "relay_sgd": optimized(),
         "scaffold": rated("local_learning_rate"),
+        "spsa": optimized(),
+        "spsa_replay": lambda: {"params": jnp.zeros(3), "log": spsa_log(), "optimizer": SGD},
         "stochastic_gradient_push": optimized(),
         "swarm_sgd": optimized(),
         "synchronous_fedavg": clients(pace=PACE),
@@ -263,6 +272,8 @@ ROWS: dict[str, dict[str, Call]] = {
         "population": lambda: {"problem": problem(), "params": jnp.ones((4, 3))},
     },
     "networks": {
+        **LINKS,
+        **PRIVATE_CHANNELS,
         "barabasi_albert": just(num_nodes=8, num_links=2),
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
@@ -276,13 +287,17 @@ ROWS: dict[str, dict[str, Call]] = {
         "chi_2": EITHER,
         "connect": just(graph=graph),
         "crash": just(at_step=1, fraction=0.2),
+        "decode": lambda: {"channel": networks.sign(), "bits": np.zeros(34, bool), "like": jnp.ones(2)},
         "diameter": EITHER,
         "draw": IN_NETWORK,
         "effective_resistances": EITHER,
+        "encode": lambda: {"channel": networks.loss(0.1), "packet": whole_packet(jnp.ones((4, 2)))},
+        "elect": just(hashes=np.zeros(4, np.uint32), revisions=np.zeros(4, int), expected=0),
         "epidemic": just(out_degree=2),
         "erdos_renyi": just(num_nodes=8, probability=0.6),
+        "decode_log": just(code=b"abc", count=3),
+        "encode_log": just(values=[0.1, -2.0]),
         "error_feedback": lambda: {"compressor": networks.sign()},
-        "fading": just(sigma=0.3),
         "from_edge_list": just(edges="edges.txt"),
         "from_jraph": lambda: {"graphs_tuple": networks.to_jraph(ring())},
         "from_matrix": just(matrix=np.full((3, 3), 1 / 3)),
@@ -292,16 +307,16 @@ ROWS: dict[str, dict[str, Call]] = {
         "host_graph": IN_NETWORK,
         "hypercube": just(num_nodes=8),
         "is_connected": EITHER,
-        "join_links": lambda: {LATER: (networks.links(2), networks.wifi(2))},
         "laplacian": EITHER,
         "link_failure": just(probability=0.2),
-        **{name: just(num_nodes=4) for name in ("cellular_5g", "ethernet", "links", "lognormal_devices", "wifi")},
+        "matcha": lambda: {"network": networks.ring(4), "budget": 1.0},
         "loss": just(probability=0.2),
         "mixing_matrix": IN_NETWORK,
         "mixing_rate": IN_NETWORK,
         "mixing_weights": just(graph=graph, name="laplacian", step=0.2),
         "outages": lambda: {"node_ids": (0, 2), "start": np.array([1.0, 2.0]), "end": np.array([3.0, 4.0])},
         "participation": just(cohort_size=2),
+        "pipes": just(bandwidth=np.ones((4, 4)), latency=0.1, window=8.0),
         "period_gap": lambda: {"networks": [ring(), networks.path(4)]},
         "quantize": just(bits=4),
         "random_geometric": just(num_nodes=8, radius=0.8),
@@ -309,22 +324,27 @@ ROWS: dict[str, dict[str, Call]] = {
         "random_presence": just(probability=0.5),
         "random_regular": just(num_nodes=8, degree=3),
         "random_sparsification": just(probability=0.5),
-        "rate_trace": just(path="rates.csv"),
         "read_graph_file": just(path="edges.txt"),
         "reverse_edges": IN_NETWORK,
+        "ring_order": just(bandwidth=np.ones((4, 4))),
         "second_eigenvalue": IN_NETWORK,
         "send_edges": lambda: {"network": ring(), "key": KEY, "tree": jnp.ones((8, 2))},
-        "session_trace": just(path="sessions.csv"),
-        "sessions": just(present_seconds=60.0, absent_seconds=10.0),
         "spectral_gap": IN_NETWORK,
         "spectrum": IN_NETWORK,
+        "state_hash": just(tree=np.ones((4, 3), np.float32)),
+        "synchronize": lambda: {
+            "network": ring(),
+            "tree": np.ones((4, 3), np.float32),
+            "revisions": np.zeros(4, int),
+            "expected": 0,
+        },
         "stochastic_block": just(num_nodes=8, num_blocks=2, within=0.9, between=0.5),
-        "stragglers": just(slowest=3.0),
         "time_varying": lambda: {"networks": [ring(), networks.star(4)]},
         "to_jraph": IN_NETWORK,
         "to_networkx": IN_NETWORK,
-        "trace_devices": just(path="devices.csv", num_nodes=2),
+        "to_server": lambda: {"channel": networks.sign()},
         "top_k": just(fraction=0.5),
+        "transfer_seconds": lambda: {"pipes": networks.pipes(np.ones((4, 4))), "bits": 8.0},
         "watts_strogatz": just(num_nodes=8, degree=4, probability=0.1),
         **{
             name: just(num_nodes=8)
@@ -332,6 +352,7 @@ ROWS: dict[str, dict[str, Call]] = {
             + ("one_peer_exponential", "path", "ring", "star", "torus")
         },
     },
+    "privacy": PRIVACY,
     "plotting": {
         "curves": lambda: {"ax": panel(), "data": results().accuracy.isel(rate=0, drop=True), "hue": "graph"},
         "heat_map": lambda: {
@@ -362,6 +383,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "slope": lambda: {"ax": panel(), "x": [1.0, 2.0, 4.0], "y": [1.0, 2.0, 4.1], "expected": 1.0},
     },
     "problems": {
+        **MORE_ROWS["problems"],
         "auto_block": lambda: {"fn": lambda x: x, LATER: (jnp.ones((4, 2)),)},
         "avg_pool": lambda: {"inputs": jnp.ones((1, 4, 4, 1))},
         "batch_positions": just(
@@ -391,5 +413,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "plot_partition": just(made=parts, dataset=data),
         "quadratic": just(num_nodes=4, dimension=3),
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
+        "zeroth_order": just(problem=problem),
     },
 }

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from contract import world
+from contract.diloco_table import DILOCO_CASES
 from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
 from contract.server_table import SERVER_CASES
 
 from dlsim import algorithms, trees
+from dlsim.problems import zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
 
@@ -84,6 +86,48 @@ CASES = (
         lambda p, rate: algorithms.k_gt(p, rate, num_local_steps=3),
         invariants=(Invariant("corrections sum to zero", lambda s, info, net: trees.mean(s.correction), zero_vector),),
     ),
+    Case(
+        "gradient_tracking",
+        lambda p, rate: algorithms.gradient_tracking(
+            p, optax.sgd(rate), tracker_order="combine_then_adapt", estimator=algorithms.svrg(0.3)
+        ),
+        variant="next_svrg",
+        invariants=(TRACKING,),
+    ),
+    Case(
+        "gradient_tracking",
+        lambda p, rate: algorithms.gradient_tracking(p, optax.sgd(rate), estimator=algorithms.sarah(3)),
+        variant="sarah",
+        invariants=(TRACKING,),
+    ),
+    Case(
+        "led",
+        lambda p, rate: algorithms.led(p, rate, num_local_steps=3),
+        invariants=(Invariant("duals sum to zero", lambda s, info, net: trees.mean(s.dual), zero_vector),),
+        reduces_to=(
+            Reduction(
+                "with one local step and a whole dual it is D2",
+                lambda p, rate: algorithms.led(p, rate, num_local_steps=1),
+                lambda p, rate: algorithms.d2(p, optax.sgd(rate)),
+                lambda: world.uneven("lazy_metropolis_hastings"),
+            ),
+        ),
+    ),
+    Case(
+        "wang_elia",
+        lambda p, rate: algorithms.wang_elia(p, rate),
+        invariants=(Invariant("integrals sum to zero", lambda s, info, net: trees.mean(s.integral), zero_vector),),
+    ),
+    Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
+    Case(
+        "lt_admm",
+        lambda p, rate: algorithms.lt_admm(p, rate, consensus_step_size=0.1, estimator=algorithms.svrg(0.3)),
+        variant="svrg",
+    ),
+    Case(
+        "admm_tracking_gradient",
+        lambda p, rate: algorithms.admm_tracking_gradient(p, 4 * rate, step_size=0.3),
+    ),
     Case("extra", lambda p, rate: algorithms.extra(p, rate)),
     Case("nids", lambda p, rate: algorithms.nids(p, rate)),
     Case(
@@ -130,6 +174,11 @@ CASES = (
         "decentralized_admm",
         lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, local_learning_rate=3 * rate),
         variant="inexact",
+    ),
+    Case(
+        "decentralized_admm",
+        lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, optimizer=optax.adam(rate)),
+        variant="dinno",
     ),
     Case(
         "stochastic_gradient_push",
@@ -185,7 +234,31 @@ CASES = (
         variant="nesterov",
     ),
     Case("relay_sgd", lambda p, rate: algorithms.relay_sgd(p, optax.sgd(rate)), network=world.tree),
+    Case(
+        "spsa",
+        lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
+        network=world.complete,
+        reduces_to=(
+            Reduction(
+                "with numbers sent as they are it is SGD on gradients estimated from losses",
+                lambda p, rate: algorithms.spsa(p, optax.sgd(rate), num_directions=4),
+                lambda p, rate: algorithms.centralized_sgd(zeroth_order(p, num_directions=4), optax.sgd(rate)),
+                world.complete,
+            ),
+        ),
+        shared=("missed",),  # what a node lacks of the log grows while it is away
+    ),
+    Case(
+        "spsa",
+        lambda p, rate: algorithms.spsa(
+            p, optax.sgd(rate, 0.5), num_directions=3, distribution="rademacher", catch_up="replay", copies=True
+        ),
+        variant="copies",
+        network=world.complete,
+        shared=("missed",),
+    ),
     *SERVER_CASES,
+    *DILOCO_CASES,
     Case(
         "isolated_training",
         lambda p, rate: algorithms.isolated_training(p, optax.sgd(rate)),

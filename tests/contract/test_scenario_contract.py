@@ -83,7 +83,7 @@ def test_it_leaves_the_rest_of_the_network_alone(case: ScenarioCase) -> None:
     if not case.has_links:
         world.same(current.links, network.links)
     if case.only_restricts:
-        restored = current.replace(is_present=None, is_linked=None, cohort=None, links=network.links)
+        restored = current.replace(is_present=None, is_linked=None, cohort=None, membership=None, links=network.links)
         world.same(restored, network)
 
 

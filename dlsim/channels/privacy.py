@@ -1,0 +1,85 @@
+"""A message clipped and hidden in Gaussian noise, and what all private channels share: a count of what was let out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, keys, trees
+from dlsim.core import SERVER, Array, Channel, Packet, PyTree, Route
+
+
+class Releases(NamedTuple):
+    """The state of a private channel: how many messages each sender has let out, from which its budget is reckoned."""
+
+    num_sent: Array  # uint32 [num_senders]
+
+
+def no_releases(message: PyTree, num_senders: int) -> Releases:
+    """Nothing was let out yet."""
+    del message
+    return Releases(jnp.zeros(num_senders, jnp.uint32))
+
+
+def released(state: Releases, packet: Packet, private: Packet, route: Route) -> tuple[Releases, Packet]:
+    """Nodes send what is `private`; what a server sends it has from them and goes as it is."""
+    is_node = route.node_ids != SERVER
+    values = trees.select(is_node, private.values, packet.values)
+    mixed = packet._replace(
+        values=values,
+        num_entries=jnp.where(is_node, private.num_entries, packet.num_entries),
+        bits_per_entry=jnp.where(is_node, private.bits_per_entry, packet.bits_per_entry),
+        extra_bits=jnp.where(is_node, private.extra_bits, packet.extra_bits),
+    )
+    return Releases(state.num_sent + is_node), mixed
+
+
+def whole(packet: Packet, bits_per_entry: int) -> dict[str, Array]:
+    """The sizes of a message of all numbers, each of so many bits: which of them a sparsifier chose would tell."""
+    num_entries = trees.num_entries(packet.values)
+    sizes = {"num_entries": num_entries, "bits_per_entry": bits_per_entry, "extra_bits": 0}
+    return {name: jnp.full_like(packet.num_entries, size) for name, size in sizes.items()}
+
+
+def clipped_rows(flat: Array, clip: Any) -> Array:
+    """Rows `[n, D]` scaled down to a Euclidean norm of at most `clip`; what is not finite gives NaN."""
+    top = jnp.max(jnp.abs(flat), axis=1, keepdims=True, initial=0)
+    unit = jnp.where(top > 0, top, 1)  # squares of numbers up to one neither overflow nor vanish
+    norm = jnp.linalg.norm(flat / unit, axis=1, keepdims=True)
+    share = jnp.minimum(1, clip / jnp.maximum(norm, jnp.finfo(flat.dtype).tiny) / unit)
+    return flat * share
+
+
+def dp_gaussian(*, clip: Any, noise_multiplier: Any) -> Channel:
+    """The Gaussian mechanism: each sender's message is clipped to norm C and hidden in noise of C z.
+
+        y = x min(1, C / ||x||) + C z n,   n ~ N(0, I),  all leaves of a message side by side
+
+    Meant for messages that are updates, gradients or differences (`fedavg`, `choco_sgd`); a model is not small, and clipping
+    shrinks it.  One message to several neighbours is one release.  What a server sends is not clipped and carries no
+    noise.  All numbers are sent, with 32 bits each: in a chain this stands before what compresses.  What a release costs is
+    `dlsim.privacy.gaussian(noise_multiplier)`, the budget spent `dlsim.privacy.spent`; for the privacy of single examples see
+    `dlsim.privacy.dp_sgd`.
+
+    A message that is not finite stays so.  Draws are floats of 24 bits: a simulation, not a generator to hide secrets with.
+
+    Args:
+      clip: C > 0, the largest Euclidean norm of a message; may be traced.
+      noise_multiplier: z >= 0, the noise's standard deviation over C; 0 only clips; may be traced.
+    Source: Abadi et al., Deep learning with differential privacy, CCS 2016; McMahan, Ramage, Talwar and Zhang, Learning
+      differentially private recurrent language models, ICLR 2018.  Differs: the noise is each sender's own, not a server's.
+    """
+    checks.number("dp_gaussian", "clip", clip, 0.0, open_minimum=True)
+    checks.number("dp_gaussian", "noise_multiplier", noise_multiplier, 0.0)
+
+    def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
+        flat, unravel = trees.ravel(packet.values)
+        noise = keys.node_normal(key, route.node_ids, flat.shape[1]).astype(flat.dtype)
+        noisy = clipped_rows(flat, clip) + clip * noise_multiplier * noise
+        width = max(jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(packet.values)) * 8
+        private = packet._replace(values=unravel(noisy.astype(flat.dtype)), **whole(packet, width))
+        return released(state, packet, private, route)
+
+    return Channel(init=no_releases, send=send, source="Abadi et al., CCS 2016")
