@@ -167,7 +167,7 @@ def synchronize(
         if pipes is not None:
             busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
         else:
-            links = network.links
+            links: Any = network.links
             check_alone("synchronize", links)
             busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
         seconds = jnp.max(jnp.where(fetched, busy, 0))
