@@ -179,7 +179,7 @@ def spsa(
             bits = jax.tree.map(lambda all_, log: jnp.where(fresh, all_, log), size, bits)
             joins = joins | fresh
         bits = jax.tree.map(lambda word: jnp.broadcast_to(word, joins.shape), bits)
-        network = count_downloads(network, joins, bits, source, ~there[source])
+        network = count_downloads(network, key, joins, bits, source, ~there[source])
         missed = jax.tree.map(lambda word: jnp.where(joins, jnp.uint32(0), word), state.missed)
         if copies:
             model = jax.tree.map(lambda leaf: leaf[source][None], (state.params, state.optimizer_state))

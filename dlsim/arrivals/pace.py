@@ -124,6 +124,9 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
 
     seconds a step = compute_i batch_size
     overhead       = 2 latency + bits_down / min(download_i, server_upload) + bits_up / min(upload_i, server_download)
+
+    with the rates of a node times (1 - loss_i).  A pace knows of no other client, so links that share cells are refused,
+    and draws one factor a job, so links with jitter are; `aggregation` plays no part.
     """
     checks.instance("pace_from_links", "links", links, Links, "Use network.links, or dlsim.networks.links(M).")
     checks.integer("pace_from_links", "batch_size", batch_size, 1)
@@ -131,9 +134,14 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
     checks.known("pace_from_links", "links and bits", (links, bits_down, bits_up), "known", fix)
     for name, bits in (("bits_down", bits_down), ("bits_up", bits_up)):
         checks.number("pace_from_links", name, bits, 0.0)
-    down = np.minimum(np.asarray(links.download, np.float64), float(links.server_upload))
-    up = np.minimum(np.asarray(links.upload, np.float64), float(links.server_download))
-    beside = 2 * float(links.latency) + bits_down / down + bits_up / up
+    for name in ("upload_cells", "download_cells", "jitter", "compute_jitter"):
+        if getattr(links, name) is not None:
+            fix = f"Pass pace=dlsim.arrivals.pace(M, ..., sigma=...), or links._replace({name}=None)."
+            checks.fail("pace_from_links", f"links.{name}", "None, as a job's time is one client's own", "given", fix)
+    arrives = 1.0 if links.loss is None else 1 - np.asarray(links.loss, np.float64)
+    down = np.minimum(np.asarray(links.download, np.float64) * arrives, float(links.server_upload))
+    up = np.minimum(np.asarray(links.upload, np.float64) * arrives, float(links.server_download))
+    beside = 2 * np.asarray(links.latency, np.float64) + bits_down / down + bits_up / up
     return pace(len(down), np.asarray(links.compute, np.float64) * batch_size, beside, sigma=sigma)
 
 

@@ -13,6 +13,7 @@ from dlsim.environments.environment import Environment
 from dlsim.environments.policies import Policy, repair
 from dlsim.networks.messages import both, open_channels
 from dlsim.networks.network import Inbox, Network, NetworkState
+from dlsim.networks.seconds import by_node, end_round
 from dlsim.running import counters
 
 
@@ -101,7 +102,7 @@ def play(
         if scenario is not None:
             scenario_state, current = scenario.step(keys.stream(key, "scenario"), scenario_state, current)
         heard, current = listen(keys.stream(key, "talk"), state, current)
-        return heard, scenario_state, current
+        return heard, scenario_state, end_round(current)
 
     def init(key: Array) -> PlayState:
         state = begin(key)
@@ -158,6 +159,7 @@ def play(
             out["bits_sent"] = counters.total(traffic.bits)
             out["messages_sent"] = counters.total(traffic.messages)
             out["simulated_seconds"] = traffic.clock
+            out |= by_node(state.network, None if network is None else network.links)
         return out
 
     sources = (environment.source, policy.source, "" if network is None else network.channel.source)

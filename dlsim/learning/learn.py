@@ -29,8 +29,10 @@ from dlsim.learning.events import learn_events
 from dlsim.learning.measures import measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
-from dlsim.networks.messages import active_edges, asked, elapse, open_channels
+from dlsim.networks.links import Ledger
+from dlsim.networks.messages import active_edges, asked, open_channels
 from dlsim.networks.network import Network, NetworkState
+from dlsim.networks.seconds import by_node, computed, end_round
 from dlsim.running import counters, status
 
 _FIXES = {
@@ -102,6 +104,9 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
+    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and isinstance(network.state.ledger, Ledger):
+        fix = "Its nodes act by clocks or a pace: use with_links(links) without by_node, watts and a barrier of rounds."
+        checks.fail("learn", "network", "without a ledger of seconds for this algorithm", "one with it", fix)
     if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
         check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
@@ -114,6 +119,9 @@ def learn(
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."
             checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
+        if scenario is not None and not _keeps_links(scenario, network):
+            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.clock_nodes(...))."
+            checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
@@ -138,10 +146,8 @@ def learn(
         info = {**info, "status": _status(algorithm, algorithm_state, current, info)}
         if current.is_present is not None:
             info["num_present"] = jnp.sum(current.is_present)
-        if network.links is not None:
-            rows = None if count.shape[0] == network.num_nodes else asked(current)[0]
-            pace = network.links.compute if rows is None else network.links.compute[rows]
-            current = elapse(current, jnp.max(pace * count))
+        rows = None if count.shape[0] == network.num_nodes else asked(current)[0]
+        current = end_round(computed(current, key, count, rows))
         spent = counters.add(state.gradient_evaluations, counters.total(counters.from_words(count)))
         return LearnState(algorithm_state, current.state, scenario_state, spent), info
 
@@ -149,7 +155,9 @@ def learn(
         return algorithm.params(state.algorithm)
 
     def measure(state: LearnState, info: Info) -> Info:
-        return measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
+        return measured(
+            problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info
+        ) | by_node(state.network, network.links)
 
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
@@ -166,6 +174,21 @@ def learn(
         drawn=Drawn(network, has_server="server" in algorithm.requires),
         params=params,
     )
+
+
+def _keeps_links(scenario: Scenario, network: Network) -> bool:
+    """Whether a round's network has the links it was built with; the scenario is only traced."""
+    if network.links is None:
+        return True
+    kept: list[bool] = []
+
+    def look(key: Array) -> None:
+        _, current = scenario.step(key, scenario.init(key, network), network)
+        pairs = zip(jax.tree.leaves(current.links), jax.tree.leaves(network.links), strict=True)
+        kept.append(all(a is b for a, b in pairs))
+
+    jax.eval_shape(look, jax.random.key(0))
+    return kept[0]
 
 
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:

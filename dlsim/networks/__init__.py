@@ -40,6 +40,8 @@ from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.device_traces import Devices, lognormal_devices, trace_devices
+from dlsim.networks.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
@@ -48,8 +50,9 @@ from dlsim.networks.finite_time import base_graph, one_peer_exponential
 from dlsim.networks.graph import Graph, graph
 from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
 from dlsim.networks.labels import Labels
-from dlsim.networks.links import Links, links
+from dlsim.networks.links import Links, Watts, join_links, links
 from dlsim.networks.matcha import Matcha, matcha
+from dlsim.networks.media import cellular_5g, ethernet, wifi
 from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
 from dlsim.networks.peer_churn import peer_churn
 from dlsim.networks.periods import period_gap
@@ -94,6 +97,7 @@ from dlsim.networks.weights import mixing_weights
 __all__ = [
     "Arrival",
     "Collective",
+    "Devices",
     "Graph",
     "GraphFile",
     "Inbox",
@@ -105,12 +109,14 @@ __all__ = [
     "Pipes",
     "Reduced",
     "Synchronized",
+    "Watts",
     "barabasi_albert",
     "base_graph",
     "binary_tree",
     "bipartite",
     "byzantine",
     "caveman",
+    "cellular_5g",
     "chain",
     "check_stochastic",
     "chi_1",
@@ -137,7 +143,9 @@ __all__ = [
     "epidemic",
     "erdos_renyi",
     "error_feedback",
+    "ethernet",
     "exponential",
+    "fading",
     "fedzip",
     "from_edge_list",
     "from_jraph",
@@ -150,11 +158,13 @@ __all__ = [
     "hypercube",
     "integers",
     "is_connected",
+    "join_links",
     "kmeans",
     "laplacian",
     "link_failure",
     "links",
     "log_quantize",
+    "lognormal_devices",
     "loss",
     "low_rank",
     "matcha",
@@ -178,6 +188,7 @@ __all__ = [
     "random_presence",
     "random_regular",
     "random_sparsification",
+    "rate_trace",
     "read_graph_file",
     "reverse_edges",
     "ring",
@@ -186,12 +197,15 @@ __all__ = [
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
+    "session_trace",
+    "sessions",
     "sign",
     "spectral_gap",
     "spectrum",
     "star",
     "state_hash",
     "stochastic_block",
+    "stragglers",
     "synchronize",
     "time_varying",
     "to_jraph",
@@ -199,6 +213,8 @@ __all__ = [
     "to_server",
     "top_k",
     "torus",
+    "trace_devices",
     "transfer_seconds",
     "watts_strogatz",
+    "wifi",
 ]

@@ -8,20 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from dlsim.core import Array
+from dlsim.networks import seconds
 from dlsim.networks.fields import NetworkFields
-from dlsim.networks.links import peer_seconds, server_seconds
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)
 
 
 def count_downloads(
-    network: Fields, receivers: Array, bits: counters.Counter, source: Array, from_server: Array
+    network: Fields, key: Array, receivers: Array, bits: counters.Counter, source: Array, from_server: Array
 ) -> Fields:
     """The network after nodes fetched what they lack: reliably and as it is, so that no channel touches it.
 
     Args:
       network: whose traffic and clock move on.
+      key: of what the links draw.
       receivers: bool `[N]`, who fetches.
       bits: what each of them fetches, `[N]`; that of the others does not count.
       source: the position of the node that all fetch from, int `[]`.
@@ -36,20 +37,17 @@ def count_downloads(
         return jax.tree.map(lambda word: jnp.where(condition, word, jnp.uint32(0)), count)
 
     sends = (jnp.arange(network.num_nodes) == source) & ~from_server
-    traffic = network.state.traffic
-    clock = traffic.clock
     if network.links is not None:
-        links = network.links
         sizes = bits.high.astype(jnp.float32) * 2.0**32 + bits.low.astype(jnp.float32)
-        by_peer = peer_seconds(links, jnp.where(sends, jnp.sum(sizes), 0), sizes)
-        by_server = server_seconds(links.download, links.server_upload, sizes, links.latency)
-        clock = counters.advance(clock, jnp.where(from_server, by_server, by_peer))
+        by_peer = seconds.between(network, key, "downloads", jnp.where(sends, jnp.sum(sizes), 0), sizes).state
+        by_server = seconds.from_server(network, key, "downloads", sizes, None).state
+        network = network.with_state(jax.tree.map(lambda a, b: jnp.where(from_server, a, b), by_server, by_peer))
+    traffic = network.state.traffic
     one = counters.from_words(copies)
     traffic = traffic._replace(
         messages=counters.add(traffic.messages, where(sends, one)),
         bits=counters.add(traffic.bits, where(sends, sent)),
         server_messages=counters.add(traffic.server_messages, where(from_server, one)),
         server_bits=counters.add(traffic.server_bits, where(from_server, sent)),
-        clock=clock,
     )
     return network.with_state(network.state._replace(traffic=traffic))

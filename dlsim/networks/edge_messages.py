@@ -50,4 +50,4 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     there = network.is_edge if mask is None else mask
     up = jnp.ones(network.num_edges, bool) if there is None else there
     arrived = up if packet.delivered is None else up & packet.delivered
-    return Arrival(values=packet.values, mask=arrived), messages.count_edges(network, packet, up)
+    return Arrival(values=packet.values, mask=arrived), messages.count_edges(network, key, stream, packet, up)

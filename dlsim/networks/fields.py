@@ -14,7 +14,7 @@ from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.labels import Labels
-from dlsim.networks.links import Links
+from dlsim.networks.links import BARRIERS, Ledger, Links, ledger
 from dlsim.running import counters
 
 
@@ -33,6 +33,7 @@ class NetworkState(NamedTuple):
 
     traffic: Traffic
     channels: dict[str, PyTree]  # the channel's state, one a stream of messages
+    ledger: Ledger | tuple[()] = ()  # how each node spends its simulated seconds, where that is kept
 
 
 class Membership(NamedTuple):
@@ -101,6 +102,9 @@ class NetworkFields:
     properties: frozenset[str] = dataclasses.field(default=frozenset(), metadata={"static": True})
     labels: Labels | None = dataclasses.field(default=None, metadata={"static": True})  # names and attributes
     channel: Channel = dataclasses.field(default=PERFECT, metadata={"static": True})
+    barrier: str = dataclasses.field(
+        default="exchange", metadata={"static": True}
+    )  # at which ends all wait for the last
     probe: Any = dataclasses.field(default=None, metadata={"static": True})  # notes the streams while tracing
 
     @property
@@ -128,11 +132,23 @@ class NetworkFields:
             checks.fail("with_channel", "channel", "a Channel", type(channel).__name__, "A Scenario goes to `learn`.")
         return self.replace(channel=channel)
 
-    def with_links(self, links: Links) -> Self:
-        """Messages and gradients take simulated time (see `dlsim.networks.links`)."""
+    def with_links(self, links: Links, *, by_node: bool = False, barrier: str = "exchange") -> Self:
+        """Messages and gradients take simulated time (see `dlsim.networks.links`).
+
+        Args:
+          links: rates and times.
+          by_node: keep how each node spends its seconds: computing, sending, receiving, waiting for others (structural).
+            With `links.watts` or a barrier of rounds it is always kept.
+          barrier: where all wait for the last (structural).  `"exchange"`: after each exchange of messages and after
+            computing.  `"round"`: a node goes on when its own part is done, and all wait once, at the end of the round:
+            round = max_i (seconds of node i's own messages and gradients) + seconds of the server alone.
+        """
         checks.instance("with_links", "links", links, Links, "Pass dlsim.networks.links(num_nodes, ...).")
         checks.shape("with_links", "links.upload", links.upload, (self.num_nodes,))
-        return self.replace(links=links)
+        checks.one_of("with_links", "barrier", barrier, BARRIERS)
+        is_kept = checks.flag("with_links", "by_node", by_node) or links.watts is not None or barrier == "round"
+        state = self.state._replace(ledger=ledger(self.num_nodes) if is_kept else ())
+        return self.replace(links=links, barrier=barrier, state=state)
 
     def with_state(self, state: NetworkState) -> Self:
         """The network with the traffic, the clock and the channel states of `state`."""

@@ -17,7 +17,7 @@ from dlsim import checks, keys, trees
 from dlsim.core import SERVER, Array, Packet, PyTree, Route
 from dlsim.networks import mixing
 from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields, check_single
-from dlsim.networks.links import peer_seconds, server_seconds
+from dlsim.networks.seconds import between, from_server, to_server
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)
@@ -136,18 +136,17 @@ def _degrees(network: NetworkFields, mask: Array | None) -> tuple[Array, Array]:
     return outgoing, incoming
 
 
-def _count(network: Fields, copies: Array, bits: counters.Counter, seconds: Array | None) -> Fields:
-    """Traffic of `copies [N]` messages of `bits [N]` each, taking `seconds`."""
+def _count(network: Fields, copies: Array, bits: counters.Counter) -> Fields:
+    """Traffic of `copies [N]` messages of `bits [N]` each."""
     traffic = network.state.traffic
     traffic = traffic._replace(
         messages=counters.add(traffic.messages, counters.from_words(copies)),
         bits=counters.add(traffic.bits, _times(bits, copies)),
-        clock=traffic.clock if seconds is None else counters.advance(traffic.clock, seconds),
     )
     return network.with_state(network.state._replace(traffic=traffic))
 
 
-def count_edges(network: Fields, packet: Packet, up: Array) -> Fields:
+def count_edges(network: Fields, key: Array, stream: str, packet: Packet, up: Array) -> Fields:
     """Traffic of one message an edge, `packet` over edges `[E]`, on those that are up."""
     bits = message_bits(packet)
     sent = counters.Counter(low=jnp.where(up, bits.low, 0), high=jnp.where(up, bits.high, 0))
@@ -161,20 +160,12 @@ def count_edges(network: Fields, packet: Packet, up: Array) -> Fields:
     total = by_sender(sent.low)
     total = total._replace(high=total.high + jax.ops.segment_sum(sent.high, network.senders, network.num_nodes))
     copies = jax.ops.segment_sum(up.astype(jnp.uint32), network.senders, network.num_nodes)
-    seconds = None
     if network.links is not None:
         heard = jax.ops.segment_sum(_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True)
-        seconds = peer_seconds(network.links, _float(total), heard)
-    network = _count(network, copies, counters.from_words(jnp.zeros_like(copies)), seconds)
+        network = between(network, key, stream, _float(total), heard)
+    network = _count(network, copies, counters.from_words(jnp.zeros_like(copies)))
     traffic = network.state.traffic
     traffic = traffic._replace(bits=counters.add(traffic.bits, total))
-    return network.with_state(network.state._replace(traffic=traffic))
-
-
-def elapse(network: Fields, seconds: Array) -> Fields:
-    """The network `seconds` of simulated time later."""
-    traffic = network.state.traffic
-    traffic = traffic._replace(clock=counters.advance(traffic.clock, seconds))
     return network.with_state(network.state._replace(traffic=traffic))
 
 
@@ -208,12 +199,11 @@ def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet
         checks.fail("mix", "network", "one that lists its edges where messages are lost", "a large complete graph")
     outgoing, incoming = _degrees(network, active_edges(network))
     bits = message_bits(packet)
-    seconds = None
     if network.links is not None:
         sizes = _float(bits)
         heard = _heard_bits(network, sizes, active_edges(network), incoming)
-        seconds = peer_seconds(network.links, sizes * outgoing, heard)
-    return packet, _count(network, outgoing, bits, seconds)
+        network = between(network, key, stream, sizes * outgoing, heard)
+    return packet, _count(network, outgoing, bits)
 
 
 def _heard_bits(network: NetworkFields, sizes: Array, mask: Array | None, incoming: Array) -> Array:
@@ -335,11 +325,10 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
     heard = listens if packet.delivered is None else listens & packet.delivered[partner]
     received = trees.select(heard, trees.take(packet.values, partner), tree)
     bits, copies = message_bits(packet), sends.astype(jnp.uint32)
-    seconds = None
     if network.links is not None:
         sizes = jnp.where(sends, _float(bits), 0)
-        seconds = peer_seconds(network.links, sizes, sizes[partner])
-    return Arrival(values=received, mask=heard), _count(network, copies, bits, seconds)
+        network = between(network, key, stream, sizes, sizes[partner])
+    return Arrival(values=received, mask=heard), _count(network, copies, bits)
 
 
 def asked(network: NetworkFields) -> tuple[Array | None, Array]:
@@ -361,16 +350,13 @@ def uplink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arri
     packet, network = pass_channel(network, key, tree, route, stream, rows, network.num_nodes, acting)
     arrived = present if packet.delivered is None else present & packet.delivered
     bits, copies = message_bits(packet), present.astype(jnp.uint32)
-    seconds = None
     if network.links is not None:
-        upload = network.links.upload if rows is None else network.links.upload[rows]
-        sizes = jnp.where(present, _float(bits), 0)
-        seconds = server_seconds(upload, network.links.server_download, sizes, network.links.latency)
+        network = to_server(network, key, stream, jnp.where(present, _float(bits), 0), rows)
     if rows is not None:
         nothing = jnp.zeros(network.num_nodes, jnp.uint32)
         copies = nothing.at[rows].set(copies, unique_indices=True)
         bits = counters.Counter(*(nothing.at[rows].set(word, unique_indices=True) for word in bits))
-    return Arrival(values=packet.values, mask=arrived), _count(network, copies, bits, seconds)
+    return Arrival(values=packet.values, mask=arrived), _count(network, copies, bits)
 
 
 def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Fields]:
@@ -385,13 +371,9 @@ def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Ar
     received = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape[1:])), packet.values)
     bits = jax.tree.map(lambda word: word[0], message_bits(packet))
     copies = jnp.sum(present, dtype=jnp.uint32)
-    traffic = network.state.traffic
     if network.links is not None:
-        links = network.links
-        download = links.download if rows is None else links.download[rows]
-        sizes = jnp.where(present, _float(bits), 0)
-        seconds = server_seconds(download, links.server_upload, sizes, links.latency)
-        traffic = traffic._replace(clock=counters.advance(traffic.clock, seconds))
+        network = from_server(network, key, stream, jnp.where(present, _float(bits), 0), rows)
+    traffic = network.state.traffic
     traffic = traffic._replace(
         server_messages=counters.add(traffic.server_messages, counters.from_words(copies)),
         server_bits=counters.add(traffic.server_bits, _times(bits, copies)),

@@ -28,7 +28,7 @@ from dlsim.networks.fields import (
     no_traffic,
 )
 from dlsim.networks.graph import Graph, weight_dtype
-from dlsim.networks.links import Links
+from dlsim.networks.links import Ledger, ledger
 from dlsim.networks.mixing import lower
 from dlsim.networks.sizes import check_size
 from dlsim.networks.spectral import is_connected
@@ -98,7 +98,7 @@ class Network(NetworkFields):
         place = np.argsort(order)
         links = self.links
         if links is not None:
-            links = Links(*(leaf[order] if jnp.ndim(leaf) else leaf for leaf in links))
+            links = jax.tree.map(lambda leaf: leaf[order] if jnp.ndim(leaf) else leaf, links)
         nodes = {
             "node_ids": self.node_ids[order],
             "is_present": None if self.is_present is None else self.is_present[order],
@@ -106,7 +106,12 @@ class Network(NetworkFields):
             "membership": None if self.membership is None else jax.tree.map(lambda x: x[order], self.membership),
             "links": links,
             "channel": self.channel,
+            "barrier": self.barrier,
         }
+        fresh = self.state._replace(traffic=no_traffic(self.num_nodes), channels={})
+        if isinstance(fresh.ledger, Ledger):
+            fresh = fresh._replace(ledger=ledger(self.num_nodes))
+        nodes["state"] = fresh
         if self.is_implicit:
             return complete_network(self.num_nodes).replace(**nodes)
         senders, receivers = place[np.asarray(self.senders)], place[np.asarray(self.receivers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -244,3 +245,13 @@ FOREIGN = frozenset(
         ),
     }
 )
+
+
+def write_files(folder: pathlib.Path) -> None:
+    """What the rows read."""
+    dlsim.save(folder / "models.msgpack", jnp.zeros(2))
+    (folder / "edges.txt").write_text("0 1\n1 2\n")
+    (folder / "devices.csv").write_text("client_id,computation,communication\n0,10,500\n1,20,900\n")
+    (folder / "rates.csv").write_text("Timestamp,DL_bitrate,UL_bitrate\n0,10,5\n1,20,9\n")
+    (folder / "sessions.csv").write_text("client_id,active,inactive\n0,0,60\n1,30,90\n")
+    (folder / "map.txt").write_text(MAP)

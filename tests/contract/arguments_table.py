@@ -6,12 +6,11 @@ made when they are first asked for.
 
 from __future__ import annotations
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from contract.arguments_collectives import COLLECTIVES
+from contract.arguments_links import LINKS
 from contract.arguments_more import MORE_ROWS
 from contract.arguments_parts import (
     AFA,
@@ -59,6 +58,7 @@ from contract.arguments_parts import (
     tape,
     walls,
     waves,
+    write_files,
 )
 from contract.arguments_privacy import PRIVACY, PRIVATE_CHANNELS
 
@@ -273,6 +273,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "population": lambda: {"problem": problem(), "params": jnp.ones((4, 3))},
     },
     "networks": {
+        **LINKS,
         **PRIVATE_CHANNELS,
         **COLLECTIVES,
         "barabasi_albert": just(num_nodes=8, num_links=2),
@@ -310,7 +311,6 @@ ROWS: dict[str, dict[str, Call]] = {
         "is_connected": EITHER,
         "laplacian": EITHER,
         "link_failure": just(probability=0.2),
-        "links": just(num_nodes=4),
         "matcha": lambda: {"network": networks.ring(4), "budget": 1.0},
         "loss": just(probability=0.2),
         "low_rank": just(rank=1),
@@ -409,10 +409,3 @@ ROWS: dict[str, dict[str, Call]] = {
         "zeroth_order": just(problem=problem),
     },
 }
-
-
-def write_files(folder: pathlib.Path) -> None:
-    """What the rows read."""
-    dlsim.save(folder / "models.msgpack", jnp.zeros(2))
-    (folder / "edges.txt").write_text("0 1\n1 2\n")
-    (folder / "map.txt").write_text(MAP)

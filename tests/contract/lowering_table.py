@@ -117,7 +117,7 @@ def every_process() -> dict[str, Callable[[], Process]]:
     for case in CHANNELS:
         found[f"channel {case.id}"] = lambda case=case: dsgd(world.uneven().with_channel(case.make()))
     for case in SCENARIOS:
-        found[f"scenario {case.id}"] = lambda case=case: dsgd(scenario=case.make())
+        found[f"scenario {case.id}"] = lambda case=case: dsgd(case.network(), scenario=case.make())
     for case in AGGREGATORS:
         found[f"aggregator {case.name}"] = lambda case=case: dsgd(aggregator=case.make())
     for name in LOWERINGS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from contract import world
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
+from dlsim.networks import Network
 
 
 class ChannelCase(NamedTuple):
@@ -59,12 +61,26 @@ CHANNELS = (
 )
 
 
+def trace(name: str) -> pathlib.Path:
+    """A file of eight devices beside the tables."""
+    return pathlib.Path(__file__).parent / "traces" / f"{name}.csv"
+
+
 class ScenarioCase(NamedTuple):
     name: str  # the public name in `dlsim.networks`
     make: Callable[[], Scenario]
     variant: str = ""
     relabels: bool = True  # by node ids; False where the scenario holds topologies of its own
     only_restricts: bool = True  # changes who is there and which links work, nothing else
+    has_links: bool = False  # needs links, and may change them
+
+    def on(self, network: Network) -> Network:
+        """The network, with links where it needs them: so slow that a round takes seconds."""
+        links = networks.links(network.num_nodes, upload=100.0, compute=0.5)
+        return network.with_links(links) if self.has_links else network
+
+    def network(self) -> Network:
+        return self.on(world.uneven())
 
     @property
     def id(self) -> str:
@@ -98,6 +114,11 @@ SCENARIOS = (
     ),
     ScenarioCase("epidemic", lambda: networks.epidemic(2), only_restricts=False),
     ScenarioCase("epidemic", lambda: networks.epidemic(2, "local"), variant="local", only_restricts=False),
+    ScenarioCase("sessions", lambda: networks.sessions(20.0, 5.0), has_links=True),
+    ScenarioCase("session_trace", lambda: networks.session_trace(trace("sessions")), has_links=True),
+    ScenarioCase("rate_trace", lambda: networks.rate_trace(trace("rates")), has_links=True),
+    ScenarioCase("stragglers", lambda: networks.stragglers(4.0, 2.0, probability=0.5), has_links=True),
+    ScenarioCase("fading", lambda: networks.fading(0.5), has_links=True),
     ScenarioCase("chain", lambda: networks.chain(networks.churn(0.2), networks.link_failure(0.3))),
 )
 

@@ -62,7 +62,7 @@ def test_every_scenario_has_a_row() -> None:
 
 @every_scenario
 def test_states_are_a_fixed_point(case: ScenarioCase) -> None:
-    scenario, network = case.make(), world.uneven()
+    scenario, network = case.make(), case.network()
     before = scenario.init(KEY, network)
     after, _ = jax.eval_shape(scenario.step, KEY, before, network)
     assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -73,21 +73,24 @@ def test_states_are_a_fixed_point(case: ScenarioCase) -> None:
 @every_scenario
 def test_it_leaves_the_rest_of_the_network_alone(case: ScenarioCase) -> None:
     scenario = case.make()
-    network = world.uneven().with_channel(world.halving()).with_links(networks.links(world.NUM_NODES))
+    network = case.network().with_channel(world.halving())
+    network = network if case.has_links else network.with_links(networks.links(world.NUM_NODES))
     before = jax.tree.map(np.array, network)
     _, current = scenario.step(KEY, scenario.init(KEY, network), network)
     world.same(jax.tree.map(np.array, network), before)
     assert current.channel is network.channel
-    world.same((current.node_ids, current.links, current.state), (network.node_ids, network.links, network.state))
+    world.same((current.node_ids, current.state), (network.node_ids, network.state))
+    if not case.has_links:
+        world.same(current.links, network.links)
     if case.only_restricts:
-        restored = current.replace(is_present=None, is_linked=None, cohort=None, membership=None)
+        restored = current.replace(is_present=None, is_linked=None, cohort=None, membership=None, links=network.links)
         world.same(restored, network)
 
 
 @every_scenario
 def test_rows_or_columns_still_sum_to_one(case: ScenarioCase) -> None:
     """By mixing a constant: whatever is missing, a node that hears constants keeps the constant."""
-    scenario, network = case.make(), world.uneven()
+    scenario, network = case.make(), case.network()
     state = scenario.init(KEY, network)
     for t in range(4):
         state, current = scenario.step(jax.random.fold_in(KEY, t), state, network)
@@ -97,7 +100,7 @@ def test_rows_or_columns_still_sum_to_one(case: ScenarioCase) -> None:
 
 @every_scenario
 def test_jit_equals_no_jit(case: ScenarioCase) -> None:
-    scenario, network = case.make(), world.uneven()
+    scenario, network = case.make(), case.network()
     compiled = rounds(scenario._replace(step=jax.jit(scenario.step)), network, 3)
     with jax.disable_jit():
         plain = rounds(scenario, network, 3)
@@ -109,8 +112,8 @@ def test_draws_belong_to_node_ids(case: ScenarioCase) -> None:
     if not case.relabels:
         pytest.skip("holds topologies of its own")
     order = np.asarray(world.ORDER)
-    plain = rounds(case.make(), world.uneven())
-    moved = rounds(case.make(), world.uneven().relabel(order))
+    plain = rounds(case.make(), case.network())
+    moved = rounds(case.make(), case.network().relabel(order))
     for before, after in zip(plain, moved, strict=True):
         expected = {
             name: value[order][:, order] if name == "weights" else value[order] for name, value in before.items()
@@ -120,14 +123,14 @@ def test_draws_belong_to_node_ids(case: ScenarioCase) -> None:
 
 @every_scenario
 def test_the_unit_changes_nothing(case: ScenarioCase) -> None:
-    network = world.uneven()
+    network = case.network()
     for place, parts in ((0, (case.make(), networks.no_scenario())), (1, (networks.no_scenario(), case.make()))):
         world.same(rounds(case.make(), network, part=f"part {place}"), rounds(networks.chain(*parts), network))
 
 
 @every_scenario
 def test_a_chain_takes_away_what_either_takes_away(case: ScenarioCase) -> None:
-    network, away = world.uneven(), ~np.isin(np.arange(world.NUM_NODES), world.ABSENT)
+    network, away = case.network(), ~np.isin(np.arange(world.NUM_NODES), world.ABSENT)
     alone = rounds(case.make(), network, part="part 0")
     chained = rounds(networks.chain(case.make(), restricting()), network)
     for a, b in zip(alone, chained, strict=True):
@@ -150,7 +153,7 @@ def restricting() -> Scenario:
 @every_scenario
 def test_chains_are_associative(case: ScenarioCase) -> None:
     """Of parts of which one draws, so that the keys of places do not matter where it draws nothing."""
-    network = world.uneven()
+    network = case.network()
     left = networks.chain(networks.chain(case.make(), restricting()), world_unit())
     right = networks.chain(case.make(), networks.chain(restricting(), world_unit()))
     nested = rounds(networks.chain(case.make(), restricting()), network, part="part 0")
@@ -168,7 +171,7 @@ def world_unit() -> Scenario:
 
 @every_scenario
 def test_vectorised_runs_equal_single_runs(case: ScenarioCase) -> None:
-    scenario, network = case.make(), world.uneven()
+    scenario, network = case.make(), case.network()
 
     def third_round(seed: jax.Array) -> dict[str, Any]:
         key = jax.random.key(seed)
@@ -185,7 +188,7 @@ def test_vectorised_runs_equal_single_runs(case: ScenarioCase) -> None:
 @every_scenario
 def test_learning_goes_on_under_it(case: ScenarioCase) -> None:
     problem = world.problem()
-    process = learn(problem, algorithms.dsgd(problem, optax.sgd(world.RATE)), world.uneven(), case.make())
+    process = learn(problem, algorithms.dsgd(problem, optax.sgd(world.RATE)), case.network(), case.make())
     trajectory = world.roll(process, 40)
     first, last = trajectory.states[0], trajectory.last
     for info in trajectory.infos:

@@ -38,15 +38,16 @@ def attempt(case: Case) -> dict[str, object]:
 def draws() -> dict[str, dict[str, object]]:
     """What every scenario and channel drew in a few rounds, which must not depend on the width of numbers."""
     found: dict[str, dict[str, object]] = {"scenarios": {}, "channels": {}}
-    key, network = jax.random.key(5), world.uneven()
+    key = jax.random.key(5)
     for case in SCENARIOS:
-        scenario = case.make()
+        scenario, network = case.make(), case.network()
         state, words = scenario.init(key, network), []
         for t in range(4):
             state, current = scenario.step(jax.random.fold_in(key, t), state, network)
             drawn = (current.is_present, current.is_linked, current.cohort, current.senders, current.receivers)
             words += [np.asarray(leaf).astype(int).tolist() for leaf in jax.tree.leaves(drawn)]
         found["scenarios"][case.id] = words
+    network = world.uneven()
     for case in CHANNELS:
         said = jnp.asarray(np.random.default_rng(0).normal(size=(world.NUM_NODES, 6)), float)
         lossy = network.with_channel(case.make())

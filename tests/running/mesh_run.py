@@ -99,7 +99,8 @@ def worlds() -> None:
     torus = networks.torus(NUM_NODES)
     sgd = algorithms.dsgd(problem, optax.sgd(0.1))
     lossy = torus.with_channel(networks.chain(networks.top_k(0.5, error_feedback=True), networks.loss(0.2)))
-    linked = torus.with_links(networks.links(NUM_NODES, upload=1e6, download=1e6, latency=0.01, compute=1e-3))
+    rates = networks.wifi(NUM_NODES, rate=1e6, compute=1e-3, watts=networks.Watts(upload=2.0))
+    linked = torus.with_links(rates, barrier="round")
     unkind = networks.chain(networks.churn(rate=0.1), networks.link_failure(0.2))
     changing = networks.time_varying(networks.one_peer_exponential(NUM_NODES))
     digits = dlsim.problems.classification(

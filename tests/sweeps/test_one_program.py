@@ -49,7 +49,7 @@ def test_under_any_channel_and_scenario(case):
         if case in CHANNELS:
             network = network.with_channel(case.make())
         else:
-            scenario = case.make()
+            network, scenario = case.on(network), case.make()
         return dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optax.sgd(learning_rate)), network, scenario)
 
     assert [len(group.members) for group in groups_of(make, topology=[*TREES_AND_RINGS], learning_rate=[0.1, 0.2])] == [

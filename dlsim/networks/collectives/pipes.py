@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks.collectives import arithmetic
-from dlsim.networks.links import Links
+from dlsim.networks.links import Links, check_alone
 
 Array = jax.Array
 
@@ -75,10 +75,9 @@ def over(pipes: Pipes | None, links: Links | None) -> Between | None:
     if pipes is not None:
         return lambda i, j: (pipes.rate[i, j], pipes.latency[i, j])
     if links is not None:
-        return lambda i, j: (
-            jnp.minimum(links.upload[i], links.download[j]),
-            jnp.broadcast_to(links.latency, jnp.shape(i)),
-        )
+        check_alone("collective", links)
+        late = jnp.broadcast_to(links.latency, links.upload.shape)
+        return lambda i, j: (jnp.minimum(links.upload[i], links.download[j]), late[j])
     return None
 
 

@@ -14,6 +14,7 @@ from dlsim.core import Array, PyTree
 from dlsim.networks import messages
 from dlsim.networks.collectives.pipes import Pipes
 from dlsim.networks.fields import NetworkFields
+from dlsim.networks.links import check_alone
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)
@@ -182,6 +183,7 @@ def synchronize(
     if pipes is not None:
         busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
     elif links is not None:
+        check_alone("synchronize", links)
         busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
     if busy is not None:
         seconds = jnp.max(jnp.where(fetched, busy, 0))
