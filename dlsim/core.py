@@ -292,6 +292,7 @@ class Packet(NamedTuple):
     bits_per_entry: Array  # uint32 [n] bits of each
     extra_bits: Array  # uint32 [n] indices, scales, headers
     delivered: Array | None = None  # bool [L]; None: all
+    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.in_flight.Heard`)
 
 
 class Channel(NamedTuple):

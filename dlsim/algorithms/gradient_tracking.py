@@ -102,9 +102,9 @@ def gradient_tracking(
         gradient, loss = oracle(keys.stream(key, "batch"), params, network.node_ids)
         change = trees.subtract(gradient, state.gradient)
         if order == "adapt_then_combine":
-            tracker, network = network.mix(key, trees.add(state.tracker, change), stream="tracker")
+            tracker, network = network.mix(key, trees.add(state.tracker, change), stream="tracker", hear="all")
         else:
-            mixed, network = network.mix(key, state.tracker, stream="tracker")
+            mixed, network = network.mix(key, state.tracker, stream="tracker", hear="all")
             tracker = trees.add(mixed, change)
         new = GradientTrackingState(params, tracker, gradient, optimizer_state)
         count = gradient_count(problem, network, use_full_gradient)

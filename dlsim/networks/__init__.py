@@ -16,6 +16,7 @@ from dlsim.channels import (
 from dlsim.networks.byzantine import byzantine
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
 from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
@@ -66,6 +67,7 @@ from dlsim.networks.weights import mixing_weights
 
 __all__ = [
     "Arrival",
+    "Delays",
     "Graph",
     "GraphFile",
     "Inbox",
@@ -93,17 +95,20 @@ __all__ = [
     "erdos_renyi",
     "error_feedback",
     "exponential",
+    "fixed_delay",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
     "from_networkx",
     "gaussian_noise",
+    "geometric_delay",
     "graph",
     "grid",
     "host_graph",
     "hypercube",
     "is_connected",
     "laplacian",
+    "link_delay",
     "link_failure",
     "links",
     "loss",
@@ -118,6 +123,7 @@ __all__ = [
     "perfect_channel",
     "period_gap",
     "quantize",
+    "random_delay",
     "random_geometric",
     "random_k",
     "random_presence",
@@ -138,5 +144,6 @@ __all__ = [
     "to_networkx",
     "top_k",
     "torus",
+    "trace_delay",
     "watts_strogatz",
 ]
