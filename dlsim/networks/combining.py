@@ -173,9 +173,10 @@ def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
     """`gather` of what has arrived by now: of each neighbour the newest."""
     then = in_flight.at(network, heard.topology, heard.slots)
     table, senders = then.neighbor_edges, then.neighbors
-    mask = (table < network.num_edges) & heard.mask
     if jnp.ndim(heard.mask):
         mask = heard.mask.at[table].get(mode="fill", fill_value=False)
+    else:
+        mask = (table < network.num_edges) & heard.mask
     if jnp.ndim(heard.slots) == 0:
         values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), in_flight.rows(heard))
     else:
