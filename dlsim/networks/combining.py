@@ -14,9 +14,7 @@ from dlsim.networks.fields import Inbox, NetworkFields
 from dlsim.networks.messages import Fields, active_edges, both, send
 
 
-def mix(
-    network: Fields, key: Array, tree: PyTree, weights: Any, stream: str, hear: str
-) -> tuple[PyTree, Fields]:
+def mix(network: Fields, key: Array, tree: PyTree, weights: Any, stream: str, hear: str) -> tuple[PyTree, Fields]:
     """One gossip product: `send`, then `combine` with the node's own exact value."""
     sent_with = None
     if network.delays is not None and hear == "all" and weights is not None:
@@ -182,7 +180,5 @@ def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
     else:
         size = jax.tree.leaves(heard.values)[0].shape[1]
         places = in_flight.slotted(network, heard.slots, size).neighbors
-        values = jax.tree.map(
-            lambda leaf: leaf.at[places].get(mode="promise_in_bounds"), in_flight.flat(heard.values)
-        )
+        values = jax.tree.map(lambda leaf: leaf.at[places].get(mode="promise_in_bounds"), in_flight.flat(heard.values))
     return Inbox(values=values, weights=jnp.where(mask, then.neighbor_weights, 0), mask=mask, senders=senders)

@@ -206,8 +206,8 @@ def draw(where: str, delays: Delays, key: Array, sent: Transmissions, links: Any
     if delays.kind == "random":
         ids = sent.node_ids
         server = jnp.full(sent.num, SERVER, ids.dtype)
-        ends = (server if place is None else ids[place] for place in (sent.senders, sent.receivers))
-        uniform = keys.edge_uniform(keys.stream(key, "delay"), *ends)
+        first, second = (server if place is None else ids[place] for place in (sent.senders, sent.receivers))
+        uniform = keys.edge_uniform(keys.stream(key, "delay"), first, second)
         return jnp.sum(uniform[:, None] >= delays.values, axis=1, dtype=jnp.int32), None
     if delays.kind == "links":
         bits: Any = sent.bits
@@ -231,12 +231,12 @@ def _rounds(where: str, given: Any, shape: tuple[Any, ...], max_rounds: int | No
     """Whole numbers of rounds as int32 of that shape, and the largest there may be."""
     longest = None if max_rounds is None else checks.integer(where, "max_rounds", max_rounds, 0, LONGEST)
     if not checks.is_concrete(given):
-        values = jnp.asarray(given)
-        if values.ndim != len(shape):
-            checks.fail(where, "rounds", f"of {len(shape)} axes", list(values.shape), 'Say whose they are: per="link".')
+        traced = jnp.asarray(given)
+        if traced.ndim != len(shape):
+            checks.fail(where, "rounds", f"of {len(shape)} axes", list(traced.shape), 'Say whose they are: per="link".')
         if longest is None:
             checks.fail(where, "max_rounds", "given where rounds are traced", "None", "Pass the longest, e.g. 8.")
-        return jnp.round(values).astype(jnp.int32), int(longest)
+        return jnp.round(traced).astype(jnp.int32), int(longest)
     if not shape:
         values = np.asarray(checks.number(where, "rounds", given, 0.0))
     else:
@@ -253,5 +253,7 @@ def _rounds(where: str, given: Any, shape: tuple[Any, ...], max_rounds: int | No
 
 
 def _constant(value: Any, dtype: Any) -> Array:
-    with jax.ensure_compile_time_eval():  # arrays, not tracers, also where an experiment is built inside a traced function
+    with (
+        jax.ensure_compile_time_eval()
+    ):  # arrays, not tracers, also where an experiment is built inside a traced function
         return jnp.asarray(value, dtype)

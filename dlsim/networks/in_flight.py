@@ -38,8 +38,8 @@ class Flight(NamedTuple):
     """The messages of one stream, S = max_rounds + 1 exchanges of them.  Exchanges count from 1, so zeros are nothing."""
 
     values: PyTree  # [n, S, ...]
-    arrives: Array | tuple[()]  # int32 [L, S] exchange in which each arrives, 0: never; () where one delay says it all
-    weights: Array | tuple[()]  # [E, S] that each was sent with, where they are made in the step
+    arrives: Any  # int32 [L, S] exchange in which each arrives, 0: never; () where one delay says it all
+    weights: Any  # [E, S] that each was sent with, where they are made in the step; else ()
     topology: dict[str, Array]  # [S, ...] the links of each exchange, where they change
     round: Array  # int32 [] exchanges so far
     met: counters.Counter  # [STALENESS_BINS] how many messages were heard so many exchanges after they were sent
@@ -51,7 +51,7 @@ class Heard(NamedTuple):
 
     hear: str
     values: PyTree  # [n, S, ...]
-    slots: Array | None  # int32 [] or [L] place of the message that a link hears; None: several, see `mask`
+    slots: Any  # int32 [] or [L] place of the message that a link hears; None: several, see `mask`
     mask: Array  # bool, like `slots`: whether it hears one; [L, S] which of them where there are several
     weights: Array | None  # [E, S] that they were sent with; None: the network's
     topology: dict[str, Array]
@@ -101,7 +101,8 @@ def post(
         arrives = arrives.at[:, place].set(due if is_sent is None else jnp.where(is_sent, due, 0))
         there = None
         if present is not None:
-            there = present[topology["receivers"].T if topology else sent.receivers[:, None]]  # [L, S or 1]
+            receivers: Any = sent.receivers
+            there = present[topology["receivers"].T if topology else receivers[:, None]]  # [L, S or 1]
             arrives = jnp.where(~there & (arrives == now), 0, arrives)
         slots, mask, ages = _found(arrives, now, rounds, hear, delays, bool(topology))
         if there is not None and hear == "newest" and not topology:
@@ -157,7 +158,9 @@ def _opened(
     return flight
 
 
-def _found(arrives: Array, now: Array, rounds: Array, hear: str, delays: Any, changing: bool) -> tuple[Any, Array, Array]:
+def _found(
+    arrives: Array, now: Array, rounds: Array, hear: str, delays: Any, changing: bool
+) -> tuple[Any, Array, Array]:
     """Which place each link hears, whether there is one, and how old it is, as in `Heard`."""
     size = arrives.shape[1]
     by_place = (now - jnp.arange(size)) % size  # [S] age of what is there
@@ -253,4 +256,6 @@ def check_newest(where: str, network: Any) -> None:
         checks.fail(where, "hear", "'all' where the rows of the weights do not sum to one", "'newest'", fix)
     if network.delays.is_changing and not network.delays.is_one:
         fix = 'Use fixed_delay(rounds), or a method that hears "all", such as stochastic_gradient_push.'
-        checks.fail(where, "delays", "the same for all where a scenario replaces the topology", network.delays.kind, fix)
+        checks.fail(
+            where, "delays", "the same for all where a scenario replaces the topology", network.delays.kind, fix
+        )

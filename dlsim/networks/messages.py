@@ -20,7 +20,7 @@ from dlsim.core import Array, Packet, PyTree, Route
 from dlsim.networks import in_flight
 from dlsim.networks.delays import HEAR, Transmissions
 from dlsim.networks.fields import PERFECT, Arrival, NetworkFields
-from dlsim.networks.links import peer_seconds
+from dlsim.networks.links import Links, peer_seconds
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)
@@ -174,9 +174,10 @@ def count_edges(network: Fields, packet: Packet, up: Array) -> Fields:
     total = total._replace(high=total.high + jax.ops.segment_sum(sent.high, network.senders, network.num_nodes))
     copies = jax.ops.segment_sum(up.astype(jnp.uint32), network.senders, network.num_nodes)
     seconds = None
-    if waits(network):
+    links = timed_links(network)
+    if links is not None:
         heard = jax.ops.segment_sum(as_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True)
-        seconds = peer_seconds(network.links, as_float(total), heard)
+        seconds = peer_seconds(links, as_float(total), heard)
     network = count(network, copies, counters.from_words(jnp.zeros_like(copies)), seconds)
     traffic = network.state.traffic
     traffic = traffic._replace(bits=counters.add(traffic.bits, total))
@@ -228,10 +229,11 @@ def send(
     if network.delays is not None:
         packet, network = _sent_on_its_way(network, key, packet, stream, bits, mask, hear, sent_with)
     seconds = None
-    if waits(network):
+    links = timed_links(network)
+    if links is not None:
         sizes = as_float(bits)
         heard = _heard_bits(network, sizes, mask, incoming)
-        seconds = peer_seconds(network.links, sizes * outgoing, heard)
+        seconds = peer_seconds(links, sizes * outgoing, heard)
     return packet, count(network, outgoing, bits, seconds)
 
 
@@ -283,10 +285,10 @@ def round_of(network: NetworkFields, stream: str) -> Array:
     return under_way[stream].round if stream in under_way else jnp.zeros((), jnp.int32)
 
 
-def waits(network: NetworkFields) -> bool:
-    """Whether an exchange takes simulated time: there are links, and a round has no length of its own."""
+def timed_links(network: NetworkFields) -> Links | None:
+    """The links if an exchange takes simulated time by them; None: there are none, or rounds have a length of their own."""
     delays = network.delays
-    return network.links is not None and not (delays is not None and delays.has_rounds_of_fixed_length)
+    return None if delays is not None and delays.has_rounds_of_fixed_length else network.links
 
 
 def _heard_bits(network: NetworkFields, sizes: Array, mask: Array | None, incoming: Array) -> Array:
@@ -345,9 +347,10 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
         said, heard, network = passed(network, key, stream, said, heard, partner, positions, size, hear="once")
     received = trees.select(heard, said, tree)
     seconds = None
-    if waits(network):
+    links = timed_links(network)
+    if links is not None:
         sizes = jnp.where(sends, as_float(bits), 0)
-        seconds = peer_seconds(network.links, sizes, sizes[partner])
+        seconds = peer_seconds(links, sizes, sizes[partner])
     return Arrival(values=received, mask=heard), count(network, copies, bits, seconds)
 
 

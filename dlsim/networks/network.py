@@ -124,12 +124,10 @@ class Network(NetworkFields):
         linked = None if self.is_linked is None else self.is_linked[by_receiver]
         return connect(graph, weights, lowering).replace(is_linked=linked, **nodes)
 
-    # The verbs; `messages.py`, `combining.py` and `server_messages.py` have their meaning and cost.  Where messages are under
-    # way for some rounds (`with_delays`), `hear` says whether a receiver uses of each sender the "newest" that has arrived, or
-    # "all" that arrives, each message once (`in_flight.py`); else it means nothing.
-    def send(
-        self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest"
-    ) -> tuple[Packet, Network]:
+    # The verbs; `messages.py`, `combining.py` and `server_messages.py` have their meaning and cost.  Where messages are
+    # under way for some rounds (`with_delays`), `hear` says whether a receiver uses of each sender the "newest" that has
+    # arrived, or "all" that arrives, each message once (`in_flight.py`); else it means nothing.
+    def send(self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest") -> tuple[Packet, Network]:
         """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
         return messages.send(self, key, tree, stream, hear)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +17,8 @@ from dlsim.networks.messages import (
     message_bits,
     pass_channel,
     passed,
+    timed_links,
     times,
-    waits,
 )
 from dlsim.running import counters
 
@@ -50,14 +48,13 @@ def uplink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arri
             fix = "Use a method whose server does not wait (fedbuff, fedasync, ...), with a pace in place of delays."
             checks.fail("uplink", "cohort", "all nodes where reports take rounds", f"{rows.shape[0]} of them", fix)
         places, sizes = jnp.arange(network.num_nodes, dtype=jnp.int32), as_float(bits)
-        values, arrived, network = passed(
-            network, key, stream, values, arrived, places, None, sizes, hear="once"
-        )
+        values, arrived, network = passed(network, key, stream, values, arrived, places, None, sizes, hear="once")
     seconds = None
-    if waits(network):
-        upload = network.links.upload if rows is None else network.links.upload[rows]
+    links = timed_links(network)
+    if links is not None:
+        upload = links.upload if rows is None else links.upload[rows]
         sizes = jnp.where(present, as_float(bits), 0)
-        seconds = server_seconds(upload, network.links.server_download, sizes, network.links.latency)
+        seconds = server_seconds(upload, links.server_download, sizes, links.latency)
     if rows is not None:
         nothing = jnp.zeros(network.num_nodes, jnp.uint32)
         copies = nothing.at[rows].set(copies, unique_indices=True)
@@ -80,7 +77,9 @@ def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Ar
     if network.delays is not None:
         # What is under way to a node is there for it whether or not it is asked again: by node, not by place in a cohort.
         places, one = jnp.arange(network.num_nodes, dtype=jnp.int32), jnp.zeros(network.num_nodes, jnp.int32)
-        made = arrived if rows is None else jnp.zeros(network.num_nodes, bool).at[rows].set(arrived, unique_indices=True)
+        made = (
+            arrived if rows is None else jnp.zeros(network.num_nodes, bool).at[rows].set(arrived, unique_indices=True)
+        )
         sizes = jnp.broadcast_to(as_float(bits), made.shape)
         received, arrived, network = passed(
             network, key, stream, packet.values, made, None, places, sizes, hear="newest", row=one
@@ -88,8 +87,8 @@ def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Ar
         if rows is not None:
             received, arrived = trees.take(received, rows), arrived[rows]
     traffic = network.state.traffic
-    if waits(network):
-        links: Any = network.links
+    links = timed_links(network)
+    if links is not None:
         download = links.download if rows is None else links.download[rows]
         sizes = jnp.where(present, as_float(bits), 0)
         seconds = server_seconds(download, links.server_upload, sizes, links.latency)

@@ -65,7 +65,9 @@ def loop(
                 one["missed"] = True
         heard = np.zeros((NUM, x.shape[1]))
         for e, i in enumerate(receivers):
-            there = [m for m in under_way if m["e"] == e and not m["missed"] and m["due"] <= t and t - m["s"] <= longest]
+            there = [
+                m for m in under_way if m["e"] == e and not m["missed"] and m["due"] <= t and t - m["s"] <= longest
+            ]
             if hear == "all":
                 there = [m for m in there if m["due"] == t]
             elif there:
@@ -117,7 +119,9 @@ CASES = [
 @pytest.mark.parametrize("hear", ["newest", "all"])
 @pytest.mark.parametrize(("kind", "trouble"), CASES)
 def test_what_is_heard_is_what_a_loop_over_messages_says(hear: str, kind: str, trouble: str) -> None:
-    rounds = {"one": np.full_like(table(), 2), "links": np.broadcast_to(table()[0], table().shape), "table": table()}[kind]
+    rounds = {"one": np.full_like(table(), 2), "links": np.broadcast_to(table()[0], table().shape), "table": table()}[
+        kind
+    ]
     rng = np.random.default_rng(5)
     delivered = arrivals(0.4) if "lost" in trouble else np.ones(rounds.shape, bool)
     present = rng.random((ROUNDS, NUM)) < (0.7 if "absent" in trouble else 2.0)
@@ -182,7 +186,9 @@ def test_dsgd_with_a_fixed_delay_is_the_companion_system_on_a_quadratic(order: s
     problem = dlsim.problems.quadratic(num, 3, heterogeneity=1.0, gradient_noise=0.0, condition_number=3.0)
     plain = networks.ring(num)
     process = dlsim.learn(
-        problem, dlsim.algorithms.dsgd(problem, optax.sgd(rate), order=order), plain.with_delays(networks.fixed_delay(delay))
+        problem,
+        dlsim.algorithms.dsgd(problem, optax.sgd(rate), order=order),
+        plain.with_delays(networks.fixed_delay(delay)),
     )
     weights = networks.mixing_matrix(plain).toarray()
     own, heard = np.diag(np.diag(weights)), weights - np.diag(np.diag(weights))
@@ -257,10 +263,9 @@ def test_gather_hears_what_mix_hears() -> None:
 
 def test_the_server_gets_reports_late_and_once() -> None:
     net = network().with_delays(networks.trace_delay([1, 0, 2], max_rounds=2))  # due in 1, 1, 4, 4, 4, 7
-    rows = lambda t: jnp.full((NUM, 1), float(t))
     found = []
     for t in range(6):
-        arrival, net = net.uplink(KEY, rows(t))
+        arrival, net = net.uplink(KEY, jnp.full((NUM, 1), float(t)))
         found.append(float(arrival.values[0, 0]) if bool(arrival.mask.all()) else None)
         assert bool(arrival.mask.all()) or not bool(arrival.mask.any())
     assert found == [None, 1, None, None, 4, None]
