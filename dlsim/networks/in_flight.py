@@ -13,6 +13,9 @@ What a receiver makes of it is the method's to say (`hear`):
     "all"      every message counts once, in the exchange in which it arrives, with the weight it was sent with.  Until then
                its weight is under way, with nobody.  For what adds up: increments, masses, trackers.
 
+To hear the newest costs one row a link, wherever it is kept, as without delays; to hear all where delays vary from message to
+message costs S products, as several may arrive at once, and one product where they do not.
+
 Reports to a server and swaps in pairs are taken in once; of two from one sender that arrive together, the newer.
 """
 
@@ -215,11 +218,6 @@ def staleness(flights: dict[str, Flight]) -> counters.Counter:
     for flight in flights.values():
         met = counters.add(met, flight.met)
     return met
-
-
-def bytes_in_flight(network: NetworkFields) -> int:
-    """Bytes that the messages under way take, and what is known of them; 0 before a run has opened its streams."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(network.state.in_flight))
 
 
 def slotted(network: Any, slots: Array, size: int) -> Any:

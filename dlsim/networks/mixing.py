@@ -254,7 +254,8 @@ def _flat(
         made: Array = rows(network, weights, wide if values is own else trees.widen(values), wide, self_weights)
         return made.astype(own.dtype)
 
-    if rows in (_neighbors, _edges):
+    # Of messages kept from several rounds most are not heard: blocks of their columns would read them all.
+    if rows in (_neighbors, _edges) and values.shape[0] == own.shape[0]:
         return by_columns(mixed, flat, flat_own).reshape(own.shape)
     # Products and shifted rows run through memory in order: blocks would cost them more than they save.
     return mixed(flat, flat_own).reshape(own.shape)

@@ -268,7 +268,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "byzantine": just(node_ids=(0, 1)),
         "caveman": just(num_nodes=8, clique_size=4),
         "chain": lambda: {LATER: (networks.loss(0.1), networks.sign())},
-        "check_stochastic": just(graph=graph(), edge_weights=np.full(6, 0.2), self_weights=np.full(4, 0.5)),
+        "check_stochastic": just(graph=graph, edge_weights=np.full(6, 0.2), self_weights=np.full(4, 0.5)),
         "chi_1": EITHER,
         "chi_2": EITHER,
         "connect": just(graph=graph),

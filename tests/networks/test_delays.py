@@ -15,6 +15,7 @@ from dlsim.networks.edge_messages import send_edges
 from dlsim.networks.in_flight import staleness
 from dlsim.networks.messages import open_channels
 from dlsim.running.counters import to_float
+from dlsim.running.programs import compile_process
 
 KEY = jax.random.key(3)
 NUM, ROUNDS, LONGEST = 7, 12, 3
@@ -339,3 +340,15 @@ def test_delays_of_links_are_whole_rounds_and_nobody_waits() -> None:
         assert float(run.results.simulated_seconds.values[-1]) == pytest.approx(2.0)
         assert 0 <= float(run.results.mean_staleness.values[-1]) < 4
         assert status in str(run.status)
+
+
+def test_what_is_kept_is_in_the_estimate_of_memory() -> None:
+    size = 50
+    problem = dlsim.problems.quadratic(NUM, size)
+
+    def needed(net: networks.Network) -> int:
+        process = dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optax.sgd(0.1)), net)
+        return compile_process(process, KEY, lambda state, info: {}).bytes_needed
+
+    more = needed(network().with_delays(networks.fixed_delay(200))) - needed(network())
+    assert more >= 201 * NUM * size * 4
