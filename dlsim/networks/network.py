@@ -66,8 +66,8 @@ class Network(NetworkFields):
     In a round, a link works if it is up (`is_linked`) and both its ends are present.  A weight that a missing link
     leaves over stays on the diagonal: the receiver's where rows sum to one, the sender's where only columns do.  A
     message lost on its way (a channel's doing) is made up for by the receiver in the first case and is gone in the
-    second, as in a real push-sum.  With delays (`with_delays`) a message is heard rounds after it was sent: `in_flight` says by
-    whom, and what stands in its place until then.
+    second, as in a real push-sum.  With delays (`with_delays`) a message is heard rounds after it was sent: `in_flight` says
+    by whom, and what stands in its place until then.
     """
 
     def __repr__(self) -> str:

@@ -351,4 +351,4 @@ def test_what_is_kept_is_in_the_estimate_of_memory() -> None:
         return compile_process(process, KEY, lambda state, info: {}).bytes_needed
 
     more = needed(network().with_delays(networks.fixed_delay(200))) - needed(network())
-    assert more >= 201 * NUM * size * 4
+    assert more >= 0.99 * 201 * NUM * size * 4
