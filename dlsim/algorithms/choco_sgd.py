@@ -73,7 +73,7 @@ def choco_sgd(
         x, optimizer_state, info = local.run(
             key, state.params, state.optimizer_state, network.node_ids, network.is_present
         )
-        packet, network = network.send(key, trees.subtract(x, state.public), stream="difference")
+        packet, network = network.send(key, trees.subtract(x, state.public), stream="difference", hear="all")
         public = trees.add(state.public, packet.values)
         mixed_public = trees.add(state.mixed_public, network.combine(packet))
         params = jax.tree.map(lambda x, s, h: x + consensus_step_size * (s - h), x, mixed_public, public)

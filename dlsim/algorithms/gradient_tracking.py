@@ -118,9 +118,9 @@ def gradient_tracking(
         gradient, loss, memory, count = oracle.step(batch, params, network.node_ids, state.memory)
         change = trees.subtract(gradient, state.gradient)
         if tracker_order == "adapt_then_combine":
-            tracker, network = network.mix(key, trees.add(state.tracker, change), stream="tracker")
+            tracker, network = network.mix(key, trees.add(state.tracker, change), stream="tracker", hear="all")
         else:
-            mixed, network = network.mix(key, state.tracker, stream="tracker")
+            mixed, network = network.mix(key, state.tracker, stream="tracker", hear="all")
             tracker = trees.add(mixed, change)
         new = GradientTrackingState(params, tracker, gradient, optimizer_state, memory)
         info = {"loss": loss, "num_gradients": of_present(count, network)}

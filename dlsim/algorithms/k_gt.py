@@ -87,7 +87,7 @@ def k_gt(
         progress = jax.tree.map(lambda x, y: (x - y) / reach, state.params, moved)
         ahead = jax.tree.map(lambda x, z: x - reach * communication_step_size * z, state.params, progress)
         params, network = network.mix(key, ahead, stream="params")
-        heard, network = network.mix(key, progress, stream="progress")
+        heard, network = network.mix(key, progress, stream="progress", hear="all")
         correction = jax.tree.map(lambda c, z, w: c + (w - z), state.correction, progress, heard)
         new = trees.select(network.is_present, KGTState(params, correction), state)
         return new, network, info

@@ -42,7 +42,7 @@ def push_sum() -> Algorithm:
 
     def step(key: Array, state: PushSumState, network: Network) -> tuple[PushSumState, Network, Info]:
         (biased, push_weight), network = network.mix(
-            key, (state.biased, state.push_weight), weights=push_weights(network)
+            key, (state.biased, state.push_weight), weights=push_weights(network), hear="all"
         )
         new = trees.select(network.is_present, PushSumState(biased, push_weight), state)
         return new, network, {}

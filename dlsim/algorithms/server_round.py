@@ -12,8 +12,8 @@ from dlsim import checks, keys, trees
 from dlsim.algorithms.local import LocalUpdates
 from dlsim.algorithms.optimizers import ServerOptimizer
 from dlsim.core import Aggregator, Array, Info, Problem, PyTree
-from dlsim.networks.messages import asked
-from dlsim.networks.network import PERFECT, Arrival, Inbox, Network
+from dlsim.networks.network import Arrival, Inbox, Network
+from dlsim.networks.server_messages import asked
 
 WEIGHTINGS = ("examples", "uniform")
 
@@ -47,7 +47,7 @@ def broadcast_and_train(
     ids = network.node_ids if rows is None else network.node_ids[rows]
     model = arrival.values[0]
     # Without faults everyone is there, and a mask would only cost copies.
-    mask = None if network.is_present is None and network.channel is PERFECT else arrival.mask
+    mask = None if network.is_present is None and not network.may_miss else arrival.mask
     params, _, info = local.run(key, model, local.init(model), ids, mask, correct, extra(arrival.values), round=round)
     return Report(rows=rows, received=arrival.values, params=params, info=info), arrival.mask, network
 
@@ -57,12 +57,12 @@ def collect(
 ) -> tuple[Arrival, Network]:
     """The uplink of those of the cohort that got the broadcast; nobody else sends."""
     present, rows = network.is_present, network.cohort
-    if network.channel is not PERFECT:
+    if network.may_miss:
         everyone = jnp.ones(network.num_nodes, bool) if present is None else present
         there = has_model if rows is None else everyone.at[rows].set(has_model, unique_indices=True)
         network = network.replace(is_present=there)
     arrival, network = network.uplink(key, message, stream=stream)
-    if network.channel is not PERFECT:
+    if network.may_miss:
         # Weights of zero would not keep out the NaN of a client that diverged and was not heard.
         arrival = arrival._replace(values=trees.select(arrival.mask, arrival.values, trees.zeros_like(arrival.values)))
     return arrival, network.replace(is_present=present)

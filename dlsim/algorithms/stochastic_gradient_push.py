@@ -79,7 +79,9 @@ def stochastic_gradient_push(
         z = debiased(state)
         moved, optimizer_state, info = local.run(key, z, state.optimizer_state, network.node_ids, network.is_present)
         biased = jax.tree.map(lambda x, new, old: x + (new - old), state.biased, moved, z)
-        (pushed, push_weight), network = network.mix(key, (biased, state.push_weight), weights=push_weights(network))
+        (pushed, push_weight), network = network.mix(
+            key, (biased, state.push_weight), weights=push_weights(network), hear="all"
+        )
         new = StochasticGradientPushState(pushed, push_weight, optimizer_state)
         return trees.select(network.is_present, new, state), network, info
 

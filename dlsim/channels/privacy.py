@@ -36,11 +36,11 @@ def released(state: Releases, packet: Packet, private: Packet, route: Route) -> 
     return Releases(state.num_sent + is_node), mixed
 
 
-def whole(packet: Packet, bits_per_entry: int) -> dict[str, Array]:
+def whole(packet: Packet, bits_per_entry: int) -> dict[str, Any]:
     """The sizes of a message of all numbers, each of so many bits: which of them a sparsifier chose would tell."""
     num_entries = trees.num_entries(packet.values)
     sizes = {"num_entries": num_entries, "bits_per_entry": bits_per_entry, "extra_bits": 0}
-    return {name: jnp.full_like(packet.num_entries, size) for name, size in sizes.items()}
+    return {"is_sent": None, **{name: jnp.full_like(packet.num_entries, size) for name, size in sizes.items()}}
 
 
 def clipped_rows(flat: Array, clip: Any) -> Array:

@@ -26,13 +26,14 @@ from dlsim.core import (
 )
 from dlsim.learning.arrivals import learn_arrivals
 from dlsim.learning.events import learn_events
-from dlsim.learning.measures import measured
+from dlsim.learning.measures import STALENESS_DIMS, measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
 from dlsim.networks.links import Ledger
-from dlsim.networks.messages import active_edges, asked, open_channels
+from dlsim.networks.messages import active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.networks.seconds import by_node, computed, end_round
+from dlsim.networks.server_messages import asked
 from dlsim.running import counters, status
 
 _FIXES = {
@@ -75,6 +76,9 @@ def learn(
     of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
     losses), and the four axes `bits_sent`, `messages_sent`, `gradient_evaluations`, `simulated_seconds`.
 
+    Where messages take rounds (`Network.with_delays`) it measures `staleness` too: how often a message was used so many
+    exchanges after it was sent, and `mean_staleness`.
+
     Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
     is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
 
@@ -110,6 +114,9 @@ def learn(
     if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
         check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
+    if network.delays is not None and not isinstance(algorithm, Algorithm):
+        fix = "Its messages take what the pace of clients says." if isinstance(algorithm, ArrivalAlgorithm) else ""
+        checks.fail("learn", "network", "one without delays in rounds for a method without rounds", "delays", fix)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:
             fix = "Clients that are slow, or away between jobs, are the pace's affair."
@@ -125,6 +132,8 @@ def learn(
         return learn_events(problem, algorithm, network, scenario, timing, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
+    if network.delays is not None and scenario is not None and scenario.properties is not None:
+        network = network.replace(delays=network.delays.on_changing_links("learn"))
 
     def round_(key: Array, algorithm_state: PyTree, scenario_state: PyTree, current: Network) -> tuple[Any, ...]:
         if scenario is not None:
@@ -173,6 +182,7 @@ def learn(
         ),
         drawn=Drawn(network, has_server="server" in algorithm.requires),
         params=params,
+        dims=None if network.delays is None else STALENESS_DIMS,
     )
 
 
@@ -210,6 +220,9 @@ def _status(algorithm: Algorithm, state: PyTree, network: Network, info: Info) -
         nobody = jnp.zeros(network.num_nodes, bool)
         bad = jnp.broadcast_to(jnp.any(bad), (1,)) if rows is None else nobody.at[rows].set(bad)
     found = status.flag(bad, status.NOT_FINITE)
+    if network.delays is not None:
+        late = jnp.stack([flight.is_late for flight in network.state.in_flight.values()] or [jnp.zeros((), bool)])
+        found = found | status.flag(jnp.any(late), status.BUFFER_OVERFLOW)
     if "status" in info:
         found = found | info["status"]
     mask = active_edges(network)

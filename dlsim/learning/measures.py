@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from dlsim.core import Array, Info, MeasureFn, Problem, Process, PyTree
 from dlsim.learning import metrics
+from dlsim.networks.in_flight import STALENESS_BINS, staleness
 from dlsim.networks.network import NetworkState
 from dlsim.running import counters
 
-STALENESS_BINS = 64  # the last one holds all that is staler
 STALENESS_DIMS = {"staleness": ("staleness_0",)}  # so many nodes there may be too
 
 
@@ -32,14 +32,19 @@ def measured(
     out["simulated_seconds"] = traffic.clock
     if "num_present" in info:
         out["num_present"] = info["num_present"]
+    if network.in_flight:
+        out |= measured_staleness(staleness(network.in_flight))
     return out
 
 
-def measured_staleness(met: Array) -> Info:
-    """How often each staleness was met, uint32 `[STALENESS_BINS]`, and the mean."""
-    count = jnp.sum(met).astype(jnp.float32)
-    weighed = jnp.sum(met.astype(jnp.float32) * jnp.arange(STALENESS_BINS))
-    return {"staleness": met, "mean_staleness": weighed / jnp.maximum(count, 1)}
+def measured_staleness(met: Array | counters.Counter) -> Info:
+    """How often each staleness was met, `[STALENESS_BINS]`, and the mean."""
+    if isinstance(met, counters.Counter):
+        each = met.high.astype(jnp.float32) * 2.0**32 + met.low.astype(jnp.float32)
+    else:
+        each = met.astype(jnp.float32)
+    weighed = jnp.sum(each * jnp.arange(STALENESS_BINS))
+    return {"staleness": met, "mean_staleness": weighed / jnp.maximum(jnp.sum(each), 1)}
 
 
 def only(process: Process, names: Sequence[str], missing: float = math.nan) -> MeasureFn:

@@ -40,6 +40,7 @@ from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
 from dlsim.networks.device_traces import Devices, lognormal_devices, trace_devices
 from dlsim.networks.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.drawing import draw
@@ -97,6 +98,7 @@ from dlsim.networks.weights import mixing_weights
 __all__ = [
     "Arrival",
     "Collective",
+    "Delays",
     "Devices",
     "Graph",
     "GraphFile",
@@ -147,11 +149,13 @@ __all__ = [
     "exponential",
     "fading",
     "fedzip",
+    "fixed_delay",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
     "from_networkx",
     "gaussian_noise",
+    "geometric_delay",
     "graph",
     "grid",
     "host_graph",
@@ -161,6 +165,7 @@ __all__ = [
     "join_links",
     "kmeans",
     "laplacian",
+    "link_delay",
     "link_failure",
     "links",
     "log_quantize",
@@ -183,6 +188,7 @@ __all__ = [
     "pipes",
     "poisson_binomial",
     "quantize",
+    "random_delay",
     "random_geometric",
     "random_k",
     "random_presence",
@@ -213,6 +219,7 @@ __all__ = [
     "to_server",
     "top_k",
     "torus",
+    "trace_delay",
     "trace_devices",
     "transfer_seconds",
     "watts_strogatz",

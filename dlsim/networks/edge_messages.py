@@ -35,7 +35,8 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     """Node `senders[e]` sends row e of `tree [E, ...]` over edge e; `Arrival([E, ...], [E])` is what `receivers[e]` gets.
 
     Every edge is a stream of its own to the channel (error feedback keeps a residual an edge, also over rounds in which
-    the edge is down).  Traffic is counted at the senders, once an edge that is up.
+    the edge is down).  Traffic is counted at the senders, once an edge that is up.  Where messages take rounds, a
+    receiver has of each edge the newest that has arrived.
     """
     checks.instance("send_edges", "network", network, Network)
     if network.is_implicit:
@@ -50,4 +51,21 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     there = network.is_edge if mask is None else mask
     up = jnp.ones(network.num_edges, bool) if there is None else there
     arrived = up if packet.delivered is None else up & packet.delivered
-    return Arrival(values=packet.values, mask=arrived), messages.count_edges(network, key, stream, packet, up)
+    values = packet.values
+    if network.delays is not None:
+        if network.delays.is_changing:
+            checks.fail("send_edges", "scenario", "one that keeps the topology where messages take rounds", "another")
+        sizes = messages.as_float(messages.message_bits(packet))
+        values, arrived, network = messages.passed(
+            network,
+            key,
+            stream,
+            values,
+            arrived,
+            network.senders,
+            network.receivers,
+            sizes,
+            hear="newest",
+            are_links=True,
+        )
+    return Arrival(values=values, mask=arrived), messages.count_edges(network, key, stream, packet, up)

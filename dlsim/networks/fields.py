@@ -12,6 +12,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
+from dlsim.networks.delays import Delays, check_delays
 from dlsim.networks.graph import Graph, check_graph
 from dlsim.networks.labels import Labels
 from dlsim.networks.links import BARRIERS, Ledger, Links, ledger
@@ -34,6 +35,7 @@ class NetworkState(NamedTuple):
     traffic: Traffic
     channels: dict[str, PyTree]  # the channel's state, one a stream of messages
     ledger: Ledger | tuple[()] = ()  # how each node spends its simulated seconds, where that is kept
+    in_flight: Any = ()  # where messages take time: what is under way, one `Flight` a stream
 
 
 class Membership(NamedTuple):
@@ -96,6 +98,7 @@ class NetworkFields:
     is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
     cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
     membership: Membership | None = None  # None: nobody is new, nobody dies on the way
+    delays: Delays | None = None  # None: what is sent is heard at once, or never
     lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})
@@ -150,8 +153,18 @@ class NetworkFields:
         state = self.state._replace(ledger=ledger(self.num_nodes) if is_kept else ())
         return self.replace(links=links, barrier=barrier, state=state)
 
+    def with_delays(self, delays: Delays) -> Self:
+        """Messages are under way for some rounds (see `dlsim.networks.fixed_delay`); delays of zero are none."""
+        check_delays("with_delays", delays, self)
+        return self.replace(delays=None if delays.are_none else delays)
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether a message that is sent may not be heard in its round, whoever is present."""
+        return self.channel is not PERFECT or self.delays is not None
+
     def with_state(self, state: NetworkState) -> Self:
-        """The network with the traffic, the clock and the channel states of `state`."""
+        """The network with the traffic, the clock, the channel states and the messages under way of `state`."""
         return self.replace(state=state)
 
 

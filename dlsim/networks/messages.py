@@ -2,7 +2,9 @@
 
 A verb takes what each node says, sends it through the network's channel, counts messages and bits once, at the sender,
 moves the simulated clock, and gives what was received together with the network as it then is.  A stream is a named
-sequence of like messages: each keeps a channel state of its own, such as the residual of error feedback.
+sequence of like messages: each keeps a channel state of its own, such as the residual of error feedback, and messages
+under way of its own where they take time (`in_flight`).  What receivers make of it is in `combining`, the way to and from
+a server in `server_messages`.
 """
 
 from __future__ import annotations
@@ -14,25 +16,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, keys, trees
-from dlsim.core import SERVER, Array, Packet, PyTree, Route
-from dlsim.networks import mixing
-from dlsim.networks.fields import PERFECT, Arrival, Inbox, NetworkFields, check_single
-from dlsim.networks.seconds import between, from_server, to_server
+from dlsim.core import Array, Packet, PyTree, Route
+from dlsim.networks import in_flight
+from dlsim.networks.delays import HEAR, Transmissions
+from dlsim.networks.fields import PERFECT, Arrival, NetworkFields, check_single
+from dlsim.networks.seconds import between, timed_links
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)
 
 
 class Probe:
-    """Collects the streams of a process while it is traced once, so that channel states can be made."""
+    """Collects the streams of a process while it is traced once, so that their states can be made."""
 
     def __init__(self) -> None:
         self.streams: dict[str, tuple[PyTree, int]] = {}
+        self.flights: dict[str, in_flight.Flight] = {}  # shapes
 
 
 def open_channels(network: Fields, trace: Any) -> Fields:
-    """The network with fresh channel states for every stream that `trace(network)` uses (it is only traced)."""
-    if network.channel is PERFECT:
+    """The network with fresh channel states, and nothing under way, for every stream that `trace(network)` uses.
+
+    It is only traced.
+    """
+    if not network.may_miss:
         return network
     probe = Probe()
     jax.eval_shape(lambda: (trace(network.replace(probe=probe)), ())[1])
@@ -40,7 +47,10 @@ def open_channels(network: Fields, trace: Any) -> Fields:
         name: network.channel.init(trees_like(message), num_senders)
         for name, (message, num_senders) in sorted(probe.streams.items())
     }
-    return network.with_state(network.state._replace(channels=states))
+    state = network.state._replace(channels=states)
+    if network.delays is not None:
+        state = state._replace(in_flight={name: trees_like(like) for name, like in sorted(probe.flights.items())})
+    return network.with_state(state)
 
 
 def trees_like(message: PyTree) -> PyTree:
@@ -104,12 +114,14 @@ def message_bits(packet: Packet) -> counters.Counter:
     return counters.add(body, counters.from_words(packet.extra_bits))
 
 
-def _times(bits: counters.Counter, copies: Array) -> counters.Counter:
+def times(bits: counters.Counter, copies: Array) -> counters.Counter:
+    """`copies` times as many bits."""
     full = counters.product(bits.low, copies)
     return counters.Counter(low=full.low, high=full.high + bits.high * copies.astype(jnp.uint32))
 
 
-def _float(bits: counters.Counter) -> Array:
+def as_float(bits: counters.Counter) -> Array:
+    """The bits as float32."""
     return bits.high.astype(jnp.float32) * 2.0**32 + bits.low.astype(jnp.float32)
 
 
@@ -136,12 +148,12 @@ def _degrees(network: NetworkFields, mask: Array | None) -> tuple[Array, Array]:
     return outgoing, incoming
 
 
-def _count(network: Fields, copies: Array, bits: counters.Counter) -> Fields:
+def count(network: Fields, copies: Array, bits: counters.Counter) -> Fields:
     """Traffic of `copies [N]` messages of `bits [N]` each."""
     traffic = network.state.traffic
     traffic = traffic._replace(
         messages=counters.add(traffic.messages, counters.from_words(copies)),
-        bits=counters.add(traffic.bits, _times(bits, copies)),
+        bits=counters.add(traffic.bits, times(bits, copies)),
     )
     return network.with_state(network.state._replace(traffic=traffic))
 
@@ -160,10 +172,10 @@ def count_edges(network: Fields, key: Array, stream: str, packet: Packet, up: Ar
     total = by_sender(sent.low)
     total = total._replace(high=total.high + jax.ops.segment_sum(sent.high, network.senders, network.num_nodes))
     copies = jax.ops.segment_sum(up.astype(jnp.uint32), network.senders, network.num_nodes)
-    if network.links is not None:
-        heard = jax.ops.segment_sum(_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True)
-        network = between(network, key, stream, _float(total), heard)
-    network = _count(network, copies, counters.from_words(jnp.zeros_like(copies)))
+    if timed_links(network) is not None:
+        heard = jax.ops.segment_sum(as_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True)
+        network = between(network, key, stream, as_float(total), heard)
+    network = count(network, copies, counters.from_words(jnp.zeros_like(copies)))
     traffic = network.state.traffic
     traffic = traffic._replace(bits=counters.add(traffic.bits, total))
     return network.with_state(network.state._replace(traffic=traffic))
@@ -181,13 +193,18 @@ def check_leading(where: str, tree: PyTree, num: int) -> None:
             checks.fail(where, "tree", f"stacked over {num} nodes in every leaf", got)
 
 
-def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet, Fields]:
+def send(
+    network: Fields, key: Array, tree: PyTree, stream: str, hear: str = "newest", sent_with: Array | None = None
+) -> tuple[Packet, Fields]:
     """Each node sends one message to all its neighbours; `combine` makes of it what the receivers make of it.
 
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
+    Where messages take time `packet.heard` is what arrives in its place; `sent_with` `[E]` are the weights that travel with
+    messages of which every one counts, where they are made in the step.
     """
     check_leading(stream, tree, network.num_nodes)
     check_single(stream, network)
+    checks.one_of(stream, "hear", hear, HEAR)
     ids = network.node_ids
     # Ends are looked up for channels alone: without one, a program depends on no list of edges, and graphs of other sizes
     # but the same lowering can share it.
@@ -197,13 +214,64 @@ def send(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Packet
     packet, network = pass_channel(network, key, tree, route, stream, None, network.num_nodes, network.is_present)
     if network.is_implicit and packet.delivered is not None:
         checks.fail("mix", "network", "one that lists its edges where messages are lost", "a large complete graph")
-    outgoing, incoming = _degrees(network, active_edges(network))
+    mask = active_edges(network)
+    outgoing, incoming = _degrees(network, mask)
     bits = message_bits(packet)
-    if network.links is not None:
-        sizes = _float(bits)
-        heard = _heard_bits(network, sizes, active_edges(network), incoming)
+    if network.delays is not None:
+        packet, network = _sent_on_its_way(network, key, packet, stream, bits, mask, hear, sent_with)
+    if timed_links(network) is not None:
+        sizes = as_float(bits)
+        heard = _heard_bits(network, sizes, mask, incoming)
         network = between(network, key, stream, sizes * outgoing, heard)
-    return packet, _count(network, outgoing, bits)
+    return packet, count(network, outgoing, bits)
+
+
+def _sent_on_its_way(
+    network: Fields,
+    key: Array,
+    packet: Packet,
+    stream: str,
+    bits: counters.Counter,
+    mask: Array | None,
+    hear: str,
+    sent_with: Array | None,
+) -> tuple[Packet, Fields]:
+    """The packet with what of the stream is heard now, and the network with the messages under way."""
+    delays: Any = network.delays
+    if network.is_implicit and network.is_present is not None:
+        fix = "Use a scenario without absent nodes, or fewer nodes."
+        checks.fail(stream, "network", "one that lists its edges where nodes are absent and messages late", "none", fix)
+    if hear == "newest":
+        in_flight.check_newest(stream, network)
+    made = both(mask, packet.delivered)
+    made = made if delays.is_one else both(made, network.is_edge)  # the padding carries nothing
+    sent = Transmissions(
+        round=round_of(network, stream),
+        node_ids=network.node_ids,
+        senders=network.senders,
+        receivers=network.receivers,
+        bits=as_float(bits)[network.senders] if delays.kind == "links" else None,
+        num=network.num_edges,
+        are_links=True,
+    )
+    heard, network = in_flight.post(
+        network,
+        keys.stream(key, stream),
+        stream,
+        packet.values,
+        sent,
+        made,
+        hear=hear,
+        present=network.is_present,
+        weights=sent_with if hear == "all" else None,
+    )
+    return packet._replace(heard=heard), network
+
+
+def round_of(network: NetworkFields, stream: str) -> Array:
+    """Exchanges of a stream so far, int32 `[]`."""
+    under_way = network.state.in_flight
+    return under_way[stream].round if stream in under_way else jnp.zeros((), jnp.int32)
 
 
 def _heard_bits(network: NetworkFields, sizes: Array, mask: Array | None, incoming: Array) -> Array:
@@ -217,78 +285,11 @@ def _heard_bits(network: NetworkFields, sizes: Array, mask: Array | None, incomi
     return jax.ops.segment_sum(arriving, network.receivers, network.num_nodes, indices_are_sorted=True)
 
 
-def combine(network: NetworkFields, packet: Packet, own: PyTree | None, weights: Any) -> PyTree:
-    """y_i = w_ii own_i + sum_j w_ij values_j over what arrived; no traffic.
-
-    `own=None` stands for the packet's own values.  `weights` overrides the network's: a matrix `[N, N]` (W[i, j] the
-    weight receiver i gives sender j; only entries on edges count) or `(edge_weights [E], self_weights [N])`; traced.
-    """
-    own = packet.values if own is None else own
-    mask, delivered = active_edges(network), packet.delivered
-    if network.is_implicit:
-        if weights is not None:
-            checks.fail("mix", "network", "one that lists its edges where weights are given", "a large complete graph")
-        if network.is_present is not None:
-            return mixing.masked_average(packet.values, own, network.is_present)
-        return mixing.product(network, packet.values, own, None, None)
-    edge_weights, self_weights = (None, None) if weights is None else given_weights(network, weights)
-    is_row_stochastic = "row_stochastic" in network.properties
-    if weights is None and not is_row_stochastic:
-        self_weights = network.self_weights
-    if mask is None and delivered is None:
-        return mixing.product(network, packet.values, own, edge_weights, self_weights)
-    full = network.edge_weights if edge_weights is None else edge_weights
-    arrives = both(mask, delivered)
-    if self_weights is not None and is_row_stochastic:
-        left_over = jnp.where(arrives, 0, full)
-        self_weights = self_weights + jax.ops.segment_sum(left_over, network.receivers, network.num_nodes)
-    elif self_weights is not None and mask is not None:
-        left_over = jnp.where(mask, 0, full)
-        self_weights = self_weights + jax.ops.segment_sum(left_over, network.senders, network.num_nodes)
-    return mixing.product(network, packet.values, own, jnp.where(arrives, full, 0), self_weights)
-
-
 def both(first: Array | None, second: Array | None) -> Any:
     """Where both masks hold; None is everywhere."""
     if first is None or second is None:
         return second if first is None else first
     return first & second
-
-
-def given_weights(network: NetworkFields, weights: Any) -> tuple[Array, Array]:
-    """Weights made inside a step, as `(edge_weights [E], self_weights [N])`."""
-    if isinstance(weights, tuple):
-        checks.shape("mix", "weights[0]", weights[0], (network.num_edges,))
-        checks.shape("mix", "weights[1]", weights[1], (network.num_nodes,))
-        by_edge, own = weights
-    else:
-        checks.shape("mix", "weights", weights, (network.num_nodes, network.num_nodes))
-        by_edge, own = weights[network.receivers, network.senders], jnp.diagonal(weights)
-    return (by_edge if network.is_edge is None else jnp.where(network.is_edge, by_edge, 0)), own
-
-
-def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Fields]:
-    """What each node heard from each neighbour, for rules that are not linear."""
-    if network.neighbors is None:
-        checks.fail(
-            "gather",
-            "network",
-            "of bounded degree (a table [N, largest degree] of messages)",
-            f"{network.num_nodes} nodes and no table",
-            'Use network.with_lowering("neighbors") if the table fits in memory.',
-        )
-    packet, network = send(network, key, tree, stream)
-    mask, delivered = active_edges(network), packet.delivered
-    arrives = both(mask, delivered)
-    table: Any = network.neighbor_edges
-    senders: Any = network.neighbors
-    all_weights: Any = network.neighbor_weights
-    heard = table < network.num_edges
-    if arrives is not None:
-        heard = heard & arrives.at[table].get(mode="fill", fill_value=False)
-    values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), packet.values)
-    weights = jnp.where(heard, all_weights, 0)
-    return Inbox(values=values, weights=weights, mask=heard, senders=senders), network
 
 
 def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: str) -> tuple[Arrival, Fields]:
@@ -323,59 +324,51 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
     route = Route(node_ids=ids, senders=ids, receivers=ids[partner])
     packet, network = pass_channel(network, key, tree, route, stream, None, network.num_nodes, sends)
     heard = listens if packet.delivered is None else listens & packet.delivered[partner]
-    received = trees.select(heard, trees.take(packet.values, partner), tree)
     bits, copies = message_bits(packet), sends.astype(jnp.uint32)
-    if network.links is not None:
-        sizes = jnp.where(sends, _float(bits), 0)
+    said = trees.take(packet.values, partner)
+    if network.delays is not None:
+        size = as_float(bits)[partner]
+        said, heard, network = passed(network, key, stream, said, heard, partner, positions, size, hear="once")
+    received = trees.select(heard, said, tree)
+    if timed_links(network) is not None:
+        sizes = jnp.where(sends, as_float(bits), 0)
         network = between(network, key, stream, sizes, sizes[partner])
-    return Arrival(values=received, mask=heard), _count(network, copies, bits)
+    return Arrival(values=received, mask=heard), count(network, copies, bits)
 
 
-def asked(network: NetworkFields) -> tuple[Array | None, Array]:
-    """Rows of the nodes the server deals with in this round (None: all, in order), and who of them is there, `[C]`."""
-    rows = network.cohort
-    if network.is_present is None:
-        size = network.num_nodes if rows is None else rows.shape[0]
-        return rows, jnp.ones(size, bool)
-    return rows, network.is_present if rows is None else network.is_present[rows]
+def passed(
+    network: Fields,
+    key: Array,
+    stream: str,
+    rows: PyTree,
+    made: Array,
+    senders: Array | None,
+    receivers: Array | None,
+    bits: Array,
+    *,
+    hear: str,
+    row: Array | None = None,
+    are_links: bool = False,
+) -> tuple[PyTree, Array, Fields]:
+    """Messages that are no broadcast on their way: what each transmission hears now `[L, ...]`, whether it does `[L]`.
 
-
-def uplink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Fields]:
-    """Each node of the cohort sends its row of `tree [C, ...]` to the server, which gets `Arrival([C, ...], [C])`."""
-    rows, present = asked(network)
-    check_leading(stream, tree, present.shape[0])
-    ids = network.node_ids if rows is None else network.node_ids[rows]
-    route = Route(node_ids=ids, senders=ids, receivers=jnp.full_like(ids, SERVER))
-    acting = None if network.is_present is None else present
-    packet, network = pass_channel(network, key, tree, route, stream, rows, network.num_nodes, acting)
-    arrived = present if packet.delivered is None else present & packet.delivered
-    bits, copies = message_bits(packet), present.astype(jnp.uint32)
-    if network.links is not None:
-        network = to_server(network, key, stream, jnp.where(present, _float(bits), 0), rows)
-    if rows is not None:
-        nothing = jnp.zeros(network.num_nodes, jnp.uint32)
-        copies = nothing.at[rows].set(copies, unique_indices=True)
-        bits = counters.Counter(*(nothing.at[rows].set(word, unique_indices=True) for word in bits))
-    return Arrival(values=packet.values, mask=arrived), _count(network, copies, bits)
-
-
-def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arrival, Fields]:
-    """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`, the same for all."""
-    rows, present = asked(network)
-    ids = network.node_ids if rows is None else network.node_ids[rows]
-    server = jnp.full((1,), SERVER, ids.dtype)
-    route = Route(node_ids=server, senders=jnp.full_like(ids, SERVER), receivers=ids)
-    message = jax.tree.map(lambda leaf: leaf[None], tree)
-    packet, network = pass_channel(network, key, message, route, stream, None, 1, None)
-    arrived = present if packet.delivered is None else present & packet.delivered
-    received = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (ids.shape[0], *leaf.shape[1:])), packet.values)
-    bits = jax.tree.map(lambda word: word[0], message_bits(packet))
-    copies = jnp.sum(present, dtype=jnp.uint32)
-    if network.links is not None:
-        network = from_server(network, key, stream, jnp.where(present, _float(bits), 0), rows)
-    traffic = network.state.traffic
-    traffic = traffic._replace(
-        server_messages=counters.add(traffic.server_messages, counters.from_words(copies)),
-        server_bits=counters.add(traffic.server_bits, _times(bits, copies)),
+    Args:
+      rows: `[n, ...]`, row l for transmission l, or row `row[l]`.
+      made: bool `[L]`, which are made and not lost.
+      senders, receivers: positions `[L]`; None: the server.
+      bits: float32 `[L]`.
+      hear: `"newest"`, or `"once"`: of what arrives now, the newest.
+    """
+    sent = Transmissions(
+        round=round_of(network, stream),
+        node_ids=network.node_ids,
+        senders=senders,
+        receivers=receivers,
+        bits=bits,
+        num=made.shape[0],
+        are_links=are_links,
     )
-    return Arrival(values=received, mask=arrived), network.with_state(network.state._replace(traffic=traffic))
+    present = None if receivers is None else network.is_present
+    on_its_way = keys.stream(key, stream)
+    heard, network = in_flight.post(network, on_its_way, stream, rows, sent, made, hear=hear, present=present)
+    return in_flight.rows(heard, row), heard.mask, network

@@ -82,10 +82,13 @@ def table_weights(table: Any, edge_weights: Array) -> Array:
     return edge_weights.at[table].get(mode="fill", fill_value=0)
 
 
-def matrix(network: NetworkFields, edge_weights: Array, self_weights: Array) -> Array:
-    """The mixing matrix W `[N, N]`, W[i, j] the weight receiver i gives sender j."""
+def matrix(network: NetworkFields, edge_weights: Array, self_weights: Array, num_senders: int | None = None) -> Array:
+    """The mixing matrix W `[N, N]`, W[i, j] the weight receiver i gives sender j; more columns where more rows are heard."""
     is_unique = network.is_edge is None  # else the padding names one place many times
-    return jnp.diag(self_weights).at[network.receivers, network.senders].add(edge_weights, unique_indices=is_unique)
+    start = jnp.diag(self_weights)
+    if num_senders is not None and num_senders != network.num_nodes:
+        start = jnp.pad(start, ((0, 0), (0, num_senders - network.num_nodes)))
+    return start.at[network.receivers, network.senders].add(edge_weights, unique_indices=is_unique)
 
 
 def lower(network: Fields, lowering: str, graph: Graph | None = None) -> Fields:
@@ -158,7 +161,8 @@ def product(
         full: Any = network.matrix
         if edge_weights is not None or full is None:
             given = network.edge_weights if edge_weights is None else edge_weights
-            full = matrix(network, given, jnp.zeros_like(network.self_weights))
+            num_heard = jax.tree.leaves(values)[0].shape[0]
+            full = matrix(network, given, jnp.zeros_like(network.self_weights), num_heard)
         return jax.tree.map(lambda v, o: _flat(_dense, network, full, v, o, self_weights), values, own)
     if lowering == "edges":
         by_edge = network.edge_weights if edge_weights is None else edge_weights
@@ -178,6 +182,28 @@ def _average(values: Array, own: Array) -> Array:
     if values is own:
         return jnp.broadcast_to(centre, values.shape)
     return centre + jnp.asarray(1 / values.shape[0], values.dtype) * (own - values)
+
+
+def scaled(network: Fields, share: Array) -> Fields:
+    """The network with its edges' weights times `share` `[]`; what that leaves over stays with the receivers."""
+
+    def times(weights: Array | None) -> Array | None:
+        return None if weights is None else weights * share.astype(weights.dtype)
+
+    return network.replace(
+        edge_weights=times(network.edge_weights),
+        neighbor_weights=times(network.neighbor_weights),
+        matrix=times(network.matrix),
+    )
+
+
+def weighed_average(values: PyTree, own: PyTree) -> PyTree:
+    """Equal weights: own_i / N + sum_{j != i} values_j / N."""
+
+    def leaf(v: Array, o: Array) -> Array:
+        return (jnp.sum(v, axis=0, keepdims=True) + (o - v)) * jnp.asarray(1 / v.shape[0], v.dtype)
+
+    return jax.tree.map(leaf, values, own)
 
 
 def masked_average(values: PyTree, own: PyTree, is_present: Array) -> PyTree:
@@ -228,7 +254,8 @@ def _flat(
         made: Array = rows(network, weights, wide if values is own else trees.widen(values), wide, self_weights)
         return made.astype(own.dtype)
 
-    if rows in (_neighbors, _edges):
+    # Of messages kept from several rounds most are not heard: blocks of their columns would read them all.
+    if rows in (_neighbors, _edges) and values.shape[0] == own.shape[0]:
         return by_columns(mixed, flat, flat_own).reshape(own.shape)
     # Products and shifted rows run through memory in order: blocks would cost them more than they save.
     return mixed(flat, flat_own).reshape(own.shape)
@@ -240,7 +267,7 @@ def _edges(network: NetworkFields, weights: Array, values: Array, own: Array, se
     heard = jax.ops.segment_sum(
         _weigh(weights, messages, mine, self_weights),
         network.receivers,
-        num_segments=values.shape[0],
+        num_segments=own.shape[0],
         indices_are_sorted=True,
         mode="promise_in_bounds",
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import PROPERTIES, Array, Packet, PyTree
-from dlsim.networks import messages, mixing
+from dlsim.networks import combining, messages, mixing, server_messages
 from dlsim.networks.collectives import all_reduce as collectives
 from dlsim.networks.fields import (
     PERFECT,
@@ -67,14 +67,15 @@ class Network(NetworkFields):
     In a round, a link works if it is up (`is_linked`) and both its ends are present.  A weight that a missing link
     leaves over stays on the diagonal: the receiver's where rows sum to one, the sender's where only columns do.  A
     message lost on its way (a channel's doing) is made up for by the receiver in the first case and is gone in the
-    second, as in a real push-sum.
+    second, as in a real push-sum.  With delays (`with_delays`) a message is heard rounds after it was sent: `in_flight` says
+    by whom, and what stands in its place until then.
     """
 
     def __repr__(self) -> str:
         if not all(hasattr(leaf, "shape") for leaf in (self.node_ids, self.senders)):
             return "Network(...)"  # a shape of one, without arrays
         edges = "all linked" if self.is_implicit else f"{self.num_edges} directed edges"
-        held = ("links", "labels", "positions", "is_present", "is_linked", "cohort")
+        held = ("links", "delays", "labels", "positions", "is_present", "is_linked", "cohort")
         implied = {"row_stochastic", "column_stochastic"} if "doubly_stochastic" in self.properties else set()
         parts = [f"{self.num_nodes} nodes", edges, f"by {self.lowering}", *sorted(self.properties - implied)]
         parts += ["with a channel"] if self.channel is not PERFECT else []
@@ -107,6 +108,7 @@ class Network(NetworkFields):
             "links": links,
             "channel": self.channel,
             "barrier": self.barrier,
+            "delays": self.delays,
         }
         fresh = self.state._replace(traffic=no_traffic(self.num_nodes), channels={})
         if isinstance(fresh.ledger, Ledger):
@@ -116,6 +118,7 @@ class Network(NetworkFields):
             return complete_network(self.num_nodes).replace(**nodes)
         senders, receivers = place[np.asarray(self.senders)], place[np.asarray(self.receivers)]
         by_receiver = np.lexsort((senders, receivers))
+        nodes["delays"] = None if self.delays is None else self.delays.reordered(order, by_receiver)
         graph = Graph(
             num_nodes=self.num_nodes,
             senders=senders[by_receiver].astype(np.int32),
@@ -129,23 +132,26 @@ class Network(NetworkFields):
         linked = None if self.is_linked is None else self.is_linked[by_receiver]
         return connect(graph, weights, lowering).replace(is_linked=linked, **nodes)
 
-    # The verbs; `messages.py` has their meaning and cost.
-    def send(self, key: Array, tree: PyTree, *, stream: str = "send") -> tuple[Packet, Network]:
+    # The verbs; `messages.py`, `combining.py` and `server_messages.py` have their meaning and cost.  Where messages are
+    # under way for some rounds (`with_delays`), `hear` says whether a receiver uses of each sender the "newest" that has
+    # arrived, or "all" that arrives, each message once (`in_flight.py`); else it means nothing.
+    def send(self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest") -> tuple[Packet, Network]:
         """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
-        return messages.send(self, key, tree, stream)
+        return messages.send(self, key, tree, stream, hear)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
         """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""
-        return messages.combine(self, packet, own, weights)
+        return combining.combine(self, packet, own, weights)
 
-    def mix(self, key: Array, tree: PyTree, *, weights: Any = None, stream: str = "mix") -> tuple[PyTree, Network]:
+    def mix(
+        self, key: Array, tree: PyTree, *, weights: Any = None, stream: str = "mix", hear: str = "newest"
+    ) -> tuple[PyTree, Network]:
         """One gossip product, y_i = sum_j W_ij x_j: `send`, then `combine`; `weights` made in the step replace W."""
-        packet, network = messages.send(self, key, tree, stream)
-        return messages.combine(network, packet, tree, weights), network
+        return combining.mix(self, key, tree, weights, stream, hear)
 
     def gather(self, key: Array, tree: PyTree, *, stream: str = "gather") -> tuple[Inbox, Network]:
         """What each node heard from each neighbour, for rules that are not linear."""
-        return messages.gather(self, key, tree, stream)
+        return combining.gather(self, key, tree, stream)
 
     def exchange(
         self, key: Array, tree: PyTree, partner: Array, *, stream: str = "exchange"
@@ -155,11 +161,11 @@ class Network(NetworkFields):
 
     def uplink(self, key: Array, tree: PyTree, *, stream: str = "uplink") -> tuple[Arrival, Network]:
         """Each node of the cohort sends its row of `tree [C, ...]` to the server, which gets `Arrival([C, ...], [C])`."""
-        return messages.uplink(self, key, tree, stream)
+        return server_messages.uplink(self, key, tree, stream)
 
     def downlink(self, key: Array, tree: PyTree, *, stream: str = "downlink") -> tuple[Arrival, Network]:
         """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`."""
-        return messages.downlink(self, key, tree, stream)
+        return server_messages.downlink(self, key, tree, stream)
 
     def all_reduce(
         self,

@@ -43,6 +43,10 @@ def lengthen(network: Network, num_edges: int) -> Network:
     def longer(values: jax.Array, filling: Any) -> jax.Array:
         return jnp.asarray(np.append(np.asarray(values), np.full(missing, filling, values.dtype)))
 
+    delays = network.delays
+    if delays is not None and delays.per == "link":
+        extra = [(0, 0)] * (jnp.ndim(delays.values) - 1) + [(0, missing)]
+        delays = delays.replace(values=jnp.pad(delays.values, extra))
     table = None if network.neighbor_edges is None else np.asarray(network.neighbor_edges)
     return network.replace(
         senders=longer(network.senders, network.num_nodes - 1),
@@ -50,6 +54,7 @@ def lengthen(network: Network, num_edges: int) -> Network:
         edge_weights=longer(network.edge_weights, 0),
         neighbor_edges=None if table is None else jnp.asarray(np.where(table == own, num_edges, table), jnp.int32),
         is_edge=jnp.arange(num_edges) < own,
+        delays=delays,
         grid=None,
         offsets=None,
         labels=None,

@@ -28,13 +28,19 @@ def elapse(network: Fields, seconds: Array) -> Fields:
     return network.with_state(network.state._replace(traffic=traffic))
 
 
+def timed_links(network: NetworkFields) -> Links | None:
+    """The links if an exchange takes simulated time by them; None: there are none, or rounds have a length of their own."""
+    delays = network.delays
+    return None if delays is not None and delays.has_rounds_of_fixed_length else network.links
+
+
 def between(network: Fields, key: Array, stream: str, sent_bits: Array, heard_bits: Array) -> Fields:
     """After one round of messages between nodes, of which each sent and heard so many bits, `[N]`.
 
     Each node pushes its copies one after the other through its upload and takes what it hears through its download;
     the round ends when the last node is done, one latency later.  A round without messages takes no time.
     """
-    links = network.links
+    links = timed_links(network)
     if links is None:
         return network
     draws = (key, stream, network.node_ids)
@@ -47,7 +53,7 @@ def between(network: Fields, key: Array, stream: str, sent_bits: Array, heard_bi
 
 def to_server(network: Fields, key: Array, stream: str, bits: Array, rows: Array | None) -> Fields:
     """After so many bits of each node of the cohort went to the server, `[n]`, and it made one value of them."""
-    links = network.links
+    links = timed_links(network)
     if links is None:
         return network
     return _with_server(network, (key, stream), bits, rows, "upload", links.server_download, links.aggregation)
@@ -55,7 +61,7 @@ def to_server(network: Fields, key: Array, stream: str, bits: Array, rows: Array
 
 def from_server(network: Fields, key: Array, stream: str, bits: Array, rows: Array | None) -> Fields:
     """After so many bits of the server went to each node of the cohort, `[n]`."""
-    links = network.links
+    links = timed_links(network)
     if links is None:
         return network
     return _with_server(network, (key, stream), bits, rows, "download", links.server_upload, None)
@@ -70,8 +76,10 @@ def computed(network: Fields, key: Array, num_gradients: Array, rows: Array | No
     if links.compute_jitter is not None:
         ids = _rows(network.node_ids, rows)
         seconds = seconds * _factor(keys.stream(key, "seconds of computing"), ids, _rows(links.compute_jitter, rows))
-    whole = _whole(network, seconds, rows)
-    return _spend(network, {"compute": whole}, whole, jnp.max(seconds))
+    whole, slowest = _whole(network, seconds, rows), jnp.max(seconds)
+    if network.delays is not None and network.delays.has_rounds_of_fixed_length:
+        slowest = jnp.maximum(slowest, network.delays.values)
+    return _spend(network, {"compute": whole}, whole, slowest)
 
 
 def end_round(network: Fields) -> Fields:

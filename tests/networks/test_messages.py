@@ -205,7 +205,7 @@ def test_sizes_past_32_bits() -> None:
     _, after = jax.eval_shape(lambda x: n.mix(KEY, x), big)
     assert after.state.traffic.bits.low.dtype == jnp.uint32
     for _ in range(3):
-        n = dlsim.networks.messages._count(
+        n = dlsim.networks.messages.count(
             n, n.out_degrees, counters.product(jnp.full(5, 2**31, jnp.uint32), jnp.uint32(32))
         )
     assert traffic(n)[1] == [3 * 2.0**36 * d for d in (1, 3, 2, 3, 1)]

@@ -1,0 +1,184 @@
+"""What receivers make of what they hear: the weighted sum, or the messages themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks, trees
+from dlsim.core import Array, Packet, PyTree
+from dlsim.networks import in_flight, mixing
+from dlsim.networks.fields import Inbox, NetworkFields
+from dlsim.networks.messages import Fields, active_edges, both, send
+
+
+def mix(network: Fields, key: Array, tree: PyTree, weights: Any, stream: str, hear: str) -> tuple[PyTree, Fields]:
+    """One gossip product: `send`, then `combine` with the node's own exact value."""
+    sent_with = None
+    if network.delays is not None and hear == "all" and weights is not None:
+        sent_with = given_weights(network, weights)[0]
+    packet, network = send(network, key, tree, stream, hear, sent_with)
+    return combine(network, packet, tree, weights), network
+
+
+def combine(network: NetworkFields, packet: Packet, own: PyTree | None, weights: Any) -> PyTree:
+    """y_i = w_ii own_i + sum_j w_ij values_j over what arrived; no traffic.
+
+    `own=None` stands for the packet's own values.  `weights` overrides the network's: a matrix `[N, N]` (W[i, j] the
+    weight receiver i gives sender j; only entries on edges count) or `(edge_weights [E], self_weights [N])`; traced.
+    """
+    own = packet.values if own is None else own
+    if packet.heard is not None:
+        return _combined_late(network, packet, own, weights)
+    mask, delivered = active_edges(network), packet.delivered
+    if network.is_implicit:
+        if weights is not None:
+            checks.fail("mix", "network", "one that lists its edges where weights are given", "a large complete graph")
+        if network.is_present is not None:
+            return mixing.masked_average(packet.values, own, network.is_present)
+        return mixing.product(network, packet.values, own, None, None)
+    edge_weights, self_weights = (None, None) if weights is None else given_weights(network, weights)
+    is_row_stochastic = "row_stochastic" in network.properties
+    if weights is None and not is_row_stochastic:
+        self_weights = network.self_weights
+    if mask is None and delivered is None:
+        return mixing.product(network, packet.values, own, edge_weights, self_weights)
+    full = network.edge_weights if edge_weights is None else edge_weights
+    arrives = both(mask, delivered)
+    if self_weights is not None:
+        self_weights = _with_left_over(network, full, self_weights, mask, arrives)
+    return mixing.product(network, packet.values, own, jnp.where(arrives, full, 0), self_weights)
+
+
+def _with_left_over(
+    network: NetworkFields, full: Array, self_weights: Array, mask: Array | None, arrives: Array | None
+) -> Array:
+    """Self weights with what missing links and lost messages leave over: see `Network`."""
+    if "row_stochastic" in network.properties:
+        if arrives is not None:
+            left_over = jnp.where(arrives, 0, full)
+            self_weights = self_weights + jax.ops.segment_sum(left_over, network.receivers, network.num_nodes)
+    elif mask is not None:
+        left_over = jnp.where(mask, 0, full)
+        self_weights = self_weights + jax.ops.segment_sum(left_over, network.senders, network.num_nodes)
+    return self_weights
+
+
+def _combined_late(network: NetworkFields, packet: Packet, own: PyTree, weights: Any) -> PyTree:
+    """`combine` of what has arrived by now of a stream (`in_flight`)."""
+    heard: in_flight.Heard = packet.heard
+    if network.is_implicit and weights is not None:
+        checks.fail("mix", "network", "one that lists its edges where weights are given", "a large complete graph")
+    if heard.hear == "all":
+        return _all_late(network, packet, own, weights)
+    size = jax.tree.leaves(heard.values)[0].shape[1]
+    then = in_flight.at(network, heard.topology, heard.slots)
+    if jnp.ndim(heard.mask) == 0 and weights is None:
+        # One message old, or nobody has heard anything yet.
+        values, is_there = in_flight.rows(heard), heard.mask
+        if network.lowering == "average":
+            return jax.tree.map(
+                lambda new, old: jnp.where(is_there, new, old), mixing.product(then, values, own, None, None), own
+            )
+        return mixing.product(mixing.scaled(then, is_there), values, own, None, None)
+    edge_weights, self_weights = (None, None) if weights is None else given_weights(network, weights)
+    full = then.edge_weights if edge_weights is None else edge_weights
+    arrives = jnp.broadcast_to(heard.mask, full.shape)
+    if self_weights is not None:
+        self_weights = _with_left_over(network, full, self_weights, None, arrives)
+    full = jnp.where(arrives, full, 0)
+    if jnp.ndim(heard.slots) == 0:
+        return mixing.product(then, in_flight.rows(heard), own, full, self_weights)
+    view = in_flight.slotted(network, heard.slots, size)
+    return mixing.product(view, in_flight.flat(heard.values), own, full, self_weights)
+
+
+def _all_late(network: NetworkFields, packet: Packet, own: PyTree, weights: Any) -> PyTree:
+    """Every message once: what a node keeps of its own in this exchange, and what arrives in it."""
+    heard: in_flight.Heard = packet.heard
+    mask = active_edges(network)
+    edge_weights, self_weights = network.edge_weights, network.self_weights
+    if weights is not None:
+        edge_weights, self_weights = given_weights(network, weights)
+    if network.is_implicit:
+        values = jax.tree.map(lambda leaf: jnp.where(heard.mask, leaf, 0), in_flight.rows(heard))
+        return mixing.weighed_average(values, own)
+    self_weights = _with_left_over(network, edge_weights, self_weights, mask, both(mask, packet.delivered))
+    ring, slots = heard.weights, heard.slots
+    size = jax.tree.leaves(heard.values)[0].shape[1]
+    if slots is not None and jnp.ndim(slots) == 0:
+        then = in_flight.at(network, heard.topology, slots)
+        full = (then.edge_weights if weights is None else edge_weights) if ring is None else ring[:, slots]
+        return mixing.product(then, in_flight.rows(heard), own, jnp.where(heard.mask, full, 0), self_weights)
+    if slots is not None:
+        full = edge_weights if ring is None else jnp.take_along_axis(ring, slots[:, None], axis=1)[:, 0]
+        view = in_flight.slotted(network, slots, size)
+        return mixing.product(view, in_flight.flat(heard.values), own, jnp.where(heard.mask, full, 0), self_weights)
+
+    ones = jnp.ones_like(self_weights)
+
+    def from_place(place: Array, total: PyTree) -> PyTree:
+        then = in_flight.at(network, heard.topology, place)
+        full = (then.edge_weights if weights is None else edge_weights) if ring is None else ring[:, place]
+        values = jax.tree.map(lambda leaf: leaf[:, place], heard.values)
+        return mixing.product(then, values, total, jnp.where(heard.mask[:, place], full, 0), ones)
+
+    kept = jax.tree.map(lambda leaf: trees.expand(self_weights, leaf).astype(leaf.dtype) * leaf, own)
+    return jax.lax.fori_loop(0, size, from_place, kept)
+
+
+def given_weights(network: NetworkFields, weights: Any) -> tuple[Array, Array]:
+    """Weights made inside a step, as `(edge_weights [E], self_weights [N])`."""
+    if isinstance(weights, tuple):
+        checks.shape("mix", "weights[0]", weights[0], (network.num_edges,))
+        checks.shape("mix", "weights[1]", weights[1], (network.num_nodes,))
+        by_edge, own = weights
+    else:
+        checks.shape("mix", "weights", weights, (network.num_nodes, network.num_nodes))
+        by_edge, own = weights[network.receivers, network.senders], jnp.diagonal(weights)
+    return (by_edge if network.is_edge is None else jnp.where(network.is_edge, by_edge, 0)), own
+
+
+def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Fields]:
+    """What each node heard from each neighbour, for rules that are not linear."""
+    if network.neighbors is None:
+        checks.fail(
+            "gather",
+            "network",
+            "of bounded degree (a table [N, largest degree] of messages)",
+            f"{network.num_nodes} nodes and no table",
+            'Use network.with_lowering("neighbors") if the table fits in memory.',
+        )
+    packet, network = send(network, key, tree, stream)
+    if packet.heard is not None:
+        return _gathered_late(network, packet.heard), network
+    mask, delivered = active_edges(network), packet.delivered
+    arrives = both(mask, delivered)
+    table: Any = network.neighbor_edges
+    senders: Any = network.neighbors
+    all_weights: Any = network.neighbor_weights
+    heard = table < network.num_edges
+    if arrives is not None:
+        heard = heard & arrives.at[table].get(mode="fill", fill_value=False)
+    values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), packet.values)
+    weights = jnp.where(heard, all_weights, 0)
+    return Inbox(values=values, weights=weights, mask=heard, senders=senders), network
+
+
+def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
+    """`gather` of what has arrived by now: of each neighbour the newest."""
+    then = in_flight.at(network, heard.topology, heard.slots)
+    table, senders = then.neighbor_edges, then.neighbors
+    if jnp.ndim(heard.mask):
+        mask = heard.mask.at[table].get(mode="fill", fill_value=False)
+    else:
+        mask = (table < network.num_edges) & heard.mask
+    if jnp.ndim(heard.slots) == 0:
+        values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), in_flight.rows(heard))
+    else:
+        size = jax.tree.leaves(heard.values)[0].shape[1]
+        places = in_flight.slotted(network, heard.slots, size).neighbors
+        values = jax.tree.map(lambda leaf: leaf.at[places].get(mode="promise_in_bounds"), in_flight.flat(heard.values))
+    return Inbox(values=values, weights=jnp.where(mask, then.neighbor_weights, 0), mask=mask, senders=senders)
