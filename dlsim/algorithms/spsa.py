@@ -36,7 +36,10 @@ class SPSAState(NamedTuple):
 
 
 class SPSALog(NamedTuple):
-    """What was said in T rounds: all that somebody needs who has the model they began with."""
+    """What was said in T rounds: all that somebody needs who has the model they began with.
+
+    Source: Zelikman, Huang, Liang, Haber and Goodman, Just one byte (per gradient), 2023.
+    """
 
     seed: Array  # uint32 [T, 2], of the round's directions
     projections: Array  # [T, N, S], as they went on the air
@@ -216,6 +219,8 @@ def spsa_replay(
       optimizer, normalization, distribution: those of the `spsa` that wrote it.  The optimiser begins anew, so with one
         that has a state the log must begin with the run; one that draws cannot be replayed.
       node_ids: of the N nodes; None: 0..N-1.
+
+    Source: Zelikman, Huang, Liang, Haber and Goodman, Just one byte (per gradient), 2023.
     """
     where = "spsa_replay"
     checks.instance(where, "log", log, SPSALog, "Pass SPSALog(seed=..., projections=..., reported=...).")
