@@ -136,9 +136,8 @@ def power_sgd(
         arrived = iter(new_factors)
         moved = [p if q is None else product(p, next(arrived)) for p, q in zip(bases, factors, strict=True)]
         like = jax.tree.leaves(state.params)
-        gradient = jax.tree.structure(state.params).unflatten(
-            [g.reshape(leaf.shape).astype(leaf.dtype) for g, leaf in zip(moved, like, strict=True)]
-        )
+        leaves = [g.reshape(leaf.shape).astype(leaf.dtype) for g, leaf in zip(moved, like, strict=True)]
+        gradient = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
         triples = zip(wanted, bases, answers, strict=True)
         left_over = tuple(m - product(p, answer) for m, p, answer in triples if answer is not None)
         left_over = trees.select(answers_from, left_over, error)
@@ -153,6 +152,7 @@ def power_sgd(
         new_factors = [q.astype(old.dtype) for q, old in zip(new_factors, state.factors, strict=True)]
         shared = (model, optimizer_state, held, tuple(new_factors))
         shared = jax.tree.map(lambda new, old: jnp.where(someone, new, old), shared, tuple(state[:4]))
+        model, optimizer_state, held, kept_factors = shared
         version = state.version + someone
         before = state.heard if rows is None else state.heard[rows]
         heard = jnp.where(someone & updated, version, jnp.where(has_model, state.version, before))
@@ -160,7 +160,8 @@ def power_sgd(
             heard = state.heard.at[rows].set(heard, unique_indices=True)
             left_over = trees.put(state.error, rows, left_over)
         info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.batch_size), jnp.uint32(0))}
-        return PowerSGDState(*shared, left_over, version, heard), network, info
+        new = PowerSGDState(model, optimizer_state, held, kept_factors, left_over, version, heard)
+        return new, network, info
 
     return Algorithm(
         init=init,
