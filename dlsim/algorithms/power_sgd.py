@@ -12,8 +12,8 @@ from dlsim.algorithms.optimizers import server_optimizer
 from dlsim.algorithms.server_round import aggregation_weights, as_one, check_weighting, collect, first
 from dlsim.channels.low_rank import as_matrix, left, matrix_shapes, orthonormal, product, revived, right, starts
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks.network import PERFECT, Network
 from dlsim.networks.server_messages import asked
+from dlsim.networks.network import PERFECT, Network
 
 if TYPE_CHECKING:
     import optax
@@ -136,10 +136,8 @@ def power_sgd(
         arrived = iter(new_factors)
         moved = [p if q is None else product(p, next(arrived)) for p, q in zip(bases, factors, strict=True)]
         like = jax.tree.leaves(state.params)
-        gradient = jax.tree.unflatten(
-            jax.tree.structure(state.params),
-            [g.reshape(leaf.shape).astype(leaf.dtype) for g, leaf in zip(moved, like, strict=True)],
-        )
+        leaves = [g.reshape(leaf.shape).astype(leaf.dtype) for g, leaf in zip(moved, like, strict=True)]
+        gradient = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
         triples = zip(wanted, bases, answers, strict=True)
         left_over = tuple(m - product(p, answer) for m, p, answer in triples if answer is not None)
         left_over = trees.select(answers_from, left_over, error)
@@ -153,9 +151,8 @@ def power_sgd(
         someone = jnp.any(weights > 0)
         new_factors = [q.astype(old.dtype) for q, old in zip(new_factors, state.factors, strict=True)]
         shared = (model, optimizer_state, held, tuple(new_factors))
-        model, optimizer_state, held, kept = jax.tree.map(
-            lambda new, old: jnp.where(someone, new, old), shared, tuple(state[:4])
-        )
+        shared = jax.tree.map(lambda new, old: jnp.where(someone, new, old), shared, tuple(state[:4]))
+        model, optimizer_state, held, kept_factors = shared
         version = state.version + someone
         before = state.heard if rows is None else state.heard[rows]
         heard = jnp.where(someone & updated, version, jnp.where(has_model, state.version, before))
@@ -163,7 +160,8 @@ def power_sgd(
             heard = state.heard.at[rows].set(heard, unique_indices=True)
             left_over = trees.put(state.error, rows, left_over)
         info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.batch_size), jnp.uint32(0))}
-        return PowerSGDState(model, optimizer_state, held, kept, left_over, version, heard), network, info
+        new = PowerSGDState(model, optimizer_state, held, kept_factors, left_over, version, heard)
+        return new, network, info
 
     return Algorithm(
         init=init,
