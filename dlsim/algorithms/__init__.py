@@ -6,6 +6,7 @@ from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
+from dlsim.algorithms.diloco import async_diloco, diloco
 from dlsim.algorithms.dsgd import dsgd
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
 from dlsim.algorithms.extra import extra
@@ -31,6 +32,7 @@ from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
+from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
 
 __all__ = [
@@ -41,10 +43,12 @@ __all__ = [
     "ad_psgd",
     "afa_cd",
     "afa_cs",
+    "async_diloco",
     "centralized_sgd",
     "choco_sgd",
     "d2",
     "decentralized_admm",
+    "diloco",
     "dsgd",
     "exact_diffusion",
     "extra",
@@ -73,6 +77,7 @@ __all__ = [
     "relay_sgd",
     "scaffold",
     "stochastic_gradient_push",
+    "streaming_diloco",
     "swarm_sgd",
     "synchronous_fedavg",
 ]

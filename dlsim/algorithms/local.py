@@ -46,12 +46,14 @@ def local_updates(
     """K local steps at every node:  x_i <- x_i + u(g_i(x_i)), K = `num_local_steps` times, u the update of `optimizer`.
 
     `run(key, params [n, ...], optimizer_state, node_ids [n], is_present=None, correct=None, extra=(), onto=None,
-    round=None)` gives `(params, optimizer_state, info)` with `info["loss"] [n]`, the batch loss averaged over the steps,
-    and `info["num_gradients"] [n]`, the gradient evaluations done (batch size times steps, and what a line search takes).
+    round=None, first=None)` gives `(params, optimizer_state, info)` with `info["loss"] [n]`, the batch loss averaged over
+    the steps, and `info["num_gradients"] [n]`, the gradient evaluations done (batch size times steps, and what a line search
+    takes).
     `correct(gradients, params, extra) -> gradients` (or an Objective) changes the gradients before the optimiser sees
     them (a proximal term, a control variate); `extra [n, ...]` is handed through to it.  Absent nodes keep their
     parameters and optimiser state.  With `onto [n, ...]` the updates, computed at `params` all the same, are added to
-    these models, which are returned.  With `round` the optimiser's schedules count rounds, see `node_optimizer`.
+    these models, which are returned.  With `round` the optimiser's schedules count rounds, see `node_optimizer`.  Where a
+    round's K steps are done in parts, `first` is the number of a part's first step: its steps draw what they would in one go.
 
     With `num_local_epochs` = E a node goes E times through its own data, each time in an order drawn anew, in batches of
     the problem's size of which the last may be smaller: K_i = E ceil(m_i / B) steps, the others wait for the longest.
@@ -77,6 +79,7 @@ def local_updates(
         onto: PyTree,
         objective: Objective | None,
         round: Array | None,
+        first: Any,
     ) -> tuple[PyTree, PyTree, Array, Array]:
         import optax
 
@@ -96,7 +99,7 @@ def local_updates(
             return new, (losses, asked)
 
         start = (params, optimizer_state, onto)
-        (params, optimizer_state, onto), losses, asked = work.go(step, start, key, node_ids)
+        (params, optimizer_state, onto), losses, asked = work.go(step, start, key, node_ids, first)
         return params if onto is None else onto, optimizer_state, losses, asked
 
     def run(
@@ -109,6 +112,7 @@ def local_updates(
         extra: PyTree = (),
         onto: PyTree = None,
         round: Array | None = None,
+        first: Any = None,
     ) -> tuple[PyTree, PyTree, Info]:
         from dlsim.problems.blocks import map_nodes
 
@@ -117,7 +121,7 @@ def local_updates(
         def of_block(
             params: PyTree, optimizer_state: PyTree, node_ids: Array, extra: PyTree, onto: PyTree
         ) -> tuple[Any, ...]:
-            return block(key, node_ids, params, optimizer_state, extra, onto, objective, round)
+            return block(key, node_ids, params, optimizer_state, extra, onto, objective, round, first)
 
         mapped = map_nodes(of_block, problem.node_block)
         new_params, new_state, losses, asked = mapped(params, optimizer_state, node_ids, extra, onto)
@@ -142,7 +146,7 @@ class _Batch(NamedTuple):
 class _Batches(NamedTuple):
     """How a round's local steps come by their batches."""
 
-    go: Any  # (step, start, key, node_ids) -> (end, losses [n], evaluations of line searches [n])
+    go: Any  # (step, start, key, node_ids, first) -> (end, losses [n], evaluations of line searches [n])
     evaluations: Any  # (node_ids) -> uint32 [n]
     steps_of: Any  # (node_ids) -> int32 [n]
     most: int
@@ -155,12 +159,13 @@ def _batches(problem: Problem, num_local_steps: int, num_local_epochs: int | Non
             checks.fail(where, "num_local_steps", "left out where num_local_epochs is given", num_local_steps)
         return _epochs(problem, checks.integer(where, "num_local_epochs", num_local_epochs, 1), where)
 
-    def go(step: Any, start: Any, key: Array, node_ids: Array) -> tuple[Any, Array, Array]:
+    def go(step: Any, start: Any, key: Array, node_ids: Array, first: Any) -> tuple[Any, Array, Array]:
         del node_ids
-        if num_local_steps == 1:
+        if num_local_steps == 1 and first is None:
             end, (losses, asked) = step(start, _Batch(keys.stream(key, "batch")))
             return end, losses, asked
-        step_keys = keys.fold_in(keys.stream(key, "batch"), jnp.arange(num_local_steps))
+        numbers = jnp.arange(num_local_steps) if first is None else first + jnp.arange(num_local_steps)
+        step_keys = keys.fold_in(keys.stream(key, "batch"), numbers)
         end, (losses, asked) = jax.lax.scan(lambda carry, key: step(carry, _Batch(key)), start, step_keys)
         return end, jnp.mean(losses, axis=0), jnp.sum(asked, axis=0)
 
@@ -183,9 +188,10 @@ def _epochs(problem: Problem, num_local_epochs: int, where: str) -> _Batches:
     def batches_of(node_ids: Array) -> Array:
         return -(-jnp.asarray(sizes)[node_ids] // size)
 
-    def go(step: Any, start: Any, key: Array, node_ids: Array) -> tuple[Any, Array, Array]:
+    def go(step: Any, start: Any, key: Array, node_ids: Array, first: Any) -> tuple[Any, Array, Array]:
         from dlsim.problems.sampling import permutations
 
+        del first  # epochs are done in one go
         own = jnp.asarray(sizes)[node_ids]
         stream = keys.stream(key, "epoch")
 

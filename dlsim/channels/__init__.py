@@ -7,10 +7,12 @@ scale.  What follows a sparsifier works on the numbers that are sent and leaves 
 
 from dlsim.channels.disturbances import gaussian_noise, loss
 from dlsim.channels.error_feedback import error_feedback
+from dlsim.channels.floats import e3m0
 from dlsim.channels.quantizers import quantize, sign
 from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 
 __all__ = [
+    "e3m0",
     "error_feedback",
     "gaussian_noise",
     "loss",

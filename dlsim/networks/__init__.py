@@ -4,6 +4,7 @@
 """
 
 from dlsim.channels import (
+    e3m0,
     error_feedback,
     gaussian_noise,
     loss,
@@ -100,6 +101,7 @@ __all__ = [
     "crash",
     "diameter",
     "draw",
+    "e3m0",
     "effective_resistances",
     "elect",
     "epidemic",

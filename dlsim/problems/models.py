@@ -59,10 +59,10 @@ def resolve(model: str | Model | ModelFn | Any, dataset: Any) -> Model:
         made = makers[checks.one_of("resolve", "model", model, NAMES)]()(input_shape, num_outputs)
     elif isinstance(model, Model):
         made = model
-    elif _is_flax(model) or nnx_models.is_module(model) or nnx_models.is_factory(model):
+    elif is_flax(model) or nnx_models.is_module(model) or nnx_models.is_factory(model):
         made = from_flax(model, input_shape)
     elif callable(model) and not isinstance(model, type):
-        made = _called(model, input_shape, num_outputs)
+        made = called(model, input_shape, num_outputs)
     else:
         rule = "one of " + ", ".join(NAMES) + ", a Model, a flax module (an instance) or a function that makes a Model"
         fix = (
@@ -73,7 +73,8 @@ def resolve(model: str | Model | ModelFn | Any, dataset: Any) -> Model:
     return made
 
 
-def _called(model: Any, input_shape: tuple[int, ...], num_outputs: int) -> Model:
+def called(model: Any, input_shape: tuple[int, ...], num_outputs: int) -> Model:
+    """What a function of (input_shape, num_outputs) makes, or one line."""
     rule, fix = "a function of (input_shape, num_outputs) that makes a Model", "Such as mlp(hidden=(64,))."
     try:
         inspect.signature(model).bind(input_shape, num_outputs)
@@ -189,7 +190,8 @@ def _sizes(where: str, argument: str, sizes: Any) -> tuple[int, ...]:
     return tuple(checks.integer(where, argument, size, 1) for size in sizes)
 
 
-def _is_flax(model: Any) -> bool:
+def is_flax(model: Any) -> bool:
+    """Whether it is an instance of a flax.linen module."""
     import sys
 
     # A flax module can only be at hand where flax has been imported already.

@@ -23,7 +23,9 @@ SGD = optax.sgd(0.1)
 WITH_OPTIMIZER = {
     "centralized_sgd": "optimizer",
     "choco_sgd": "optimizer",
+    "async_diloco": "inner_optimizer",
     "d2": "optimizer",
+    "diloco": "inner_optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -35,6 +37,7 @@ WITH_OPTIMIZER = {
     "isolated_training": "optimizer",
     "relay_sgd": "optimizer",
     "stochastic_gradient_push": "optimizer",
+    "streaming_diloco": "inner_optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 WITH_RATE = {
@@ -193,7 +196,8 @@ def two_halves() -> Network:
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold")
-ALONE = ("centralized_sgd", *SERVED, "isolated_training")  # need no links
+REDUCED = ("async_diloco", "diloco", "streaming_diloco")
+ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

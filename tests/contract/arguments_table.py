@@ -11,6 +11,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from contract.arguments_more import MORE_ROWS
 from contract.arguments_parts import (
     AFA,
     ARENA,
@@ -75,6 +76,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "ad_psgd": optimized(),
         "afa_cd": rated("client_rate", pace=PACE, **AFA),
         "afa_cs": rated("client_rate", pace=PACE, **AFA),
+        **MORE_ROWS["algorithms"],
         "centralized_sgd": optimized(),
         "choco_sgd": optimized(),
         "d2": optimized(),
@@ -367,6 +369,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "slope": lambda: {"ax": panel(), "x": [1.0, 2.0, 4.0], "y": [1.0, 2.0, 4.1], "expected": 1.0},
     },
     "problems": {
+        **MORE_ROWS["problems"],
         "auto_block": lambda: {"fn": lambda x: x, LATER: (jnp.ones((4, 2)),)},
         "avg_pool": lambda: {"inputs": jnp.ones((1, 4, 4, 1))},
         "batch_positions": just(

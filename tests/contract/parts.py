@@ -33,6 +33,7 @@ CHANNELS = (
     ChannelCase("quantize", lambda: networks.quantize(4)),
     ChannelCase("quantize", lambda: networks.quantize(8, norm="max"), variant="max"),
     ChannelCase("sign", networks.sign),
+    ChannelCase("e3m0", networks.e3m0),
     ChannelCase("gaussian_noise", lambda: networks.gaussian_noise(0.1)),
     ChannelCase("byzantine", lambda: networks.byzantine((1, 6), "noise", 0.1)),
     ChannelCase("error_feedback", lambda: networks.error_feedback(networks.sign())),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from contract import world
+from contract.diloco_table import DILOCO_CASES
 from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
 from contract.server_table import SERVER_CASES
 
@@ -186,6 +187,7 @@ CASES = (
     ),
     Case("relay_sgd", lambda p, rate: algorithms.relay_sgd(p, optax.sgd(rate)), network=world.tree),
     *SERVER_CASES,
+    *DILOCO_CASES,
     Case(
         "isolated_training",
         lambda p, rate: algorithms.isolated_training(p, optax.sgd(rate)),
