@@ -5,6 +5,10 @@ Command: `python experiments/benchmarks/collectives.py` (about two minutes on 2 
 N = 1000 slots, D numbers a peer, `peer_churn(death_rate, 0.3)`: at a rate of 0.01 some ten peers die in each operation and
 it takes some ten attempts.  An operation is a round of the scenario, all attempts with their bits and seconds by node, and
 the sum, by default with every addition in the order of the ring.
+
+Measured 2026-11-30 on 2 cores (x86_64) that some twenty other processes shared, jax 0.10.2; operations/s, median (best):
+ring, D=1000: 383 (404) with 11.5 attempts each, 171 (549) where nobody dies; D=10,000: 27 (35), in any order 6 (20).
+Butterfly, D=1000: 81 (109); D=10,000: 5 (15).  Ring in 8 bits, D=1000: 9 (28): its extremes are found anew at every hop.
 """
 
 from __future__ import annotations

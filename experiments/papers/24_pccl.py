@@ -10,6 +10,13 @@ smaller ring; who joins fetches the shared state from a peer elected by hash.  E
 that: the stress test (a peer started or killed every 0.5 to 2 s), the bias of 8-bit rings on normal vectors, the order of
 a ring over 18 cities, and throughput against connections.
 
+Measured (default mode, 3 seeds, 100 steps; about six minutes on 2 free cores): every claim holds, three of them by little.
+Churn costs 0.0095 of the test loss (0.395 without, 0.405 with; an independent program found 0.0003): joiners start their
+AdamW anew.  At equal seconds the asynchronous form is ahead nowhere but where a reduce takes as long as the local steps,
+and there by 0.002 with a spread of 0.005 (0.431 and 0.433).  The bias of truncation is that of the independent program to
+0.002.  The model of throughput is off by 14.7 % at its worst point.  Losses are 0.01 to 0.02 lower than that program's
+(sync 0.395 and 0.407, async at 0.3 0.431 and 0.451), but with outer momentum 0.9 0.02 higher (0.409 and 0.388).
+
 What is scaled down: one MLP instead of language models, 100 outer steps; the stress test runs for minutes of simulated
 time and not for eight hours.  Departures: the leaves of the model are one operation, retried as one; the checkpoint of
 the classic baseline is every 10 steps, its restart takes no time, and it goes on with whoever is there; fetches of the
@@ -24,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from pccl_peers import COUNTS, peer_diloco, stress_test
+from pccl_peers import COUNTS, NEVER, TRAININGS, peer_diloco, stress_test
 from pccl_rings import CITIES, POINTS, bias, model_throughput, order
 
 import dlsim
@@ -47,24 +54,7 @@ TRUNCATION = 5  # times nearest's rms: floor's bias at P = 16 (C4)
 SAVING = 32  # bytes of DDP in float32 over those of DiLoCo with H = 8 in 8 bits (C5)
 RATIOS = (0.25, 1.0, 4.0)  # of the time of a reduce and of H local steps
 TRACE, TRACED = ("kept", "operation"), 100  # of the stress test: all operations between two records
-NEVER = {"momentum": 0.0, "manner": "sync", "quantization": None, "churn": False, "replaces": True, "steps": 8}
-TRAININGS: dict[str, dict[str, Any]] = {
-    "sync": {},
-    "sync churn": {"churn": True},
-    "floor": {"quantization": "floor"},
-    "nearest": {"quantization": "nearest"},
-    "floor churn": {"quantization": "floor", "churn": True},
-    "unreplaced": {"quantization": "floor", "replaces": False},
-    "sync momentum": {"momentum": 0.9},
-    "async 0.1": {"manner": "async", "rate": 0.1},
-    "async 0.3": {"manner": "async", "rate": 0.3},
-    "async 0.7": {"manner": "async"},
-    "async churn": {"manner": "async", "churn": True},
-    "async momentum": {"manner": "async", "momentum": 0.9},
-    "restart churn": {"manner": "restart", "churn": True},
-    "ddp": {"steps": 1, "rate": 1.0},
-}
-TINY = ("sync churn", "unreplaced")
+TINY = ("sync churn",)
 SCALARS = ("loss", "accuracy", "bits_sent", "num_peers", *COUNTS, "bias", "rms", "slowest")
 
 

@@ -17,7 +17,23 @@ from dlsim import keys, networks, trees
 from dlsim.networks import Collective, Membership, Network
 
 Array = jax.Array
-MANNERS = ("sync", "async", "restart")
+NEVER = {"momentum": 0.0, "manner": "sync", "quantization": None, "churn": False, "replaces": True, "steps": 8}
+TRAININGS: dict[str, dict[str, Any]] = {
+    "sync": {},
+    "sync churn": {"churn": True},
+    "floor": {"quantization": "floor"},
+    "nearest": {"quantization": "nearest"},
+    "floor churn": {"quantization": "floor", "churn": True},
+    "unreplaced": {"quantization": "floor", "replaces": False},
+    "sync momentum": {"momentum": 0.9},
+    "async 0.1": {"manner": "async", "rate": 0.1},
+    "async 0.3": {"manner": "async", "rate": 0.3},
+    "async 0.7": {"manner": "async"},
+    "async churn": {"manner": "async", "churn": True},
+    "async momentum": {"manner": "async", "momentum": 0.9},
+    "restart churn": {"manner": "restart", "churn": True},
+    "ddp": {"steps": 1, "rate": 1.0},
+}
 
 
 class PeersState(NamedTuple):

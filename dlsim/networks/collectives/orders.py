@@ -35,10 +35,9 @@ def ring_order(bandwidth: Any, objective: str = "tour", *, exact: int = 12, seed
     """
     where = "ring_order"
     checks.known(where, "bandwidth", bandwidth, "known while tracing")
-    size = np.shape(bandwidth)[0] if np.ndim(bandwidth) == 2 else 0
-    bandwidth = np.asarray(
-        checks.array(where, "bandwidth", bandwidth, (size, size) if size else (None, None), 0.0), float
-    )
+    bandwidth = np.asarray(checks.array(where, "bandwidth", bandwidth, None, 0.0), float)
+    size = bandwidth.shape[0] if bandwidth.ndim == 2 else 0
+    checks.shape(where, "bandwidth", bandwidth, (size, size) if size else (None, None))
     if size < 2:
         checks.fail(where, "bandwidth", "of two or more peers", f"one of {size}")
     off = ~np.eye(size, dtype=bool)

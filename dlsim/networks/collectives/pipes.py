@@ -37,16 +37,16 @@ def pipes(bandwidth: Any, latency: Any = 0.0, *, connections: Any = 1.0, window:
       window: bits of one connection on their way, above 0; None: connections wait for nothing.
     """
     where = "pipes"
-    shape = np.shape(bandwidth)
+    bandwidth = checks.array(where, "bandwidth", bandwidth, None, 0.0)
+    shape = bandwidth.shape
     if len(shape) != 2 or shape[0] != shape[1]:
         checks.fail(where, "bandwidth", "of shape [N, N]", checks.describe(bandwidth))
-    bandwidth = checks.array(where, "bandwidth", bandwidth, shape, 0.0)
     if checks.is_concrete(bandwidth):
         zero = (np.asarray(bandwidth) == 0) & ~np.eye(shape[0], dtype=bool)
         if zero.any():
             i, j = (int(place) for place in np.argwhere(zero)[0])
             checks.fail(where, f"bandwidth[{i}, {j}]", "above 0", "0", "Leave out peers that nobody reaches.")
-    if np.shape(latency):
+    if isinstance(latency, list | tuple) or getattr(latency, "ndim", 0) != 0:
         latency = checks.array(where, "latency", latency, shape, 0.0)
     else:
         checks.number(where, "latency", latency, 0.0)
@@ -63,7 +63,7 @@ def transfer_seconds(pipes: Pipes, bits: Any) -> Array:
     """Seconds from i to j of one message of `bits` (traced) with the pipe to itself, `[N, N]`: latency + bits / rate."""
     checks.instance("transfer_seconds", "pipes", pipes, Pipes, "Make them: pipes(bandwidth, latency).")
     checks.number("transfer_seconds", "bits", bits, 0.0)
-    return pipes.latency + bits / pipes.rate
+    return pipes.latency + jnp.asarray(bits, jnp.float32) / pipes.rate
 
 
 class Between(Protocol):

@@ -61,6 +61,25 @@ def _combine(a: Array, b: Array) -> Array:
     return ((mixed << 7) | (mixed >> 25)) * jnp.uint32(0x85EBCA6B)
 
 
+def _whole(
+    where: str, name: str, value: Any, shape: tuple[int | None, ...], most: int = 2**31 - 1, dtype: Any = jnp.int32
+) -> Array:
+    """Whole numbers of this shape, which may be traced."""
+    got = checks.array(where, name, value, shape, 0, most)
+    if not jnp.issubdtype(got.dtype, jnp.integer):
+        checks.fail(where, name, "integers", checks.describe(value))
+    return jnp.asarray(got, dtype)
+
+
+def _mask(where: str, name: str, value: Any, size: int) -> Array:
+    """True or False for each of `size` nodes, which may be traced."""
+    got = value if isinstance(value, jax.core.Tracer) else checks.host(where, name, value, f"of shape [{size}], bool")
+    if got.dtype != bool:
+        checks.fail(where, name, f"of shape [{size}], bool", checks.describe(value))
+    checks.shape(where, name, got, (size,))
+    return jnp.asarray(got)
+
+
 def elect(hashes: Any, revisions: Any, expected: Any, candidates: Any = None) -> Array:
     """Whose state counts: the position of the elected node, int32 `[]`, -1 where nobody stands.
 
@@ -74,13 +93,11 @@ def elect(hashes: Any, revisions: Any, expected: Any, candidates: Any = None) ->
       expected: an integer `[]`.
       candidates: bool `[N]`; None: everyone stands.
     """
-    hashes, revisions = jnp.asarray(hashes), jnp.asarray(revisions)
-    checks.shape("elect", "hashes", hashes, (None,))
-    checks.shape("elect", "revisions", revisions, hashes.shape)
+    hashes = _whole("elect", "hashes", hashes, (None,), 2**32 - 1, jnp.uint32)
     size = hashes.shape[0]
-    stands = jnp.ones(size, bool) if candidates is None else jnp.asarray(candidates)
-    checks.shape("elect", "candidates", stands, (size,))
-    expected = jnp.asarray(expected)
+    revisions = _whole("elect", "revisions", revisions, (size,))
+    stands = jnp.ones(size, bool) if candidates is None else _mask("elect", "candidates", candidates, size)
+    expected = _whole("elect", "expected", expected, ())
     priority = jnp.where((revisions == expected) | (expected == 0), 1, jnp.where(revisions < expected, -2, -1))
     foremost = stands & (priority == jnp.max(jnp.where(stands, priority, -3)))
     ordered = jnp.sort(hashes)
@@ -131,11 +148,10 @@ def synchronize(
     checks.instance(where, "network", network, NetworkFields)
     size = network.num_nodes
     messages.check_leading(where, tree, size)
-    revisions = jnp.asarray(revisions)
-    checks.shape(where, "revisions", revisions, (size,))
+    revisions, expected = _whole(where, "revisions", revisions, (size,)), _whole(where, "expected", expected, ())
     present = jnp.ones(size, bool) if network.is_present is None else network.is_present
-    stands = present if candidates is None else present & jnp.asarray(candidates)
-    listens = present if receivers is None else present & jnp.asarray(receivers)
+    stands = present if candidates is None else present & _mask(where, "candidates", candidates, size)
+    listens = present if receivers is None else present & _mask(where, "receivers", receivers, size)
     if pipes is not None:
         checks.instance(where, "pipes", pipes, Pipes, "Make them: pipes(bandwidth, latency).")
     if checks.is_concrete((stands, revisions, expected)):
@@ -161,13 +177,13 @@ def synchronize(
     copies = jax.ops.segment_sum(fetched.astype(jnp.uint32), sender, size)
     bits = trees.num_bits(tree)
     seconds = jnp.float32(0)
-    if pipes is not None or network.links is not None:
-        pushed = copies[sender] * jnp.float32(bits)
-        if pipes is not None:
-            busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
-        else:
-            links = network.links
-            busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
+    links, pushed = network.links, copies[sender] * jnp.float32(bits)
+    busy = None
+    if pipes is not None:
+        busy = pushed / pipes.rate[sender, positions] + pipes.latency[sender, positions]
+    elif links is not None:
+        busy = jnp.maximum(pushed / links.upload[sender], bits / links.download) + links.latency
+    if busy is not None:
         seconds = jnp.max(jnp.where(fetched, busy, 0))
     sent = counters.product(copies, jnp.uint32(bits % 2**32))
     sent = sent._replace(high=sent.high + copies * jnp.uint32(bits // 2**32))
