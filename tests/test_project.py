@@ -51,7 +51,7 @@ SLOWEST_IMPORT = (
     5.0  # seconds, of `import dlsim` in a fresh process, JAX included, on a machine that is busy with other tests
 )
 # Parts and references
-NOT_OF_A_PAPER = ("LocalUpdates", "local_events", "local_updates", "centralized_sgd", "isolated_training")
+NOT_OF_A_PAPER = ("LocalUpdates", "SPSALog", "local_events", "local_updates", "centralized_sgd", "isolated_training")
 
 
 def relative(path):

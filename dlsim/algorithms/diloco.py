@@ -8,6 +8,7 @@ from dlsim import trees
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.outer import Outer, OuterGradient, Shared, outer_half
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.collectives.all_reduce import Collective
 from dlsim.networks.network import Network
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def diloco(
     *,
     outer_optimizer: optax.GradientTransformation | None = None,
     num_local_steps: int = 30,
-    over: str = "all_reduce",
+    over: str | Collective = "all_reduce",
     consensus_step_size: Any = 1.0,
 ) -> Algorithm:
     """DiLoCo: replicas train for H steps from the shared parameters phi, which then take one step along the mean way.
@@ -50,7 +51,10 @@ def diloco(
       inner_optimizer: one state a replica, kept; its schedules count local steps; floats may be traced.
       outer_optimizer: receives G, kept; default `optax.sgd(0.7, momentum=0.9, nesterov=True)`.
       num_local_steps: H, structural.
-      over: `"all_reduce"`; or `"gossip"`, for which every replica has a phi_i of its own and hears its neighbours alone:
+      over: `"all_reduce"`, by a server that counts a message a replica; a `dlsim.networks.collective()`, for the mean by
+        `Network.all_reduce`: a ring or a butterfly with its hops, bits and seconds, retried when replicas die on the way
+        (`peer_churn`), phi left as it is where fewer than two are left; or `"gossip"`, for which every replica has a
+        phi_i of its own and hears its neighbours alone:
 
             q_i = C(theta_i - theta^_i);  theta^_i <- theta^_i + q_i;  s_i <- s_i + sum_j W_ij q_j
             G_i = phi_i - theta_i - gamma (s_i - theta^_i)
@@ -96,7 +100,7 @@ def async_diloco(
     *,
     outer_optimizer: optax.GradientTransformation | None = None,
     num_local_steps: int = 8,
-    over: str = "all_reduce",
+    over: str | Collective = "all_reduce",
     consensus_step_size: Any = 1.0,
 ) -> Algorithm:
     """Asynchronous DiLoCo: the reduce of one round runs while the next one trains, so phi is one round late.
@@ -153,7 +157,7 @@ def _train(
 ) -> tuple[PyTree, PyTree, Info]:
     """theta after H local steps from phi, `[N, ...]`."""
     phi = state.shared.params
-    if "server" in outer.requires:
+    if outer.is_one_model:
         phi = trees.replicate(phi, network.num_nodes)
     return local.run(key, phi, state.optimizer_state, network.node_ids, network.is_present)
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.algorithms.optimizers import node_optimizer, server_optimizer
 from dlsim.core import Array, PyTree
-from dlsim.networks.network import PERFECT, Network
+from dlsim.networks.collectives.all_reduce import Collective
+from dlsim.networks.network import Network
 
 OVER = ("all_reduce", "gossip")
 
@@ -41,9 +42,10 @@ class Outer(NamedTuple):
     nothing: Any  # (phi) -> an OuterGradient that does not count
     keep: Any  # (network, new, old) -> what of a state `[N, ...]` over a graph is kept by who is away
     requires: frozenset[str]
+    is_one_model: bool = True  # phi is `[...]`
 
 
-def outer_half(where: str, optimizer: Any, over: str, consensus_step_size: Any) -> Outer:
+def outer_half(where: str, optimizer: Any, over: str | Collective, consensus_step_size: Any) -> Outer:
     """The outer gradient by an all-reduce or over a graph, and the outer optimiser's step along it.
 
         all_reduce:  G = mean_i C(phi - theta_i)                           over the replicas that are heard
@@ -52,16 +54,23 @@ def outer_half(where: str, optimizer: Any, over: str, consensus_step_size: Any) 
                      G_i = phi_i - theta_i - gamma (s_i - theta^_i)
         phi <- phi + U(G)                                                  U the update of the outer optimiser
 
+    `over` a Collective: the mean by `Network.all_reduce`, with its hops, retries, bits and seconds.
+
     C is the network's channel.  Everyone takes what it sent itself as it went on the air, so that all agree.
     """
-    checks.one_of(where, "over", over, OVER)
     checks.number(where, "consensus_step_size", consensus_step_size, 0.0, 1.0, open_minimum=True)
+    if isinstance(over, Collective):
+        if not over.owner_replaces:
+            fix = "Replicas hold one phi."
+            checks.fail(where, "over", "a collective that leaves all peers equal", "one whose owners keep theirs", fix)
+        return _all_reduce(where, optimizer, over)
+    checks.one_of(where, "over", over, OVER)
     if over == "all_reduce":
-        return _all_reduce(where, optimizer)
+        return _all_reduce(where, optimizer, None)
     return _gossip(where, optimizer, consensus_step_size)
 
 
-def _all_reduce(where: str, optimizer: Any) -> Outer:
+def _all_reduce(where: str, optimizer: Any, collective: Collective | None) -> Outer:
     import optax
 
     one = server_optimizer(where, optimizer, "outer_optimizer")
@@ -74,10 +83,13 @@ def _all_reduce(where: str, optimizer: Any) -> Outer:
         key: Array, shared: Shared, replicas: PyTree, network: Network, stream: str
     ) -> tuple[OuterGradient, Shared, Network]:
         apart = trees.subtract(shared.params, replicas)
+        if collective is not None:
+            reduced, network = network.all_reduce(key, apart, collective, stream=stream)
+            return OuterGradient(reduced.value, reduced.succeeded), shared, network
         cohort = network.cohort  # who is not in it is absent
         arrival, network = network.replace(cohort=None).uplink(key, apart, stream=stream)
         network = network.replace(cohort=cohort)
-        if network.is_present is None and network.channel is PERFECT:
+        if network.is_present is None and not network.may_miss:
             return OuterGradient(trees.mean(arrival.values), jnp.ones((), bool)), shared, network
         # Weights of zero would not keep out the NaN of a replica that diverged and was not heard.
         heard = trees.select(arrival.mask, arrival.values, trees.zeros_like(arrival.values))
@@ -97,7 +109,7 @@ def _all_reduce(where: str, optimizer: Any) -> Outer:
         models=lambda phi: trees.replicate(phi, 1),
         nothing=lambda phi: OuterGradient(trees.zeros_like(phi), jnp.zeros((), bool)),
         keep=lambda network, new, old: new,
-        requires=frozenset({"server"}),
+        requires=frozenset({"server"} if collective is None else ()),
     )
 
 
@@ -148,4 +160,5 @@ def _gossip(where: str, optimizer: Any, consensus_step_size: Any) -> Outer:
         requires=frozenset(
             {"common_start", "fixed_topology", "connected", "undirected", "symmetric", "row_stochastic"}
         ),
+        is_one_model=False,
     )

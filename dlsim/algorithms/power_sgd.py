@@ -12,8 +12,9 @@ from dlsim.algorithms.optimizers import server_optimizer
 from dlsim.algorithms.server_round import aggregation_weights, as_one, check_weighting, collect, first
 from dlsim.channels.low_rank import as_matrix, left, matrix_shapes, orthonormal, product, revived, right, starts
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.network import Network
 from dlsim.networks.server_messages import asked
-from dlsim.networks.network import PERFECT, Network
+from dlsim.problems.variables import without_statistics
 
 if TYPE_CHECKING:
     import optax
@@ -70,6 +71,8 @@ def power_sgd(
     """
     import optax
 
+    checks.instance("power_sgd", "problem", problem, Problem, "See dlsim.problems.")
+    without_statistics("power_sgd", problem)
     rank = checks.integer("power_sgd", "rank", rank, 1)
     check_weighting("power_sgd", weighting)
     if momentum is not None:
@@ -177,7 +180,7 @@ def _caught_up(key: Array, state: PowerSGDState, network: Network) -> tuple[Arra
     rows, present = asked(network)
     is_current = state.heard == state.version
     current = is_current if rows is None else is_current[rows]
-    if rows is None and network.is_present is None and network.channel is PERFECT:
+    if rows is None and network.is_present is None and not network.may_miss:
         return current, network  # nobody ever misses anything
     there = network.is_present
     behind = ~is_current if there is None else there & ~is_current

@@ -13,6 +13,7 @@ from dlsim.algorithms.fragments import cut
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.outer import OuterGradient, Shared, outer_half
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.collectives.all_reduce import Collective
 from dlsim.networks.network import Network, NetworkState
 from dlsim.problems.variables import without_statistics
 
@@ -67,7 +68,7 @@ def streaming_diloco(
     num_overlap_steps: int = 1,
     merge: Any = None,
     first_sync: str = "paper",
-    over: str = "all_reduce",
+    over: str | Collective = "all_reduce",
     consensus_step_size: Any = 1.0,
 ) -> Algorithm:
     """Streaming DiLoCo: `diloco` fragment by fragment, each sent at a time of its own and applied tau steps later.
@@ -124,7 +125,7 @@ def streaming_diloco(
     if outer_optimizer is None:
         outer_optimizer = optax.sgd(0.4, momentum=0.9, nesterov=True)
     outer = outer_half(where, outer_optimizer, over, consensus_step_size)
-    shares_all = over == "all_reduce"
+    shares_all = outer.is_one_model
     lead = 0 if shares_all else 1  # axes of phi before the model's own
     local = local_updates(problem, inner_optimizer, 1, where=where, argument="inner_optimizer")
 

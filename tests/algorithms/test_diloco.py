@@ -282,3 +282,17 @@ def test_gossip_needs_a_graph_that_stays_and_an_all_reduce_does_not() -> None:
         dlsim.learn(problem, gossiping, world.uneven("uniform_neighbor"))
     dlsim.learn(problem, algorithms.diloco(problem, INNER), world.uneven("uniform_neighbor"))
     assert DIMENSION == len(LABELS)
+
+
+@pytest.mark.parametrize("make", [algorithms.diloco, algorithms.async_diloco])
+def test_a_ring_gives_what_a_server_gives_and_counts_its_hops(make: Any) -> None:
+    problem, network = six_nodes.problem(), networks.complete(NUM_NODES)
+    options = {"outer_optimizer": NESTEROV, "num_local_steps": 4}
+    served, _ = played(make(problem, INNER, **options), network, ROLL_CALL)
+    ring = make(problem, INNER, over=networks.collective(), **options)
+    models, states = played(ring, network, ROLL_CALL)
+    six_nodes.agree(models, served, rtol=1e-5, atol=1e-6)
+    present = ROLL_CALL.sum(1)
+    assert counters.to_float(states[-1][1].traffic.bits).sum() == np.sum(2 * (present - 1) * DIMENSION * 32)
+    with pytest.raises(ValueError, match="over must be a collective that leaves all peers equal"):
+        make(problem, INNER, over=networks.collective(quantization="min_max", owner_replaces=False))

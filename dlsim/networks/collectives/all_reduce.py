@@ -181,7 +181,7 @@ def all_reduce(
     for leaf in jax.tree.leaves(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             checks.fail(where, "tree", "of floating numbers in every leaf", f"a leaf of dtype {leaf.dtype}")
-    if getattr(network, "delays", None) is not None:
+    if network.delays is not None:
         fix = "Its hops take seconds, by links or pipes, and no rounds."
         checks.fail(where, "network", "one without delays", "one whose messages take rounds", fix)
     order = jnp.arange(size, dtype=jnp.int32) if how.order is None else jnp.asarray(how.order, jnp.int32)
