@@ -198,7 +198,7 @@ class Problem(NamedTuple):
 
 # What a network may be, and what a method may require of it.
 PROPERTIES = ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric")
-REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "server")
+REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "server", "prompt")
 
 
 class Algorithm(NamedTuple):
@@ -208,7 +208,8 @@ class Algorithm(NamedTuple):
     reads like the paper's pseudocode: who talks to whom, what is lost, compressed or late, and what it cost, is the
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
-    state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one
+    state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
+    `prompt` where a message is void after its round
     (`REQUIREMENTS` has them all); `learn` checks them.
     """
 

@@ -170,7 +170,7 @@ def power_sgd(
         init=init,
         step=step,
         params=lambda state: as_one(state.params),
-        requires=frozenset({"common_start", "server"}),
+        requires=frozenset({"common_start", "server", "prompt"}),
         source="Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019",
     )
 

@@ -194,7 +194,7 @@ def spsa(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"common_start", "connected", "fixed_topology"}),  # and complete, see `init`
+        requires=frozenset({"common_start", "connected", "fixed_topology", "prompt"}),  # and complete, see `init`
         source="Zelikman et al., Just one byte (per gradient), 2023",
     )
 

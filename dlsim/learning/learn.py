@@ -117,6 +117,9 @@ def learn(
     if network.delays is not None and not isinstance(algorithm, Algorithm):
         fix = "Its messages take what the pace of clients says." if isinstance(algorithm, ArrivalAlgorithm) else ""
         checks.fail("learn", "network", "one without delays in rounds for a method without rounds", "delays", fix)
+    if network.delays is not None and ("prompt" in algorithm.requires or network.channel.is_sum):
+        fix = "What is said in a round is void in the next one: the basis, direction or mask it belongs to is another."
+        checks.fail("learn", "network", "one without delays for this algorithm and channel", "delays", fix)
     if isinstance(algorithm, ArrivalAlgorithm):
         if scenario is not None:
             fix = "Clients that are slow, or away between jobs, are the pace's affair."

@@ -20,7 +20,9 @@ LATE: dict[str, Delays] = {
     "fixed": networks.fixed_delay(2),
     "random": networks.random_delay([0.4, 0.3, 0.2, 0.1]),
 }
-ONE_OF_EACH = tuple({case.name: case for case in reversed(CASES) if case.communicates}.values())
+EACH = {case.name: case for case in reversed(CASES) if case.communicates}
+PROMPT = {name for name, case in EACH.items() if "prompt" in case.make(world.problem(), 0.1).requires}
+ONE_OF_EACH = tuple(case for name, case in EACH.items() if name not in PROMPT)
 
 
 def process_of(case: Case, network: networks.Network, scenario: Any = None, rate: Any = world.RATE) -> Any:
@@ -43,6 +45,20 @@ def test_state_in_is_state_out(case: Case) -> None:
         if "server" not in case.make(world.problem(), 0.1).requires:
             assert kept
             assert all(x.shape[0] in (world.NUM_NODES, world_edges(case)) for x in kept)
+
+
+@pytest.mark.parametrize("name", sorted(PROMPT))
+def test_what_is_void_after_its_round_may_not_be_late(name: str) -> None:
+    late = EACH[name].network().with_delays(LATE["fixed"])
+    with pytest.raises(ValueError, match=r"learn: network must be one without delays for this algorithm and channel"):
+        process_of(EACH[name], late)
+
+
+def test_sums_under_masks_may_not_be_late() -> None:
+    hidden = networks.secure_aggregation(clip=1.0, weights=np.ones(world.NUM_NODES))
+    network = networks.complete(world.NUM_NODES).with_channel(hidden).with_delays(LATE["fixed"])
+    with pytest.raises(ValueError, match=r"learn: network must be one without delays for this algorithm and channel"):
+        process_of(EACH["fedavg"], network)
 
 
 def world_edges(case: Case) -> int:
