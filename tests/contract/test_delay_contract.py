@@ -55,7 +55,7 @@ def test_what_is_void_after_its_round_may_not_be_late(name: str) -> None:
 
 
 def test_sums_under_masks_may_not_be_late() -> None:
-    hidden = networks.secure_aggregation(clip=1.0, weights=np.ones(world.NUM_NODES))
+    hidden = networks.secure_aggregation(clip=1.0, weights=None)
     network = networks.complete(world.NUM_NODES).with_channel(hidden).with_delays(LATE["fixed"])
     with pytest.raises(ValueError, match=r"learn: network must be one without delays for this algorithm and channel"):
         process_of(EACH["fedavg"], network)
