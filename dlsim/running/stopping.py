@@ -113,7 +113,7 @@ class Signals:
         self.first: int | None = None  # what stops the command
         self.waits = 0  # loops that ask for themselves
         self.words = ""  # said where the command ends at once: how to go on
-        self._begun = self._retry = self._raised = False
+        self._begun = self._retry = self._raised = self._is_over = False
         self._own = 0  # signals that the watcher has sent itself
         self._old: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
@@ -138,7 +138,8 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._begun, self.words = False, ""
+        # The watcher may still have to read a signal that the command has answered: it is not to break off what is printed.
+        self._is_over, self._begun, self.words = True, False, ""
         if not self._is_process:
             sys.unraisablehook = self._old_hook or sys.unraisablehook
             for number, handler in self._old.items():
@@ -208,7 +209,7 @@ class Signals:
                     self._own -= 1
                 elif began is None:
                     self.first = self.first or number
-                    if not self._begun:
+                    if not self._begun and not self._is_over:
                         self._leave()
                     began = now
                     deadline = None if self.waits else now + GRACE

@@ -87,14 +87,15 @@ def links(radio: Radio, users: Array, stations: Array, shadowing_key: Array, clu
         shadow = keys.node_normal(jax.random.fold_in(shadowing_key, user), jnp.arange(num_stations), 1)[:, 0]
         loss = radio.loss_at_1m_db + radio.loss_per_decade_db * jnp.log10(distance) + radio.shadowing_db * shadow
         power = _linear(radio.power_dbm - loss)
-        noise, total = _linear(radio.noise_dbm), jnp.sum(power)
+        noise = _linear(radio.noise_dbm)
         near = order[1:]
         inside = power[near]
-        others = jnp.maximum(total - jnp.sum(inside), 0.0)
-        rest = jnp.maximum(jnp.sum(inside) - inside, 0.0)
+        # Sums over the others, not differences of sums: the nearest station may be ten thousand times as loud.
+        others = jnp.sum(power.at[near].set(0.0))
+        rest = jnp.sum(jnp.where(jnp.eye(cluster, dtype=bool), 0.0, inside[None, :]), axis=1)
         sinr = inside / (noise + radio.activity * others + radio.activity * radio.nulling * rest)
         own = power[order[0]]
-        serving = own / (noise + radio.activity * jnp.maximum(total - own, 0.0))
+        serving = own / (noise + radio.activity * jnp.sum(power.at[order[0]].set(0.0)))
         return Links(order[0], near, serving, sinr)
 
     batch = max(1, min(num_users, BLOCK // num_stations))
