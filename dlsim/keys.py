@@ -15,7 +15,6 @@ import jax.numpy as jnp
 Array = jax.Array
 
 THREEFRY = "threefry2x32"
-FEW_WORDS = 64  # a row's words, up to which they are computed twice rather than put in order
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # bits, in turns of four rounds
 
 
@@ -96,7 +95,7 @@ def _hash(key: Array, first: Array, second: Array) -> tuple[Array, Array]:
 def node_words(key: Array, node_ids: Array, num: int) -> tuple[Array, Array]:
     """Two uniform random words a place, uint32 `[n, num]` each: Threefry-2x32 of the counters (id, j) under `key`.
 
-    The words of `node_bits`, not laid side by side: on a CPU that costs more than to draw them.
+    The words of `node_bits`, not laid side by side.
     """
     ids = jnp.broadcast_to(node_ids[:, None], (node_ids.shape[0], num))
     return _hash(key, ids, jnp.broadcast_to(jnp.arange(num), ids.shape))
@@ -113,17 +112,13 @@ def node_bits(key: Array, node_ids: Array, num: int) -> Array:
     """Uniform random words, uint32 `[n, num]`; row i depends on (key, node_ids[i]) alone, and prefixes are stable.
 
     One call of the generator for all nodes: the block with counter (id, j) is Threefry-2x32 of that counter under
-    `key`, which is as good as one key a node and costs half as much.
+    `key`, which is as good as one key a node.
     """
-    if num <= FEW_WORDS:
-        # Both words of a block are computed for either: to lay them side by side afterwards is no work for vector
-        # registers, and makes a compiler compute the key anew, word by word, where every row has its own.
-        place = jnp.broadcast_to(jnp.arange(num), (node_ids.shape[0], num))
-        first, second = _hash(key, jnp.broadcast_to(node_ids[:, None], place.shape), place // 2)
-        return first if num == 1 else jnp.where(place % 2 == 0, first, second)
-    blocks = (num + 1) // 2
-    words = node_words(key, node_ids, blocks)
-    return jnp.moveaxis(jnp.stack(words), 0, -1).reshape(node_ids.shape[0], 2 * blocks)[:, :num]
+    # Both words of a block are computed for either: to lay them side by side afterwards costs as much, is no work for
+    # vector registers, and keeps a compiler from drawing where the words are used.
+    place = jnp.broadcast_to(jnp.arange(num), (node_ids.shape[0], num))
+    first, second = _hash(key, jnp.broadcast_to(node_ids[:, None], place.shape), place // 2)
+    return first if num == 1 else jnp.where(place % 2 == 0, first, second)
 
 
 def node_uniform(key: Array, node_ids: Array, num: int) -> Array:

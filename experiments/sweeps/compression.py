@@ -36,6 +36,12 @@ CHANNELS: dict[str, tuple[Any, float]] = {
     "quantize 8": (lambda: networks.quantize(8, norm="max"), 1.0),
     "quantize 4": (lambda: networks.quantize(4, norm="max"), 0.8),
     "quantize 2": (lambda: networks.quantize(2, norm="max"), 0.1),
+    "int 8": (lambda: networks.integers(8), 1.0),
+    "int 4": (lambda: networks.integers(4), 0.8),
+    "one byte": (networks.log_quantize, 1.0),
+    "E3M0": (networks.e3m0, 0.8),
+    "k-means 3": (networks.kmeans, 0.4),
+    "FedZip 80%": (lambda: networks.fedzip(sparsity=0.8), 0.2),
     "sign": (networks.sign, 0.4),
     "top 10%": (lambda: networks.top_k(0.1), 0.4),
     "top 1%": (lambda: networks.top_k(0.01), 0.1),
@@ -194,7 +200,8 @@ def figure(results: xarray.Dataset) -> Figure:
                     panel.set_xlabel("bits sent by all nodes")
                 if column == 0:
                     panel.set_ylabel(f"{METHODS[method]}\ntest accuracy (%)")
-        panels[-1, -1].legend(fontsize=5, loc="lower right", ncols=2)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=7, fontsize=6)
         titles = [TOPOLOGIES[name] if row == 0 else "" for row in range(len(methods)) for name in graphs]
         plotting.letters(panels, titles)
     return made
