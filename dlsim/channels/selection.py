@@ -28,9 +28,25 @@ def largest(values: Array, k: int, around: tuple[int, int] | None = None) -> Arr
     read them, so three numbers stand for each group of them, the largest three.  They decide a row unless four of its
     largest are in one group.  Rows that are not decided, the few that are left when most are, and those with equals at the
     threshold, are looked through alone, a few at a time.  `around`: words between which the k-th largest lies in most rows;
-    the others are looked through alone too.
+    the others are looked through alone too.  Zeros, of which a sparse message has many, are no numbers to look for: rows
+    with fewer than k others are filled up with them in the end.
     """
-    return by_part(lambda rows: _largest(rows, k, around), values.shape[0])(values)
+    return by_part(lambda rows: _filled(rows, _largest(rows, k, around), k), values.shape[0])(values)
+
+
+def _filled(values: Array, chosen: Array, k: int) -> Array:
+    """Exactly k of each row, with the first zeros where there are fewer others."""
+    if not jnp.issubdtype(values.dtype, jnp.floating) or k >= values.shape[1]:
+        return jnp.ones_like(chosen) if k >= values.shape[1] else chosen
+
+    def fill(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        chosen, count = state
+        turn = jnp.cumsum(~chosen, axis=1, dtype=jnp.int32)  # where too few are chosen, all the others are zero
+        return chosen | (turn <= (k - count)[:, None]), jnp.full_like(count, k)
+
+    # A loop of one turn or none: of runs side by side, a condition would be computed for all.
+    chosen, _ = jax.lax.while_loop(lambda state: jnp.any(state[1] < k), fill, (chosen, _count(chosen)))
+    return chosen
 
 
 # Compiled once where it is called outside of a program too, loops and all.
@@ -38,19 +54,21 @@ def largest(values: Array, k: int, around: tuple[int, int] | None = None) -> Arr
 def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     num, dimension = values.shape
     keys = ordered(values)
+    # The least key that counts.
+    floor = 1 if jnp.issubdtype(values.dtype, jnp.floating) else jnp.iinfo(keys.dtype).min
     if k >= dimension:
-        return jnp.ones(values.shape, bool)
+        return keys >= floor
     if dimension <= SHORT:
         places = jax.lax.top_k(keys, k)[1]
         nothing = jnp.zeros(dimension, bool)
-        return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places)
+        return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places) & (keys >= floor)
     few = min(num, max(16, num // 32))
     size = math.floor(CROWDED * dimension / k)
     if size > KEPT:
-        threshold, _ = _halve(_of_groups(keys, size), k, few)
+        threshold, _ = _halve(_of_groups(keys, size), k, few, floor)
         count = _count(keys >= threshold[:, None])  # those that do not stand for their group as well
     elif around is None:
-        threshold, count = _halve(keys, k, few)
+        threshold, count = _halve(keys, k, few, floor)
     else:
         threshold, count = _between(keys, k, few, around)
     last = jnp.full(num, dimension, jnp.int32)
@@ -58,7 +76,7 @@ def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     def alone(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         is_open, threshold, last = state
         rows = jax.lax.top_k(is_open.astype(jnp.float32), few)[1]
-        found, end = _alone(ordered(values.at[rows].get(mode="promise_in_bounds")), k)
+        found, end = _alone(ordered(values.at[rows].get(mode="promise_in_bounds")), k, floor)
         return (
             is_open.at[rows].set(False, unique_indices=True),
             threshold.at[rows].set(found, unique_indices=True),
@@ -73,18 +91,12 @@ def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
 
 
 def ordered(values: Array) -> Array:
-    """Magnitudes of floats `[n, D]`, or unsigned integers, as signed integers of the same order.
-
-    Zeros, of which a sparse message has many, are told apart by their places: equals are what takes long.
-    """
+    """Magnitudes of floats, or unsigned integers, as signed integers of the same order and width."""
     signed = jnp.dtype(f"int{8 * values.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(values, signed)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        return bits ^ jnp.iinfo(signed).min
-    sizes = bits & jnp.iinfo(signed).max
-    sizes = sizes.astype(jnp.int32) if sizes.dtype.itemsize < 4 else sizes
-    place = jnp.arange(values.shape[1], dtype=sizes.dtype)
-    return jnp.where(sizes == 0, -1 - place, sizes)
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        return bits & jnp.iinfo(signed).max
+    return bits ^ jnp.iinfo(signed).min
 
 
 def _of_groups(keys: Array, size: int) -> Array:
@@ -115,10 +127,14 @@ def _count(mask: Array) -> Array:
     return total
 
 
-def _halve(keys: Array, k: int, few: int) -> tuple[Array, Array]:
-    """A threshold that at least k numbers of a row reach, and how many, `[n]`: k, in all rows but `few` and equals."""
-    bound = _bound(keys, k)
-    is_found = _count(keys > bound[:, None]) < k  # many equals
+def _halve(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
+    """A threshold that at least k numbers of a row reach, and how many, `[n]`: k, in all rows but `few` and equals.
+
+    Rows with fewer than k numbers from `floor` on have their threshold there.
+    """
+    bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
+
+    is_found = _count(keys > bound[:, None]) < k  # many equals, zeros most of all
     high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
     return _search(keys, k, few, bound, high)
 
@@ -165,9 +181,9 @@ def _bound(keys: Array, k: int) -> Array:
     return jnp.min(jnp.max(parts, axis=1), axis=1)
 
 
-def _alone(keys: Array, k: int) -> tuple[Array, Array]:
+def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array]:
     """Of a few rows the k-th largest number, and the place before which its equals are among the k, `[n]`."""
-    threshold, count = _halve(keys, k, 0)
+    threshold, count = _halve(keys, k, 0, floor)
     above, equal = keys > threshold[:, None], keys == threshold[:, None]
     place = jnp.arange(keys.shape[1], dtype=jnp.int32)
 
