@@ -77,7 +77,7 @@ def power_sgd(
     check_weighting("power_sgd", weighting)
     if momentum is not None:
         checks.number("power_sgd", "momentum", momentum, 0.0, 1.0, open_maximum=True)
-    one = server_optimizer("power_sgd", optimizer)
+    one = server_optimizer("power_sgd", optimizer, "optimizer")
 
     def init(key: Array, params: PyTree, network: Network) -> PowerSGDState:
         del key

@@ -35,6 +35,7 @@ WITH_OPTIMIZER = {
     "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
+    "power_sgd": "optimizer",
     "relay_sgd": "optimizer",
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
@@ -42,13 +43,17 @@ WITH_OPTIMIZER = {
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 WITH_RATE = {
+    "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",
     "extra": "learning_rate",
     "k_gt": "local_learning_rate",
+    "led": "learning_rate",
+    "lt_admm": "learning_rate",
     "nids": "learning_rate",
     "proxskip": "learning_rate",
     "quasi_global_momentum": "learning_rate",
     "scaffold": "local_learning_rate",
+    "wang_elia": "learning_rate",
 }
 # Asynchronous methods, and what they are called with beside the problem and the optimiser or the rate.
 PACE = {"pace": dlsim.arrivals.pace(NUM_NODES, 0.1), "num_local_steps": 1}
@@ -75,13 +80,22 @@ PARTS = {
     "a2cid2_constants",
     "local_events",
     "local_updates",
+    "saga",
+    "sarah",
     "spsa_replay",
+    "svrg",
 }
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
+    ("admm_tracking_gradient", "penalty", None, False),
+    ("admm_tracking_gradient", "step_size", 1.0, False),
     ("choco_sgd", "consensus_step_size", 1.0, False),
     ("decentralized_admm", "local_learning_rate", None, False),
     ("fedprox", "proximal_weight", None, True),
+    ("extra", "theta", 1.0, False),
+    ("led", "dual_step_size", 1.0, False),
+    ("lt_admm", "consensus_step_size", None, False),
+    ("lt_admm", "penalty", None, False),
     ("k_gt", "communication_step_size", None, False),
     ("nids", "consensus_step_size", 1.0, False),
     ("proxskip", "consensus_step_size", 1.0, False),
@@ -204,7 +218,8 @@ def two_halves() -> Network:
 
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
-SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold")
+UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "wang_elia")
+SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
 ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
 
