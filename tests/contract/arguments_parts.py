@@ -231,6 +231,7 @@ MORE: dict[str, frozenset[str]] = {
 # Functions whose right call needs a package beyond the extra `test`.
 NEEDS = {
     **{f"environments.{name}": "jaxmarl" for name in ("from_jaxmarl", "to_jaxmarl")},
+    "networks.matcha": "cvxpy",
     **{f"privacy.{name}": "dp_accounting" for name in ("delta", "epsilon", "epsilons", "noise_multiplier")},
 }
 
