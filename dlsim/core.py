@@ -198,7 +198,7 @@ class Problem(NamedTuple):
 
 # What a network may be, and what a method may require of it.
 PROPERTIES = ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric")
-REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "server", "prompt")
+REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "prompt", "server")
 
 
 class Algorithm(NamedTuple):

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-MODES = ("default", "tiny", "gpu")
+MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.4, "default": 10}  # on 2 cores
 CITATION = "Zelikman, Huang, Liang, Haber, Goodman, Just one byte (per gradient), 2023."
 SOURCE = "Zelikman et al., 2023"
@@ -80,7 +80,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     config.case = (*codecs, *sizes, *backprop, *churn, *copies)
     if is_tiny:
         config.case = (codecs[2], codecs[4], copies[2])
-    config.num_seeds = {"tiny": 1, "default": 3, "gpu": 10}[mode]
+    config.num_seeds = {"tiny": 1, "default": 3, "paper": 10}[mode]
     config.text = "manual" if is_tiny else "shakespeare"  # the manual of Python comes with it
     config.pretraining_steps = 20 if is_tiny else 1500
     config.pretraining_batch = 16 if is_tiny else 64
@@ -88,7 +88,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     config.num_directions = 4
     config.batch_size = 8
     config.smoothing = 1e-3
-    config.num_steps = {"tiny": 20, "default": 300, "gpu": 3000}[mode]
+    config.num_steps = {"tiny": 20, "default": 300, "paper": 3000}[mode]
     config.record_every = 10
     return config
 

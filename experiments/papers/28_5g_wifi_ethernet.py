@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-MODES = ("default", "tiny")
+MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 0.2, "default": 1}  # on 2 cores
 CITATION = (
     "Hayek, Chung, Comer, Murthy, Kettimuthu, Kadota, Federated learning over 5G, WiFi, and Ethernet: measurements and "
@@ -73,8 +73,8 @@ def get_config(mode: str = "default") -> ConfigDict:
     config = ConfigDict()
     is_tiny = mode == "tiny"
     config.medium = MEDIA if is_tiny else ("ideal", *MEDIA, "mixed")
-    config.num_seeds = 2 if is_tiny else 20  # trials
-    config.num_steps = 6 if is_tiny else 100  # rounds
+    config.num_seeds = {"tiny": 2, "default": 20, "paper": 100}[mode]  # trials
+    config.num_steps = {"tiny": 6, "default": 100, "paper": 300}[mode]  # rounds
     config.record_every = 1
     config.num_devices = 5
     config.num_local_steps = 10

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-MODES = ("default", "tiny", "gpu")
+MODES = ("default", "tiny", "paper")
 MINUTES = {"tiny": 1, "default": 31}  # on 2 cores, beside other programs
 CITATION = "Douillard et al., Streaming DiLoCo with overlapping communication, 2025."
 SOURCE = "Douillard et al., 2025"
@@ -80,18 +80,18 @@ def get_config(mode: str = "default") -> ConfigDict:
     is_tiny = mode == "tiny"
     config = ConfigDict()
     config.case = TINY if is_tiny else tuple(CASES)
-    config.num_seeds = {"tiny": 1, "default": 3, "gpu": 5}[mode]
+    config.num_seeds = {"tiny": 1, "default": 3, "paper": 5}[mode]
     config.dataset = "digits" if is_tiny else "fashion_mnist"
     config.num_replicas = 2
     config.batch_size = 16 if is_tiny else 64
-    config.width = {"tiny": 8, "default": 64, "gpu": 256}[mode]
-    config.num_blocks = {"tiny": 2, "default": 6, "gpu": 24}[mode]
-    config.num_fragments = {"tiny": 2, "default": 3, "gpu": 8}[mode]
+    config.width = {"tiny": 8, "default": 64, "paper": 256}[mode]
+    config.num_blocks = {"tiny": 2, "default": 6, "paper": 24}[mode]
+    config.num_fragments = {"tiny": 2, "default": 3, "paper": 8}[mode]
     config.num_local_steps = 12 if is_tiny else 30  # H
     config.long_local_steps = 24 if is_tiny else 100  # H of "full, long"
     config.learning_rate = 2e-3
     config.local_steps_per_record = 24 if is_tiny else 300
-    config.num_steps = {"tiny": 2, "default": 3, "gpu": 30}[mode]  # records: 900 local steps by default
+    config.num_steps = {"tiny": 2, "default": 3, "paper": 30}[mode]  # records: 900 local steps by default
     config.record_every = 1
     return config
 
