@@ -10,10 +10,11 @@ have sent, one copy a neighbour.
 
 The front of a panel is the best accuracy that any channel had shown by so many bits.
 
-Measured (default mode, 3 seeds): signs reach 85 % with 9 to 17 times fewer bits under CHOCO-SGD and 20 to 23 times fewer under
-D-SGD.  That CHOCO-SGD ends near the uncompressed run with every channel does not hold with this table: two bits of
-`quantize` are no contraction and diverge under both methods, and consensus steps that do on a ring (0.4 for a tenth of the
-numbers and for rank one) are too long on denser graphs, where the same channels under `ef21`, which has no step to choose, learn.
+Measured (default mode, 3 seeds): signs reach 85 % with 9 to 17 times fewer bits under CHOCO-SGD and 20 to 23 times fewer
+under D-SGD.  That CHOCO-SGD ends near the uncompressed run with every channel does not hold with this table: two bits of
+`quantize` are no contraction and diverge under both methods, and a consensus step of 0.4 is too long for rank one
+everywhere and for a tenth of the numbers on denser graphs, where the same channels under `ef21`, which has no step to
+choose, learn.
 """
 
 from __future__ import annotations
