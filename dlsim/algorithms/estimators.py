@@ -56,13 +56,14 @@ def full_count(problem: Problem, node_ids: Array) -> Array:
     return jnp.asarray(problem.num_examples, jnp.uint32)[node_ids]
 
 
-def _batch_count(problem: Problem, node_ids: Array) -> Array:
+def batch_count(problem: Problem, node_ids: Array) -> Array:
+    """Gradient evaluations of one stochastic gradient of these nodes, uint32 `[n]`."""
     return jnp.full(node_ids.shape, problem.batch_size, jnp.uint32)
 
 
 def _memoryless(problem: Problem, use_full_gradient: bool) -> Estimator:
     oracle = problem.full_gradient if use_full_gradient else problem.gradient
-    counted = full_count if use_full_gradient else _batch_count
+    counted = full_count if use_full_gradient else batch_count
 
     def init(key: Array, params: PyTree, node_ids: Array) -> tuple[PyTree, tuple[()]]:
         return oracle(key, params, node_ids)[0], ()
@@ -115,7 +116,7 @@ def svrg(probability: Any = 0.1, *, is_common: bool = False) -> MakeEstimator:
             here, loss = problem.gradient(key, params, node_ids)
             there, _ = problem.gradient(key, memory.params, node_ids)
             gradient = trees.add(trees.subtract(here, there), memory.gradient)
-            count = 2 * _batch_count(problem, node_ids) + jnp.where(is_new, full_count(problem, node_ids), 0)
+            count = 2 * batch_count(problem, node_ids) + jnp.where(is_new, full_count(problem, node_ids), 0)
             return gradient, loss, memory, count.astype(jnp.uint32)
 
         return Estimator(init, step)
@@ -168,7 +169,7 @@ def sarah(period: int = 10) -> MakeEstimator:
             before, _ = problem.gradient(key, memory.params, node_ids)
             moved = trees.add(trees.subtract(here, before), memory.gradient)
             gradient = renewed(problem, key, params, node_ids, Snapshot(params, moved), age == 0).gradient
-            batch, whole = 2 * _batch_count(problem, node_ids), full_count(problem, node_ids)
+            batch, whole = 2 * batch_count(problem, node_ids), full_count(problem, node_ids)
             count = jnp.where(age == 0, whole, batch).astype(jnp.uint32)
             return gradient, loss, Differences(params, gradient, age), count
 
@@ -247,7 +248,7 @@ def saga() -> MakeEstimator:
                 lambda table, new: table.at[rows, places].set(new, unique_indices=True), memory.gradients, seen
             )
             mean = trees.add(memory.mean, trees.scale(1 / held, total))
-            return gradient, jnp.mean(losses, axis=1), Table(table, mean), _batch_count(problem, node_ids)
+            return gradient, jnp.mean(losses, axis=1), Table(table, mean), batch_count(problem, node_ids)
 
         return Estimator(init, step)
 

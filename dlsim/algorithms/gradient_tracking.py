@@ -11,7 +11,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.algorithms.dsgd import ORDERS
-from dlsim.algorithms.estimators import estimator_of, full_count
+from dlsim.algorithms.estimators import batch_count, estimator_of, full_count
 from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
@@ -202,9 +202,8 @@ def _say_if_unstable(
 
 def gradient_count(problem: Problem, network: Network, use_full_gradient: bool = False) -> Array:
     """Gradient evaluations of one call of the problem's gradient at every node, uint32 `[N]`; none where absent."""
-    if use_full_gradient:
-        return of_present(full_count(problem, network.node_ids), network)
-    return of_present(jnp.full(network.num_nodes, problem.batch_size, jnp.uint32), network)
+    counted = full_count if use_full_gradient else batch_count
+    return of_present(counted(problem, network.node_ids), network)
 
 
 def of_present(count: Array, network: Network) -> Array:

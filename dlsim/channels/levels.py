@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
+from dlsim.channels.bits import Reader, Writer
 from dlsim.core import Array
 
 MOST_LEVELS = 2**16  # positions are float32
@@ -45,9 +46,9 @@ def encode_levels(values: Any, span: float, num_levels: int) -> bytes:
     if off.any() or (levels < 0).any() or (levels > num_levels - 1).any():
         rule = f"at the {num_levels} levels from -{span:g} to {span:g}"
         checks.fail("encode_levels", "values", rule, "others", "Encode what a channel gave.")
-    width = level_bits(num_levels)
-    bits = (levels.astype(np.int64)[:, None] >> np.arange(width)[::-1]) & 1
-    return np.packbits(bits.astype(np.uint8)).tobytes()
+    writer = Writer()
+    writer.numbers(levels, level_bits(num_levels))
+    return np.packbits(writer.bits()).tobytes()
 
 
 @checks.typed
@@ -59,8 +60,7 @@ def decode_levels(data: bytes, num_entries: int, span: float, num_levels: int) -
     if not isinstance(data, bytes) or len(data) != length:
         got = f"{len(data)} bytes" if isinstance(data, bytes) else checks.describe(data)
         checks.fail("decode_levels", "data", f"{length} bytes", got)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8))[: num_entries * width].reshape(num_entries, width)
-    levels = (bits.astype(np.int64) << np.arange(width)[::-1]).sum(axis=1)
+    levels = Reader(np.unpackbits(np.frombuffer(data, np.uint8))).numbers(num_entries, width)
     return at_levels(np.minimum(levels, num_levels - 1).astype(np.float64), span, num_levels).astype(np.float32)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, trees
+from dlsim.channels.bits import Reader, Writer
 from dlsim.channels.packets import is_sent, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
@@ -68,8 +69,9 @@ def encode_log(values: Any, num_bits: int = 8, *, steps_per_e: Any = 8.0) -> byt
     with np.errstate(divide="ignore"):
         level = np.clip(np.round(steps_per_e * np.log(np.abs(flat))), low, high)
     words = (level - low).astype(np.uint32) + ((flat < 0).astype(np.uint32) << np.uint32(num_bits - 1))
-    places = np.arange(num_bits - 1, -1, -1, dtype=np.uint32)
-    return np.packbits((words[:, None] >> places & 1).astype(np.uint8)).tobytes()
+    writer = Writer()
+    writer.numbers(words, num_bits)
+    return np.packbits(writer.bits()).tobytes()
 
 
 @checks.typed
@@ -88,11 +90,10 @@ def decode_log(code: bytes, count: int, num_bits: int = 8, *, steps_per_e: Any =
     if len(code) != -(-count * num_bits // 8):
         rule = f"{-(-count * num_bits // 8)} bytes long, {count} numbers of {num_bits} bits"
         checks.fail(where, "code", rule, f"{len(code)} bytes")
-    bits = np.unpackbits(np.frombuffer(code, np.uint8), count=count * num_bits).reshape(count, num_bits)
-    words = bits.astype(np.int64) @ (1 << np.arange(num_bits - 1, -1, -1))
+    words = Reader(np.unpackbits(np.frombuffer(code, np.uint8))).numbers(count, num_bits)
     level = words % (1 << (num_bits - 1)) + low
     size = np.exp(level / steps_per_e)
-    return np.where(bits[:, 0] == 1, -size, size).astype(np.float32)
+    return np.where(words >> (num_bits - 1), -size, size).astype(np.float32)
 
 
 def _ends(where: str, num_bits: int, steps_per_e: Any) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def count_downloads(
 
     sends = (jnp.arange(network.num_nodes) == source) & ~from_server
     if network.links is not None:
-        sizes = bits.high.astype(jnp.float32) * 2.0**32 + bits.low.astype(jnp.float32)
+        sizes = counters.as_float(bits)
         by_peer = seconds.between(network, key, "downloads", jnp.where(sends, jnp.sum(sizes), 0), sizes).state
         by_server = seconds.from_server(network, key, "downloads", sizes, None).state
         network = network.with_state(jax.tree.map(lambda a, b: jnp.where(from_server, a, b), by_server, by_peer))

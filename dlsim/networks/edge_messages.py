@@ -10,6 +10,7 @@ from dlsim.core import Array, PyTree, Route
 from dlsim.networks import messages
 from dlsim.networks.fields import check_single
 from dlsim.networks.network import Arrival, Network
+from dlsim.running import counters
 
 
 def reverse_edges(network: Network) -> Array:
@@ -55,7 +56,7 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     if network.delays is not None:
         if network.delays.is_changing:
             checks.fail("send_edges", "scenario", "one that keeps the topology where messages take rounds", "another")
-        sizes = messages.as_float(messages.message_bits(packet))
+        sizes = counters.as_float(messages.message_bits(packet))
         values, arrived, network = messages.passed(
             network,
             key,

@@ -120,11 +120,6 @@ def times(bits: counters.Counter, copies: Array) -> counters.Counter:
     return counters.Counter(low=full.low, high=full.high + bits.high * copies.astype(jnp.uint32))
 
 
-def as_float(bits: counters.Counter) -> Array:
-    """The bits as float32."""
-    return bits.high.astype(jnp.float32) * 2.0**32 + bits.low.astype(jnp.float32)
-
-
 def active_edges(network: NetworkFields) -> Array | None:
     """Which links work in this round, bool `[E]`, False in the padding; None: all links there are."""
     mask = network.is_linked
@@ -173,8 +168,10 @@ def count_edges(network: Fields, key: Array, stream: str, packet: Packet, up: Ar
     total = total._replace(high=total.high + jax.ops.segment_sum(sent.high, network.senders, network.num_nodes))
     copies = jax.ops.segment_sum(up.astype(jnp.uint32), network.senders, network.num_nodes)
     if timed_links(network) is not None:
-        heard = jax.ops.segment_sum(as_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True)
-        network = between(network, key, stream, as_float(total), heard)
+        heard = jax.ops.segment_sum(
+            counters.as_float(sent), network.receivers, network.num_nodes, indices_are_sorted=True
+        )
+        network = between(network, key, stream, counters.as_float(total), heard)
     network = count(network, copies, counters.from_words(jnp.zeros_like(copies)))
     traffic = network.state.traffic
     traffic = traffic._replace(bits=counters.add(traffic.bits, total))
@@ -220,7 +217,7 @@ def send(
     if network.delays is not None:
         packet, network = _sent_on_its_way(network, key, packet, stream, bits, mask, hear, sent_with)
     if timed_links(network) is not None:
-        sizes = as_float(bits)
+        sizes = counters.as_float(bits)
         heard = _heard_bits(network, sizes, mask, incoming)
         network = between(network, key, stream, sizes * outgoing, heard)
     return packet, count(network, outgoing, bits)
@@ -250,7 +247,7 @@ def _sent_on_its_way(
         node_ids=network.node_ids,
         senders=network.senders,
         receivers=network.receivers,
-        bits=as_float(bits)[network.senders] if delays.kind == "links" else None,
+        bits=counters.as_float(bits)[network.senders] if delays.kind == "links" else None,
         num=network.num_edges,
         are_links=True,
     )
@@ -327,11 +324,11 @@ def exchange(network: Fields, key: Array, tree: PyTree, partner: Array, stream: 
     bits, copies = message_bits(packet), sends.astype(jnp.uint32)
     said = trees.take(packet.values, partner)
     if network.delays is not None:
-        size = as_float(bits)[partner]
+        size = counters.as_float(bits)[partner]
         said, heard, network = passed(network, key, stream, said, heard, partner, positions, size, hear="once")
     received = trees.select(heard, said, tree)
     if timed_links(network) is not None:
-        sizes = jnp.where(sends, as_float(bits), 0)
+        sizes = jnp.where(sends, counters.as_float(bits), 0)
         network = between(network, key, stream, sizes, sizes[partner])
     return Arrival(values=received, mask=heard), count(network, copies, bits)
 

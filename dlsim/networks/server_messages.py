@@ -10,7 +10,6 @@ from dlsim.core import SERVER, Array, PyTree, Route
 from dlsim.networks.fields import Arrival, NetworkFields
 from dlsim.networks.messages import (
     Fields,
-    as_float,
     check_leading,
     count,
     message_bits,
@@ -46,10 +45,10 @@ def uplink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Arri
         if rows is not None:
             fix = "Use a method whose server does not wait (fedbuff, fedasync, ...), with a pace in place of delays."
             checks.fail("uplink", "cohort", "all nodes where reports take rounds", f"{rows.shape[0]} of them", fix)
-        places, sizes = jnp.arange(network.num_nodes, dtype=jnp.int32), as_float(bits)
+        places, sizes = jnp.arange(network.num_nodes, dtype=jnp.int32), counters.as_float(bits)
         values, arrived, network = passed(network, key, stream, values, arrived, places, None, sizes, hear="once")
     if timed_links(network) is not None:
-        network = to_server(network, key, stream, jnp.where(present, as_float(bits), 0), rows)
+        network = to_server(network, key, stream, jnp.where(present, counters.as_float(bits), 0), rows)
     if rows is not None:
         nothing = jnp.zeros(network.num_nodes, jnp.uint32)
         copies = nothing.at[rows].set(copies, unique_indices=True)
@@ -75,14 +74,14 @@ def downlink(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Ar
         made = (
             arrived if rows is None else jnp.zeros(network.num_nodes, bool).at[rows].set(arrived, unique_indices=True)
         )
-        sizes = jnp.broadcast_to(as_float(bits), made.shape)
+        sizes = jnp.broadcast_to(counters.as_float(bits), made.shape)
         received, arrived, network = passed(
             network, key, stream, packet.values, made, None, places, sizes, hear="newest", row=one
         )
         if rows is not None:
             received, arrived = trees.take(received, rows), arrived[rows]
     if timed_links(network) is not None:
-        network = from_server(network, key, stream, jnp.where(present, as_float(bits), 0), rows)
+        network = from_server(network, key, stream, jnp.where(present, counters.as_float(bits), 0), rows)
     traffic = network.state.traffic
     traffic = traffic._replace(
         server_messages=counters.add(traffic.server_messages, counters.from_words(copies)),

@@ -82,6 +82,11 @@ def advance(time: Clock, seconds: Array) -> Clock:
     )
 
 
+def as_float(count: Counter) -> Array:
+    """The count as float32, in a program."""
+    return count.high.astype(jnp.float32) * 2.0**32 + count.low.astype(jnp.float32)
+
+
 def to_float(value: Counter | Clock) -> np.ndarray:
     """On the host: the count, or the time in seconds, as float64."""
     if isinstance(value, Counter):

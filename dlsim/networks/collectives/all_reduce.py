@@ -305,14 +305,14 @@ def _spent(
         body = counters.product(cost.entries, jnp.uint32(width))
         if own_bits is not None and how.quantizer is None:  # as large as the channel says, in this leaf's share
             part = cost.entries.astype(jnp.float32) / trees.num_entries(tree)
-            body = _to_counter(part * _as_float(own_bits))
+            body = _to_counter(part * counters.as_float(own_bits))
         sent = counters.add(sent, counters.from_words(cost.messages))
         bits = counters.add(bits, counters.add(body, header))
         vector = vector + entries * width
     seconds = jnp.float32(0)
     if between is not None:
         if own_bits is not None and how.quantizer is None:
-            vector = jnp.max(jnp.where(is_in, _as_float(own_bits), 0))
+            vector = jnp.max(jnp.where(is_in, counters.as_float(own_bits), 0))
         ring, num = arithmetic.compact(is_in, order), jnp.sum(is_in, dtype=jnp.int32)
         if how.kind == "ring":
             seconds = ring_seconds(between, vector, ring, num, how.slices)
@@ -326,10 +326,6 @@ def _cost(how: Collective, num_entries: int, is_in: Array, rank: Array) -> Cost:
     if how.kind == "ring":
         return arithmetic.ring_cost(num_entries, is_in, rank)
     return arithmetic.butterfly_cost(num_entries, is_in, rank, is_in.shape[0])
-
-
-def _as_float(count: counters.Counter) -> Array:
-    return count.high.astype(jnp.float32) * 2.0**32 + count.low.astype(jnp.float32)
 
 
 def _to_counter(value: Array) -> counters.Counter:
