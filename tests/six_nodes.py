@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim.core import Algorithm, Problem, PyTree
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.messages import open_channels
 from dlsim.networks.network import Network, connect
 from dlsim.problems import quadratic

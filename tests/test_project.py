@@ -17,7 +17,7 @@ import pytest
 from patience import PATIENCE
 
 import dlsim
-from dlsim.networks.weights import NAMES as WEIGHTS
+from dlsim.networks.graphs.weights import NAMES as WEIGHTS
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "dlsim").rglob("*.py"))

@@ -116,7 +116,7 @@ def a2cid2_constants(network: Network, rates: Any = None) -> A2CiD2Constants:
       NeurIPS 2023, section 3.
     """
     from dlsim import clocks
-    from dlsim.networks import spectral
+    from dlsim.networks.graphs import spectral
 
     where = "a2cid2_constants"
     checks.instance(where, "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")

@@ -15,7 +15,7 @@ from dlsim.algorithms.estimators import batch_count, estimator_of, full_count
 from dlsim.algorithms.optimizers import node_optimizer
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks import spectral
+from dlsim.networks.graphs import spectral
 from dlsim.networks.network import Network
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dlsim.algorithms.optimizers import server_optimizer
 from dlsim.algorithms.server_round import aggregation_weights, as_one, check_weighting, collect, first
 from dlsim.channels.low_rank import as_matrix, left, matrix_shapes, orthonormal, product, revived, right, starts
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.flight.server_messages import asked
 from dlsim.networks.network import Network
-from dlsim.networks.server_messages import asked
 from dlsim.problems.variables import without_statistics
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dlsim import checks, keys, trees
 from dlsim.algorithms.local import LocalUpdates
 from dlsim.algorithms.optimizers import ServerOptimizer
 from dlsim.core import Aggregator, Array, Info, Problem, PyTree
+from dlsim.networks.flight.server_messages import asked
 from dlsim.networks.network import Arrival, Inbox, Network
-from dlsim.networks.server_messages import asked
 
 WEIGHTINGS = ("examples", "uniform")
 

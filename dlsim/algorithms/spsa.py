@@ -12,10 +12,10 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.algorithms.optimizers import NodeOptimizer, node_optimizer
 from dlsim.core import SERVER, Algorithm, Array, Info, Packet, Problem, PyTree
-from dlsim.networks.downloads import count_downloads
+from dlsim.networks.flight.server_messages import asked
 from dlsim.networks.messages import active_edges, both, message_bits
 from dlsim.networks.network import Network
-from dlsim.networks.server_messages import asked
+from dlsim.networks.pace.downloads import count_downloads
 from dlsim.problems.blocks import map_nodes
 from dlsim.problems.zeroth_order import DISTRIBUTIONS, along, check_estimator, directions, seed_of
 from dlsim.running import counters

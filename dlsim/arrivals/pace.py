@@ -9,7 +9,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.arrivals.coefficients import known_numbers
 from dlsim.clocks.clocks import LONGEST, TICKS_PER_SECOND
-from dlsim.networks.links import Links
+from dlsim.networks.pace.links import Links
 
 DRAWS = 32  # of a client at a time
 

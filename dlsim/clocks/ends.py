@@ -8,7 +8,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.clocks.clocks import draw_words
-from dlsim.networks.graph import Graph
+from dlsim.networks.graphs.graph import Graph
 from dlsim.networks.network import Network, host_graph
 
 COMMUNICATIONS = ("edges", "links", "nodes")

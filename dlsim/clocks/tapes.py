@@ -18,7 +18,7 @@ from dlsim.clocks import clocks
 from dlsim.clocks.clocks import Clock, ClockEvents, Cursor, to_ticks
 from dlsim.clocks.ends import ClockedEnds, clocked_ends
 from dlsim.core import Array
-from dlsim.networks.graph import Graph
+from dlsim.networks.graphs.graph import Graph
 from dlsim.networks.network import Network
 
 Source = tuple[int, Clock, ClockedEnds, Cursor]  # kind, clock, whose it is, how far it is

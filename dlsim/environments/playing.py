@@ -13,7 +13,7 @@ from dlsim.environments.environment import Environment
 from dlsim.environments.policies import Policy, repair
 from dlsim.networks.messages import both, open_channels
 from dlsim.networks.network import Inbox, Network, NetworkState
-from dlsim.networks.seconds import by_node, end_round
+from dlsim.networks.pace.seconds import by_node, end_round
 from dlsim.running import counters
 
 
@@ -174,7 +174,7 @@ def _checked(num_agents: int, policy: Policy, network: Network | None, scenario:
                 checks.fail("play", name, "None for a policy that says nothing", type(value).__name__)
         return None
     if network is None:
-        from dlsim.networks.topologies import complete
+        from dlsim.networks.graphs.topologies import complete
 
         network = complete(num_agents)
     checks.instance("play", "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")

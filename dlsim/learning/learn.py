@@ -29,11 +29,11 @@ from dlsim.learning.events import learn_events
 from dlsim.learning.measures import STALENESS_DIMS, measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
-from dlsim.networks.links import Ledger
+from dlsim.networks.flight.server_messages import asked
 from dlsim.networks.messages import active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
-from dlsim.networks.seconds import by_node, computed, end_round
-from dlsim.networks.server_messages import asked
+from dlsim.networks.pace.links import Ledger
+from dlsim.networks.pace.seconds import by_node, computed, end_round
 from dlsim.running import counters, status
 
 _FIXES = {

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dlsim.core import Array, Info, MeasureFn, Problem, Process, PyTree
 from dlsim.learning import metrics
-from dlsim.networks.in_flight import STALENESS_BINS, staleness
+from dlsim.networks.flight.in_flight import STALENESS_BINS, staleness
 from dlsim.networks.network import NetworkState
 from dlsim.running import counters
 

@@ -210,7 +210,7 @@ def train(learner: Learner, network: Network | None = None, scenario: Scenario |
     """
     checks.instance("train", "learner", learner, Learner, "Use dlsim.marl.ippo(environment) or another learner.")
     if network is None:
-        from dlsim.networks.topologies import complete
+        from dlsim.networks.graphs.topologies import complete
 
         network = complete(learner.problem.num_nodes)
     process = learn(learner.problem, learner.algorithm, network, scenario)

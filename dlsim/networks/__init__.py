@@ -39,25 +39,18 @@ from dlsim.networks.collectives.orders import ring_order
 from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
-from dlsim.networks.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
-from dlsim.networks.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
-from dlsim.networks.device_traces import Devices, lognormal_devices, trace_devices
-from dlsim.networks.devices import fading, rate_trace, session_trace, sessions, stragglers
-from dlsim.networks.drawing import draw
 from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.fields import Membership
-from dlsim.networks.finite_time import base_graph, one_peer_exponential
-from dlsim.networks.graph import Graph, graph
-from dlsim.networks.graph_files import GraphFile, from_edge_list, read_graph_file
-from dlsim.networks.labels import Labels
-from dlsim.networks.links import Links, Watts, join_links, links
-from dlsim.networks.matcha import Matcha, matcha
-from dlsim.networks.media import cellular_5g, ethernet, wifi
-from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
-from dlsim.networks.peer_churn import peer_churn
-from dlsim.networks.periods import period_gap
-from dlsim.networks.random_graphs import (
+from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
+from dlsim.networks.graphs.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
+from dlsim.networks.graphs.drawing import draw
+from dlsim.networks.graphs.finite_time import base_graph, one_peer_exponential
+from dlsim.networks.graphs.graph import Graph, graph
+from dlsim.networks.graphs.graph_files import GraphFile, from_edge_list, read_graph_file
+from dlsim.networks.graphs.labels import Labels
+from dlsim.networks.graphs.periods import period_gap
+from dlsim.networks.graphs.random_graphs import (
     barabasi_albert,
     erdos_renyi,
     random_geometric,
@@ -65,8 +58,7 @@ from dlsim.networks.random_graphs import (
     stochastic_block,
     watts_strogatz,
 )
-from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
-from dlsim.networks.spectral import (
+from dlsim.networks.graphs.spectral import (
     chi_1,
     chi_2,
     diameter,
@@ -79,8 +71,8 @@ from dlsim.networks.spectral import (
     spectral_gap,
     spectrum,
 )
-from dlsim.networks.stochastic import check_stochastic
-from dlsim.networks.topologies import (
+from dlsim.networks.graphs.stochastic import check_stochastic
+from dlsim.networks.graphs.topologies import (
     binary_tree,
     bipartite,
     caveman,
@@ -93,7 +85,15 @@ from dlsim.networks.topologies import (
     star,
     torus,
 )
-from dlsim.networks.weights import mixing_weights
+from dlsim.networks.graphs.weights import mixing_weights
+from dlsim.networks.matcha import Matcha, matcha
+from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_devices
+from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
+from dlsim.networks.pace.links import Links, Watts, join_links, links
+from dlsim.networks.pace.media import cellular_5g, ethernet, wifi
+from dlsim.networks.peer_churn import peer_churn
+from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
 
 __all__ = [
     "Arrival",

@@ -10,11 +10,11 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
-from dlsim.networks.graph import Graph
+from dlsim.networks.graphs.graph import Graph
+from dlsim.networks.graphs.padding import lengthen, widen
+from dlsim.networks.graphs.periods import check_dwell
+from dlsim.networks.graphs.spectral import is_connected
 from dlsim.networks.network import Network, host_graph
-from dlsim.networks.padding import lengthen, widen
-from dlsim.networks.periods import check_dwell
-from dlsim.networks.spectral import is_connected
 from dlsim.problems.sampling import batch_positions
 
 MODES = ("oracle", "local")

@@ -12,10 +12,10 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Channel, Packet, PyTree, Route
-from dlsim.networks.delays import Delays, check_delays
-from dlsim.networks.graph import Graph, check_graph
-from dlsim.networks.labels import Labels
-from dlsim.networks.links import BARRIERS, Ledger, Links, ledger
+from dlsim.networks.flight.delays import Delays, check_delays
+from dlsim.networks.graphs.graph import Graph, check_graph
+from dlsim.networks.graphs.labels import Labels
+from dlsim.networks.pace.links import BARRIERS, Ledger, Links, ledger
 from dlsim.running import counters
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Packet, PyTree, Route
-from dlsim.networks import in_flight
-from dlsim.networks.delays import HEAR, Transmissions
 from dlsim.networks.fields import PERFECT, Arrival, NetworkFields, check_single
-from dlsim.networks.seconds import between, timed_links
+from dlsim.networks.flight import in_flight
+from dlsim.networks.flight.delays import HEAR, Transmissions
+from dlsim.networks.pace.seconds import between, timed_links
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)

@@ -23,8 +23,8 @@ import numpy as np
 from dlsim import checks, trees
 from dlsim.networks.columns import by_columns
 from dlsim.networks.fields import NetworkFields, host_graph
-from dlsim.networks.graph import Graph
-from dlsim.networks.sizes import check_table
+from dlsim.networks.graphs.graph import Graph
+from dlsim.networks.pace.sizes import check_table
 from dlsim.running.meshes import gathered, spread
 
 Array = jax.Array

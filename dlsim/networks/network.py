@@ -15,7 +15,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import PROPERTIES, Array, Packet, PyTree
-from dlsim.networks import combining, messages, mixing, server_messages
+from dlsim.networks import messages, mixing
 from dlsim.networks.collectives import all_reduce as collectives
 from dlsim.networks.fields import (
     PERFECT,
@@ -27,13 +27,14 @@ from dlsim.networks.fields import (
     host_graph,
     no_traffic,
 )
-from dlsim.networks.graph import Graph, weight_dtype
-from dlsim.networks.links import Ledger, ledger
+from dlsim.networks.flight import combining, server_messages
+from dlsim.networks.graphs.graph import Graph, weight_dtype
+from dlsim.networks.graphs.spectral import is_connected
+from dlsim.networks.graphs.stochastic import check_stochastic
+from dlsim.networks.graphs.weights import mixing_weights
 from dlsim.networks.mixing import lower
-from dlsim.networks.sizes import check_size
-from dlsim.networks.spectral import is_connected
-from dlsim.networks.stochastic import check_stochastic
-from dlsim.networks.weights import mixing_weights
+from dlsim.networks.pace.links import Ledger, ledger
+from dlsim.networks.pace.sizes import check_size
 
 __all__ = [
     "LARGEST_IMPLICIT_EDGES",

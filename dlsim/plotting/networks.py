@@ -9,7 +9,7 @@ import numpy as np
 from dlsim.networks.network import host_graph
 
 if TYPE_CHECKING:
-    from dlsim.networks.graph import Graph
+    from dlsim.networks.graphs.graph import Graph
 
 MOST_LINKS = 5_000  # that are drawn; of more, the nodes alone
 LARGEST_SPRING = 150  # nodes: beyond, springs would take longer than a run should be kept waiting
@@ -42,7 +42,7 @@ def drawing_of(network: Any, at: dict[str, Any] | None = None, *, has_server: bo
 
 def _laid_out(graph: Graph, is_complete: bool) -> tuple[np.ndarray, np.ndarray, int]:
     """Places, segments, and how many links there are; too many of them are not drawn."""
-    from dlsim.networks.drawing import layout
+    from dlsim.networks.graphs.drawing import layout
 
     num_nodes, none = graph.num_nodes, np.zeros((0, 2, 2))
     links = num_nodes * (num_nodes - 1) // 2 if is_complete else _pairs(graph)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dlsim.networks.graphs.padding import lengthen, widen
 from dlsim.networks.mixing import UNROLL
 from dlsim.networks.network import Network, lower
-from dlsim.networks.padding import lengthen, widen
 
 # Up to this many nodes a dense product costs little more than the sparse ones, and always less than another program.
 DENSE_NODES = {"cpu": 256, "gpu": 2048, "tpu": 2048}

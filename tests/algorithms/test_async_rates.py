@@ -14,7 +14,7 @@ from dlsim import algorithms, clocks, networks, problems
 from dlsim.algorithms.a2cid2 import A2CiD2State
 from dlsim.core import EventAlgorithm, Record
 from dlsim.learning.average import average
-from dlsim.networks import spectral
+from dlsim.networks.graphs import spectral
 from dlsim.networks.network import Network
 from dlsim.running.simulate import simulate
 

@@ -15,7 +15,7 @@ import pytest
 import dlsim
 from dlsim import algorithms, arrivals, clocks, networks
 from dlsim.core import Array, Problem, Record
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.network import Network, connect
 
 NUM, DIMENSION = 4, 64

@@ -23,7 +23,7 @@ from toys import environment
 from dlsim import algorithms, keys, networks
 from dlsim.core import PROPERTIES, REQUIREMENTS, Algorithm, Process, Record
 from dlsim.learning.learn import learn
-from dlsim.networks.padding import lengthen
+from dlsim.networks.graphs.padding import lengthen
 from dlsim.running import counters, status
 from dlsim.running.simulate import simulate
 

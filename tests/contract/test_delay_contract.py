@@ -14,7 +14,7 @@ from contract.table import CASES, Case
 
 import dlsim
 from dlsim import algorithms, networks, problems
-from dlsim.networks.delays import Delays
+from dlsim.networks.flight.delays import Delays
 
 LATE: dict[str, Delays] = {
     "fixed": networks.fixed_delay(2),

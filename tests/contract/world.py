@@ -12,7 +12,7 @@ import numpy as np
 import dlsim
 from dlsim import keys, problems
 from dlsim.core import Array, Channel, Problem, Process, PyTree, Scenario
-from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graphs.graph import Graph, graph
 from dlsim.networks.network import Network, connect
 
 NUM_NODES = 8  # one a fake device

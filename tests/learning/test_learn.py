@@ -15,7 +15,7 @@ from dlsim import networks
 from dlsim.algorithms import choco_sgd, decentralized_admm, dsgd
 from dlsim.core import PROPERTIES, REQUIREMENTS, Process, Record
 from dlsim.learning.learn import learn
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.network import connect
 from dlsim.problems import quadratic
 from dlsim.running import counters

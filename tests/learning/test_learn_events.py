@@ -15,7 +15,7 @@ from dlsim.algorithms.swarm_sgd import _tails
 from dlsim.core import EventAlgorithm, Record
 from dlsim.learning.event_handlers import STALENESS_BINS, compressible
 from dlsim.learning.learn import learn
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.network import Network, connect
 from dlsim.running import counters
 from dlsim.running.simulate import simulate

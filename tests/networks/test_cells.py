@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlsim.networks.cells import finishing_times
+from dlsim.networks.pace.cells import finishing_times
 
 
 def played(work: np.ndarray, cells: np.ndarray) -> np.ndarray:

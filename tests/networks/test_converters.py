@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 from same_networks import column_stochastic, same
 
-from dlsim.networks import converters, random_graphs, spectral, topologies
+from dlsim.networks.graphs import converters, random_graphs, spectral, topologies
 from dlsim.networks.network import complete_network, connect
 
 NETWORKS = {

@@ -10,9 +10,9 @@ import pytest
 
 import dlsim
 from dlsim import keys, networks
-from dlsim.networks.delays import Transmissions, draw, message_seconds
 from dlsim.networks.edge_messages import send_edges
-from dlsim.networks.in_flight import staleness
+from dlsim.networks.flight.delays import Transmissions, draw, message_seconds
+from dlsim.networks.flight.in_flight import staleness
 from dlsim.networks.messages import open_channels
 from dlsim.running.counters import to_float
 from dlsim.running.programs import compile_process

@@ -12,7 +12,7 @@ import pytest
 
 from dlsim import networks
 from dlsim.core import Scenario
-from dlsim.networks.seconds import elapse
+from dlsim.networks.pace.seconds import elapse
 from dlsim.running.counters import to_float
 
 KEY = jax.random.key(2)

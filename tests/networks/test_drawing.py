@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch
 
 from dlsim import networks
-from dlsim.networks import layouts, random_graphs, topologies
-from dlsim.networks.drawing import draw, layout
+from dlsim.networks.graphs import layouts, random_graphs, topologies
+from dlsim.networks.graphs.drawing import draw, layout
 from dlsim.networks.network import complete_network
 
 

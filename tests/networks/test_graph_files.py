@@ -10,8 +10,8 @@ import scipy.sparse
 from same_networks import column_stochastic, same
 
 from dlsim import networks
-from dlsim.networks import spectral, topologies
-from dlsim.networks.graph_files import from_edge_list, read_graph_file
+from dlsim.networks.graphs import spectral, topologies
+from dlsim.networks.graphs.graph_files import from_edge_list, read_graph_file
 
 
 def write(tmp_path, text):

@@ -11,9 +11,9 @@ from contract.parts import CHANNELS, SCENARIOS
 
 import dlsim
 from dlsim import networks
+from dlsim.networks.graphs.padding import lengthen, widen
 from dlsim.networks.messages import open_channels
 from dlsim.networks.network import Network, host_graph
-from dlsim.networks.padding import lengthen, widen
 
 KEY = jax.random.key(3)
 MORE = 5  # edges that are none

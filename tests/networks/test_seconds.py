@@ -12,7 +12,7 @@ import pytest
 
 import dlsim
 from dlsim import algorithms, keys, networks, problems
-from dlsim.networks.links import Ledger
+from dlsim.networks.pace.links import Ledger
 from dlsim.running.counters import to_float
 
 KEY = jax.random.key(3)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dlsim import networks
-from dlsim.networks import sizes, topologies
+from dlsim.networks.graphs import topologies
+from dlsim.networks.pace import sizes
 
 RING = networks.ring(6)
 HUGE = 10**9

@@ -7,8 +7,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from dlsim.networks import random_graphs, sparse_ends, spectral, topologies
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs import random_graphs, sparse_ends, spectral, topologies
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.network import complete_network, connect
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from dlsim.networks import finite_time, random_graphs, spectral, topologies
-from dlsim.networks.stochastic import check_stochastic
-from dlsim.networks.weights import mixing_weights
+from dlsim.networks.graphs import finite_time, random_graphs, spectral, topologies
+from dlsim.networks.graphs.stochastic import check_stochastic
+from dlsim.networks.graphs.weights import mixing_weights
 
 # name -> (graph of about n nodes)
 GRAPHS = {

@@ -5,10 +5,10 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings, strategies as st
 
-from dlsim.networks import random_graphs, topologies, weights
-from dlsim.networks.graph import graph
-from dlsim.networks.stochastic import check_stochastic
-from dlsim.networks.weights import mixing_weights
+from dlsim.networks.graphs import random_graphs, topologies, weights
+from dlsim.networks.graphs.graph import graph
+from dlsim.networks.graphs.stochastic import check_stochastic
+from dlsim.networks.graphs.weights import mixing_weights
 
 SYMMETRIC = ("metropolis_hastings", "max_degree", "laplacian")
 

@@ -21,7 +21,7 @@ from toys import environment, walk
 import dlsim
 from dlsim import algorithms, clocks, networks, problems, simulate
 from dlsim.core import Process, Record
-from dlsim.networks.graph import graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.network import Network, connect
 from dlsim.running import checkpoint, identity, loop
 

@@ -76,7 +76,7 @@ def test_drawings_are_bounded(monkeypatch):
 
 
 def test_a_drawing_that_fails_loses_no_run(monkeypatch):
-    from dlsim.networks import drawing
+    from dlsim.networks.graphs import drawing
 
     def fails(*_):
         raise RuntimeError

@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks.collectives import arithmetic
-from dlsim.networks.links import Links, check_alone
+from dlsim.networks.pace.links import Links, check_alone
 
 Array = jax.Array
 

@@ -14,7 +14,7 @@ from dlsim.core import Array, PyTree
 from dlsim.networks import messages
 from dlsim.networks.collectives.pipes import Pipes
 from dlsim.networks.fields import NetworkFields
-from dlsim.networks.links import check_alone
+from dlsim.networks.pace.links import check_alone
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)

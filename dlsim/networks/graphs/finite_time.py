@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graphs.graph import Graph, graph
+from dlsim.networks.graphs.topologies import shift_graph
 from dlsim.networks.network import Network, connect
-from dlsim.networks.sizes import check_size
-from dlsim.networks.topologies import shift_graph
+from dlsim.networks.pace.sizes import check_size
 
 WeightedGraph = tuple[Graph, tuple[np.ndarray, np.ndarray]]  # edge_weights [E], self_weights [N]
 

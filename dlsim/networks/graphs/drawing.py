@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks, palette
-from dlsim.networks import layouts
-from dlsim.networks.graph import Graph, check_graph
-from dlsim.networks.layouts import layout
+from dlsim.networks.graphs import layouts
+from dlsim.networks.graphs.graph import Graph, check_graph
+from dlsim.networks.graphs.layouts import layout
 from dlsim.networks.network import Network, host_graph
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.sizes import check_size
+from dlsim.networks.pace.sizes import check_size
 
 _NAMED = ({"source", "target"}, {"from", "to"}, {"src", "dst"}, {"sender", "receiver"}, {"fromnodeid", "tonodeid"})
 INTEGER = re.compile(r"[+-]?[0-9]{1,40}")

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 
 from dlsim import checks
 from dlsim.core import Array, PyTree
-from dlsim.networks import delays as delaying
-from dlsim.networks.delays import Transmissions
 from dlsim.networks.fields import NetworkFields
+from dlsim.networks.flight import delays as delaying
+from dlsim.networks.flight.delays import Transmissions
 from dlsim.running import counters
 
 STALENESS_BINS = 64  # the last one holds all that is staler

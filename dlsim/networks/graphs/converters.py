@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, check_graph, graph
-from dlsim.networks.labels import Labels
-from dlsim.networks.network import Network, connect
-from dlsim.networks.normalizing import check_normalize
-from dlsim.networks.topologies import Weights
-from dlsim.networks.weighted_edges import (
+from dlsim.networks.graphs.graph import Graph, check_graph, graph
+from dlsim.networks.graphs.labels import Labels
+from dlsim.networks.graphs.normalizing import check_normalize
+from dlsim.networks.graphs.topologies import Weights
+from dlsim.networks.graphs.weighted_edges import (
     default_weights,
     matrix_network,
     numbers,
     undirected_if_mirrored,
     weighted_network,
 )
+from dlsim.networks.network import Network, connect
 
 if TYPE_CHECKING:
     import jraph

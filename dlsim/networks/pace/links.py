@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.sizes import check_size
+from dlsim.networks.pace.sizes import check_size
 from dlsim.running import counters
 
 Array = jax.Array

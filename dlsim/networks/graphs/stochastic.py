@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import check_graph
+from dlsim.networks.graphs.graph import check_graph
 
 TOLERANCE = 1e-5  # on sums and differences: a hundred float32 roundings of a number near 1
 

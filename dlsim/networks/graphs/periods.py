@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import check_graph
-from dlsim.networks.spectral import DENSE_NODES, mixing_matrix
-from dlsim.networks.stochastic import check_stochastic
+from dlsim.networks.graphs.graph import check_graph
+from dlsim.networks.graphs.spectral import DENSE_NODES, mixing_matrix
+from dlsim.networks.graphs.stochastic import check_stochastic
 
 LONGEST_PERIOD = 10_000_000  # rounds
 _ROUNDING = 2.0**-23  # of a float32 weight, relative

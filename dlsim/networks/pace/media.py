@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.networks.links import Links, Watts, links
+from dlsim.networks.pace.links import Links, Watts, links
 
 MESSAGE_BITS = 8 * 4e6
 NUM_DEVICES = 5

@@ -16,7 +16,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import SERVER, Array
-from dlsim.networks.links import check_alone
+from dlsim.networks.pace.links import check_alone
 
 OWNERS = ("all", "link", "node")
 LONGEST = 4096  # rounds; a buffer of more is a mistake

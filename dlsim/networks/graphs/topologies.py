@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graphs.graph import Graph, graph
 from dlsim.networks.network import LARGEST_IMPLICIT_EDGES, Network, complete_network, connect
-from dlsim.networks.sizes import check_size
+from dlsim.networks.pace.sizes import check_size
 
 Weights = str | tuple[np.ndarray, np.ndarray]
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from dlsim import checks, trees
 from dlsim.core import Array, Packet, PyTree
-from dlsim.networks import in_flight, mixing
+from dlsim.networks import mixing
 from dlsim.networks.fields import Inbox, NetworkFields
+from dlsim.networks.flight import in_flight
 from dlsim.networks.messages import Fields, active_edges, both, send
 
 

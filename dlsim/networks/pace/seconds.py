@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from dlsim import keys
 from dlsim.core import Array
-from dlsim.networks.cells import finishing_times
 from dlsim.networks.fields import NetworkFields, NetworkState
-from dlsim.networks.links import Ledger, Links
+from dlsim.networks.pace.cells import finishing_times
+from dlsim.networks.pace.links import Ledger, Links
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)

@@ -17,7 +17,7 @@ from dlsim.networks.messages import (
     passed,
     times,
 )
-from dlsim.networks.seconds import from_server, timed_links, to_server
+from dlsim.networks.pace.seconds import from_server, timed_links, to_server
 from dlsim.running import counters
 
 

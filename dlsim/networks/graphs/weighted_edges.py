@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graphs.graph import Graph, graph
+from dlsim.networks.graphs.normalizing import normalized, with_own
+from dlsim.networks.graphs.stochastic import TOLERANCE, check_stochastic
+from dlsim.networks.graphs.topologies import Weights
+from dlsim.networks.graphs.weights import matrix_weights
 from dlsim.networks.network import Network, connect
-from dlsim.networks.normalizing import normalized, with_own
-from dlsim.networks.stochastic import TOLERANCE, check_stochastic
-from dlsim.networks.topologies import Weights
-from dlsim.networks.weights import matrix_weights
 
 
 def default_weights(one: Graph, weights: Weights | None) -> Weights:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph
+from dlsim.networks.graphs.graph import Graph
 
 LAYOUTS = ("auto", "positions", "circular", "spring", "spectral", "communities")
 LARGEST_CIRCLE = 40  # nodes; above, a circle of chords says nothing

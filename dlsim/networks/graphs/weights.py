@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, check_graph, weight_dtype
-from dlsim.networks.spectral import laplacian_ends
-from dlsim.networks.stochastic import edge_places
+from dlsim.networks.graphs.graph import Graph, check_graph, weight_dtype
+from dlsim.networks.graphs.spectral import laplacian_ends
+from dlsim.networks.graphs.stochastic import edge_places
 
 NAMES = (
     "metropolis_hastings",

@@ -10,10 +10,10 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
-from dlsim.networks.device_traces import choose, read_rates, read_sessions
 from dlsim.networks.network import Network
+from dlsim.networks.pace.device_traces import choose, read_rates, read_sessions
+from dlsim.networks.pace.seconds import elapse
 from dlsim.networks.scenarios import restrict
-from dlsim.networks.seconds import elapse
 from dlsim.running.counters import Clock
 
 _LINKS = "Call network.with_links(dlsim.networks.links(...)) first."

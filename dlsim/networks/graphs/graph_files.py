@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.edge_pairs import Pairs, read_pairs
-from dlsim.networks.graph import graph
-from dlsim.networks.graph_texts import INTEGER, NO_WEIGHTS, Lines, Source, read_lines
-from dlsim.networks.labels import named
+from dlsim.networks.graphs.edge_pairs import Pairs, read_pairs
+from dlsim.networks.graphs.graph import graph
+from dlsim.networks.graphs.graph_texts import INTEGER, NO_WEIGHTS, Lines, Source, read_lines
+from dlsim.networks.graphs.labels import named
+from dlsim.networks.graphs.normalizing import check_normalize
+from dlsim.networks.graphs.topologies import Weights
+from dlsim.networks.graphs.weighted_edges import default_weights, matrix_network, weighted_network
 from dlsim.networks.network import Network, connect
-from dlsim.networks.normalizing import check_normalize
-from dlsim.networks.sizes import check_size
-from dlsim.networks.topologies import Weights
-from dlsim.networks.weighted_edges import default_weights, matrix_network, weighted_network
+from dlsim.networks.pace.sizes import check_size
 
 FORMS = ("auto", "edges", "adjacency", "neighbors", "matrix_market")
 _FEW = 2**20  # nodes that do no harm, be they there or not

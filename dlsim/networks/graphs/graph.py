@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.labels import Labels
-from dlsim.networks.sizes import check_size
+from dlsim.networks.graphs.labels import Labels
+from dlsim.networks.pace.sizes import check_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dlsim.core import Array
-from dlsim.networks import seconds
 from dlsim.networks.fields import NetworkFields
+from dlsim.networks.pace import seconds
 from dlsim.running import counters
 
 Fields = TypeVar("Fields", bound=NetworkFields)

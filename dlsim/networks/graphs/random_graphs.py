@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks.graph import Graph, graph
+from dlsim.networks.graphs.graph import Graph, graph
+from dlsim.networks.graphs.spectral import is_connected
+from dlsim.networks.graphs.topologies import Weights
 from dlsim.networks.network import Network, connect
-from dlsim.networks.sizes import check_size
-from dlsim.networks.spectral import is_connected
-from dlsim.networks.topologies import Weights
+from dlsim.networks.pace.sizes import check_size
 
 MAX_TRIES = 50
 _MAX_REPAIRS = 200

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dlsim import checks
-from dlsim.networks import sparse_ends
-from dlsim.networks.graph import check_graph
-from dlsim.networks.stochastic import TOLERANCE, check_stochastic
+from dlsim.networks.graphs import sparse_ends
+from dlsim.networks.graphs.graph import check_graph
+from dlsim.networks.graphs.stochastic import TOLERANCE, check_stochastic
 
 DENSE_NODES = 1500
 LARGEST_SPECTRUM = 20_000  # nodes of a whole spectrum without a closed form: 3.2 GB and an hour
