@@ -339,7 +339,7 @@ def test_periods_that_reach_the_mean_and_halves_that_never_meet() -> None:
 def test_large_periods_are_sparse(monkeypatch) -> None:
     parts = [networks.random_regular(40, 3, seed=s) for s in range(2)]
     dense = networks.period_gap(parts, (1, 2))
-    monkeypatch.setattr(networks.periods, "DENSE_NODES", 10)
+    monkeypatch.setattr(networks.graphs.periods, "DENSE_NODES", 10)
     assert networks.period_gap(parts, (1, 2)) == pytest.approx(dense, rel=1e-6)
 
 
