@@ -173,7 +173,7 @@ def test_the_slowest_of_exponential_times_is_harmonic() -> None:
     base = networks.ring(5)
 
     def round_of(compute: jax.Array) -> jax.Array:
-        after = dlsim.networks.seconds.computed(
+        after = dlsim.networks.pace.seconds.computed(
             base.with_links(networks.links(5, compute=compute)), KEY, jnp.ones(5, jnp.uint32), None
         )
         time = after.state.traffic.clock
