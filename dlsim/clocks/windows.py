@@ -127,12 +127,14 @@ def _usual_rate(network: Network, communication: str) -> Any:
 
 def _room(pieces: Any, num_nodes: int, ticks: int, serial: bool) -> tuple[_Shape, Blocks]:
     """How many windows go to the device at a time, and into how many blocks of what width, by trial tapes."""
-    first = next(pieces(jax.random.key(0), 1))
+    with jax.ensure_compile_time_eval():  # a process may be built while something around it is traced
+        pilots = [jax.random.key(seed) for seed in range(PILOTS)]
+    first = next(pieces(pilots[0], 1))
     expected = max(len(first), 1)
     count = int(np.clip(min(SLOTS // expected, ENTRIES // num_nodes), 1, 1024))
     width, blocks = None, 1
-    for seed in range(PILOTS):
-        tape = next(pieces(jax.random.key(seed), count))
+    for pilot in pilots:
+        tape = next(pieces(pilot, count))
         sample = pack(make_waves(tape, tape.ticks // ticks), tape, width=width)
         width = sample.width
         blocks = max(blocks, len(tape) if serial else sample.num_blocks)

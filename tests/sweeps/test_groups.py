@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 from tiny_sweeps import quadratic, walk
@@ -325,3 +326,15 @@ def test_bad_values_of_any_axis_are_told_before_anything_runs():
         groups_of(make, {"rate": [0.5, 0.7]})
     with pytest.raises(ValueError, match="make: bad 0.5 c"):
         groups_of(make, {"rate": [0.5, 0.6], "kind": ["a", "b", "c"]})
+
+
+def test_the_rate_of_an_event_method_is_data():
+    """Its tape is drawn on the host while the process is traced."""
+
+    def make(rate=0.1):
+        problem = dlsim.problems.quadratic(4, 2, seed=0)
+        algorithm = dlsim.algorithms.ad_psgd(problem, optax.sgd(rate))
+        return dlsim.learn(problem, algorithm, dlsim.networks.ring(4))
+
+    groups = groups_of(make, {"rate": [0.1, 0.2, 0.3]}, seeds=(0, 1))
+    assert [len(group.members) for group in groups] == [6]
