@@ -41,7 +41,7 @@ def made(of_dsgd: list[list[float]], of_led: list[list[float]], alone: float = 0
     values[2, 0, 0, :, :, 1], values[3, 0, 0, :, :, 1] = of_dsgd, of_led
     dims = ("algorithm", "topology", "alpha", "learning_rate", "seed", "step")
     names = {"algorithm": list(NAMES), "topology": ["ring"], "alpha": [0.1], "learning_rate": [0.1, 0.3]}
-    data = {name: (dims, values) for name in ("accuracy", "bits_sent", "gradient_evaluations")}
+    data = dict.fromkeys(("accuracy", "bits_sent", "gradient_evaluations"), (dims, values))
     data["diverged_step"] = (dims[:-1], np.full(values.shape[:-1], -1))
     return xarray.Dataset(data, {**names, "seed": [0, 1], "step": [0, 20]})
 
