@@ -158,6 +158,17 @@ class GradientFn(Protocol):
     def __call__(self, key: Array, params: PyTree, node_ids: Array, /) -> tuple[PyTree, Array]: ...
 
 
+class WarmProximal(NamedTuple):
+    """A proximal map that is found by iterations, each call going on from where the node's last one ended.
+
+    `init(node_ids [n]) -> memory [n, ...]`; `solve(params [n, ...], rho [] or [n], node_ids [n], memory) -> (prox of
+    f_i / rho at params, memory)`.  rho is above 0; at a fixed point of the method that calls it, the map is exact.
+    """
+
+    init: Any
+    solve: Any
+
+
 class Problem(NamedTuple):
     """What the nodes want.  Knows nothing of networks or algorithms.
 
@@ -176,6 +187,7 @@ class Problem(NamedTuple):
     batch_size: int = 1  # gradient evaluations behind one call of `gradient`, per node
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
+    warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
@@ -190,7 +202,7 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "smoothness", "start", "node_block")
+        known = ("optimum", "proximal", "warm_proximal", "smoothness", "start", "node_block")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -296,7 +308,9 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    heard: Any = (
+        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    )
 
 
 class Channel(NamedTuple):

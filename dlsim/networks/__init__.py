@@ -40,7 +40,7 @@ from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.dynamics import epidemic, time_varying
-from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.edge_messages import reverse_edges, send_edges, sum_at_receivers
 from dlsim.networks.fields import Membership
 from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
 from dlsim.networks.graphs.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
@@ -212,6 +212,7 @@ __all__ = [
     "state_hash",
     "stochastic_block",
     "stragglers",
+    "sum_at_receivers",
     "synchronize",
     "time_varying",
     "to_jraph",

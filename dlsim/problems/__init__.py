@@ -11,6 +11,7 @@ from dlsim.problems.language_models import lstm, transformer
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
+from dlsim.problems.one_class_svm import one_class_svm
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -59,6 +60,7 @@ __all__ = [
     "map_nodes",
     "max_pool",
     "mlp",
+    "one_class_svm",
     "partition",
     "partition_from_lists",
     "pathological",

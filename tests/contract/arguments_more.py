@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from contract.arguments_collectives import COLLECTIVES
-from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_parts import SGD, Call, just, problem, ring
 
 from dlsim import problems
 
@@ -18,8 +19,19 @@ def _spoken() -> dict[str, object]:
     return {"dataset": problems.text_dataset(TEXTS, 8), "model": problems.lstm(2)}
 
 
+def _on_edges() -> dict[str, object]:
+    return {"network": ring(), "tree": np.ones((ring().num_edges, 2), np.float32)}
+
+
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "networks": COLLECTIVES,
-    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-    "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
+    "networks": {**COLLECTIVES, "sum_at_receivers": _on_edges},
+    "algorithms": {
+        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
+        "network_lasso": just(problem=problem, coupling=1.0),
+    },
+    "problems": {
+        "language_model": _spoken,
+        "one_class_svm": just(examples=np.arange(12.0).reshape(2, 3, 2)),
+        "text_dataset": just(texts=TEXTS, context=8),
+    },
 }

@@ -177,8 +177,33 @@ CASES = (
     ),
     Case(
         "decentralized_admm",
+        lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=1, local_learning_rate=3 * rate),
+        variant="dlm",
+    ),
+    Case(
+        "decentralized_admm",
         lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, optimizer=optax.adam(rate)),
         variant="dinno",
+    ),
+    Case(
+        "network_lasso",
+        lambda p, rate: algorithms.network_lasso(p, 3 * rate, edge_weights=world.link_weights()),
+        is_random=False,
+        needs_proximal=True,
+        reduces_to=(
+            Reduction(
+                "with ties too strong to be torn it is consensus ADMM of half the penalty",
+                lambda p, rate: algorithms.network_lasso(p, 1e4, penalty=6 * rate),
+                lambda p, rate: algorithms.decentralized_admm(p, 3 * rate),
+            ),
+        ),
+    ),
+    Case(
+        "network_lasso",
+        lambda p, rate: algorithms.network_lasso(
+            p, 0.5, norm="squared", num_local_steps=3, local_learning_rate=3 * rate
+        ),
+        variant="squared_inexact",
     ),
     Case(
         "stochastic_gradient_push",
