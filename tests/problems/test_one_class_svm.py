@@ -67,6 +67,25 @@ def test_alone_each_node_has_the_optimum_of_scikit_learn() -> None:
         np.testing.assert_allclose(alone()[i, -1], b, atol=5e-3)
 
 
+@pytest.mark.parametrize("method", ["decentralized_admm", "network_lasso"])
+def test_together_and_weighed_by_examples_they_have_the_optimum_of_all_data(method: str) -> None:
+    """sum_i n_i f_i / sum_i n_i is the one-class SVM of all examples; the memory of the proximal maps goes on."""
+    from sklearn.svm import OneClassSVM
+
+    make = {
+        "decentralized_admm": lambda: algorithms.decentralized_admm(made(), 0.5, weighting="examples"),
+        "network_lasso": lambda: algorithms.network_lasso(made(), 50.0, weighting="examples"),
+    }[method]
+    process = dlsim.learn(made(), make(), networks.complete(3))
+    run = dlsim.simulate(process, seed=0, num_steps=400, record=dlsim.Record(every=400))
+    ours = np.asarray(run.params[0], np.float64)
+    np.testing.assert_allclose(ours, ours[[0, 0, 0]], atol=2e-3)
+    total = NU * sum(SIZES)
+    other = OneClassSVM(kernel="linear", nu=NU, tol=1e-8).fit(np.concatenate(features()))
+    np.testing.assert_allclose(ours[0, :-1], other.coef_[0] / total, atol=1e-2)
+    np.testing.assert_allclose(ours[0, -1], -other.intercept_[0] / total, atol=1e-2)
+
+
 def test_at_the_optimum_at_most_nu_of_the_examples_are_outside() -> None:
     for i, phi in enumerate(features()):
         assert np.mean(phi @ alone()[i, :-1] - alone()[i, -1] < -1e-3) <= NU
