@@ -1,9 +1,34 @@
-"""Traffic incidents by Network Lasso (02): do regions that tie their one-class SVMs over a graph detect incidents better?
+"""Network Lasso (02): do regions that tie their one-class SVMs along a graph detect traffic incidents better?
 
 Zhu, Qin, Abeysekara, Dia, Grzybowska, Decentralised traffic incident detection via Network Lasso, 2024, after Hallac,
 Leskovec, Boyd, KDD 2015.  Command: `dlsim run experiments/papers/02_network_lasso.py`
 
-DOCSTRING
+Thirty regions of a freeway (a cell transmission model, `lasso_freeway.py`), of three types, each with 20 windows of normal
+traffic, learn a one-class SVM on 100 random features.  Linked regions are tied by lambda a_ij ||x_i - x_j||; ADMM sends 101
+numbers a link, each way, an iteration.  Lambda 0 is learning alone, 3 one model for all.  Against it: squared ties, one SVM
+of all data, an oracle that knows the types, and an autoencoder by FedAvg or FedProx (50 rounds).  Eight worlds lie side by
+side as one network in parts, so that all ties are one program.
+
+The paper says: better than centralised and local learning, on loop detectors of California that cannot be had here.  No
+number of its tables could be checked; those reported below are of an independent program on a world of the same kind, whose
+free choices are not ours.  The thresholds are from there.
+
+Measured (default mode, 8 worlds, mean; 100 iterations):
+
+                    local   .03    .1     .3     1      3    centralised  oracle  FedAvg   squared .3    3     10
+    AUC             .940   .943   .949   .957   .955   .954     .954      .955    .930       .948     .953   .955
+    false alarms    .353   .331   .281   .169   .134   .130     .122      .128    .151       .308     .230   .183
+    the same at 90% .181   .179   .172   .142   .149   .150     .148      .145    .277       .174     .160   .153
+
+The order is the reported one: AUC is best in between, in all eight worlds above local (0.0175 +- 0.0066, where 0.0049 was
+reported), in five of eight above one model for all.  By how much it is above the better end is 0.00297, and the claim asks
+for 0.003.  Regions over-fit more here (.353 for .273), so .3 leaves more false alarms than the claim allows (.169), and local
+learning misses .985 with easy incidents by .002; with 200 windows each the gain over local falls from .0175 to .0031, and the
+claim asks for .002.  Squared ties of 10 bring up to 4.6 % of a world's links closer than 0.01, which the claim takes for
+fused: none is equal, and up to 3 there are none.  All links that fuse at .3 join like types.
+
+Departures: no second world of ridership data; no mean time to detection; models start at 0 and iterations are 100, without a
+stopping rule.  FedProx (mu 0.01) and FedAvg are the same to four digits.
 """
 
 from __future__ import annotations
@@ -24,7 +49,7 @@ from dlsim.learning.measures import several
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from lasso_autoencoder import federated_autoencoder
-from lasso_freeway import EASY, HARD, Freeway, freeway
+from lasso_freeway import EASY, HARD, Freeway, freeway, side_by_side
 from lasso_records import FUSED, blank, recorder
 
 if TYPE_CHECKING:
@@ -32,7 +57,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.5, "default": 6}  # on 2 cores
+MINUTES = {"tiny": 0.4, "default": 6}  # on 2 cores
 CITATION = (
     "Zhu, Qin, Abeysekara, Dia, Grzybowska, Decentralised traffic incident detection via Network Lasso, 2024; Hallac, "
     "Leskovec, Boyd, Network Lasso: clustering and optimization in large graphs, KDD 2015."
@@ -77,7 +102,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     many = ["windows lasso 0", "windows lasso 0.3"]
     config.case = (*lasso, *squared, "oracle 3", "centralised", *federated, *easy, *many, *LONG)
     if is_tiny:
-        config.case = ("lasso 0", "lasso 0.3", "lasso 3", "squared 0.3", "centralised", "fedavg 0")
+        config.case = ("lasso 0", "lasso 0.3", "lasso 3", "centralised", "fedavg 0")
     config.num_steps = 100  # iterations; of the long runs each is twenty
     config.record_every = 5 if not is_tiny else 20
     return config
@@ -105,19 +130,6 @@ def _problem(config: ConfigDict, worlds: list[Freeway]) -> dlsim.Problem:
     )
 
 
-def _ties(worlds: list[Freeway], name: str) -> np.ndarray:
-    """a [N, N], nothing between worlds."""
-    blocks = [world.weights for world in worlds]
-    if name == "oracle":
-        same = [np.equal.outer(world.types, world.types) for world in worlds]
-        blocks = [one & ~np.eye(len(one), dtype=bool) for one in same]
-    num = len(blocks[0])
-    ties = np.zeros((num * len(blocks),) * 2)
-    for place, block in enumerate(blocks):
-        ties[place * num : (place + 1) * num, place * num : (place + 1) * num] = block
-    return ties
-
-
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     words = config.case.split()
@@ -132,7 +144,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         return _centralised(config, worlds, problem)
     coupling = jnp.asarray(0.3 if kind == "long" else float(words[1]), float)
     penalty = float(words[0].removeprefix("rho=")) if words[0].startswith("rho=") else config.penalty
-    ties = _ties(worlds, name)
+    ties = side_by_side(worlds, by_type=name == "oracle")
     network = dlsim.networks.connect(dlsim.networks.graph(len(ties), *np.nonzero(np.triu(ties))))
     algorithm = dlsim.algorithms.network_lasso(
         problem,
@@ -339,7 +351,7 @@ def figure(results: xarray.Dataset) -> Figure:
     of = functools.partial(_of_worlds, results)
     least = 0.01  # where a tie of 0 is drawn
     with plotting.style():
-        made, panels = plotting.panels(2, 2, height=3.2)
+        made, panels = plotting.panels(2, 2, height=5.4)
         for axes_, name, label in zip(panels[0], ("auc", "false_alarm_rate"), ("AUC", "false-alarm rate"), strict=True):
             for place, kind in enumerate(("lasso", "squared")):
                 cases = [case for case in have if case.split()[0] == kind]
@@ -356,7 +368,7 @@ def figure(results: xarray.Dataset) -> Figure:
             axes_.set_xscale("log")
             axes_.set_xlabel("tie (0 drawn at 0.01)")
             axes_.set_ylabel(label)
-        panels[0][0].legend(fontsize=6)
+        panels[0][1].legend(fontsize=6)
         left, right = panels[1]
         num = results.auc.shape[-1] // _num_worlds(results)
         ties = [case for case in ("lasso 0", "lasso 0.1", "lasso 0.3", "lasso 1", "lasso 3") if case in have]

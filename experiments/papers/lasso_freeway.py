@@ -66,6 +66,18 @@ def freeway(
     return Freeway((train - mean) / deviation, (test - mean) / deviation, is_incident, types, weights)
 
 
+def side_by_side(worlds: list[Freeway], by_type: bool = False) -> np.ndarray:
+    """a [N, N] of all regions of all worlds, nothing between worlds; by type: 1 between all of a type, as nobody knows."""
+    blocks = [world.weights for world in worlds]
+    if by_type:
+        blocks = [np.equal.outer(one.types, one.types) & ~np.eye(len(one.types), dtype=bool) for one in worlds]
+    num = len(blocks[0])
+    ties = np.zeros((num * len(blocks),) * 2)
+    for place, block in enumerate(blocks):
+        ties[place * num : (place + 1) * num, place * num : (place + 1) * num] = block
+    return ties
+
+
 def _weights(rng: np.random.Generator, types: np.ndarray) -> np.ndarray:
     """1/2 along the road; exp(-|p_i - p_j|^2) where one is among the other's three nearest by attributes p."""
     num = len(types)
