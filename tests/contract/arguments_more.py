@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_scenes import SCENES
 
 from dlsim import problems
 
@@ -19,7 +20,7 @@ def _spoken() -> dict[str, object]:
 
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "networks": COLLECTIVES,
+    "networks": {**COLLECTIVES, **SCENES},
     "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
     "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
 }
