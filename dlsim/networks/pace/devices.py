@@ -224,6 +224,7 @@ def fading(sigma: Any, memory: Any = 0.9) -> Scenario:
 
 
 def check_links(where: str, network: Network, more: str = "") -> None:
+    """The network has links, or ValueError."""
     if network.links is None:
         checks.fail(where, "network", "one with links", "one without", f"{_LINKS} {more}".strip())
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
 from dlsim.core import Array, Scenario
@@ -47,8 +48,8 @@ def batteries(capacity: Any, *, charge: Any = None, recharge: Any = 0.0, wake: A
     full = _joules(where, "capacity", capacity, open_minimum=True)
     power = _joules(where, "recharge", recharge)
     start = full if charge is None else _joules(where, "charge", charge)
-    if checks.is_concrete((full, start)) and (jnp.asarray(start) > jnp.asarray(full)).any():
-        checks.fail(where, "charge", "at most the capacity", checks.describe(charge))
+    if checks.is_concrete((full, start)) and (np.asarray(start) > np.asarray(full)).any():
+        checks.fail(where, "charge", "at most the capacity", checks.describe(start))
     checks.number(where, "wake", wake, 0.0, 1.0, open_minimum=True)
 
     def of_nodes(values: Any, network: Network) -> Array:
