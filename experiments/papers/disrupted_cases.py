@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,11 +48,13 @@ def parse(text: str) -> Setting:
     return Setting(kind, int(m.removeprefix("m=")), float(f.removeprefix("f=")), float(t.removeprefix("t=")), case)
 
 
+@functools.lru_cache(maxsize=64)
 def network_of(num_nodes: int, m: int, draw: int) -> dlsim.networks.Network:
     """The graph of a draw, with equal weights for all that a node hears and its own."""
     return dlsim.networks.barabasi_albert(num_nodes, m, seed=draw, weights="uniform_neighbor", lowering="dense")
 
 
+@functools.lru_cache(maxsize=1024)
 def lost(setting: Setting, num_nodes: int, draw: int) -> np.ndarray:
     """Who is lost, bool `[N]`."""
     if setting.kind == "none" or setting.f == 0:

@@ -43,7 +43,8 @@ def test_the_tiny_mode_gives_claims_and_a_figure(tmp_path: pathlib.Path) -> None
 
 
 def network() -> dlsim.networks.Network:
-    return MODULE.network_of(NUM, 2, 3)
+    # By rows: a dense product is taken around node 0's values, so what is not heard may change how it rounds.
+    return MODULE.network_of(NUM, 2, 3).with_lowering("neighbors")
 
 
 HIT = dlsim.networks.victims(network(), 0.3, "degree")
@@ -127,7 +128,7 @@ def test_messages_are_those_of_the_links_that_are_left() -> None:
 def made_up(**changes: float) -> xarray.Dataset:
     """Survivors' accuracies as the page has them: by case, and lower in smaller parts."""
     config = make_config(load_experiment(FILE), "default")
-    levels = {"A0": 0.84, "A": 0.73, "B0": 0.85, "B": 0.755, "C": 0.843, "isolated": 0.65, "everyone": 0.86, **changes}
+    levels = {"A0": 0.84, "B0": 0.85, "C": 0.843, "isolated": 0.65, "everyone": 0.86, **changes}
     accuracy = np.zeros((len(config.case), 3, 1, 2, config.num_nodes))
     for i, text in enumerate(config.case):
         one = MODULE.parse(text)
@@ -136,13 +137,12 @@ def made_up(**changes: float) -> xarray.Dataset:
             base = MODULE.network_of(config.num_nodes, one.m, draw)
             part = dlsim.networks.components(base, there)
             size = np.where(there, np.bincount(part[there], minlength=config.num_nodes)[part], 1)
-            level = levels[one.case]
-            if one.case in "AB" and one.t > 0:
-                fragments = changes.get("fragments", 0.2) * (np.log(size) - np.log(size)[there].mean()) / np.log(40)
-                persists = changes.get("persists", 0.05) * (one.case == "B") * (size == 1)
-                cost = {"random": 0.1, "none": 0}.get(one.kind, 1.0) if one.m == 2 else one.f > 0.3
-                level = 0.84 - (0.84 - level) * cost + fragments + persists
-            level = level + changes.get("later", 0.06) * ((one.t == 30) - (one.t == 0)) * (one.case == "B")
+            if one.case in ("A", "B"):
+                level = 0.66 + changes.get(one.case, 0.0) + changes.get("fragments", 0.18) * np.log(size) / np.log(40)
+                level = level + changes.get("persists", 0.04) * (one.case == "B") * (size == 1)
+                level = level + changes.get("later", 0.06) * ((one.t == 30) - (one.t == 0.0))
+            else:
+                level = levels[one.case]
             accuracy[i, draw, 0, 1] = level
     coordinates = {"case": list(config.case), "draw": [0, 1, 2], "seed": [0], "step": [0, 60]}
     attributes = {"config": json.dumps({"num_nodes": config.num_nodes, "num_steps": changes.get("num_steps", 60)})}
@@ -156,11 +156,11 @@ def verdicts(**changes: float) -> list[bool | None]:
 def test_claims_are_decided_by_the_numbers() -> None:
     assert verdicts() == [True] * 8
     assert verdicts(num_steps=12) == [None] * 8
-    assert verdicts(A=0.83)[0] is False and verdicts(C=0.80)[0] is False
+    assert verdicts(A=0.12)[0] is False and verdicts(C=0.80)[0] is False
     assert verdicts(C=0.81)[1] is False
-    assert verdicts(isolated=0.9)[2] is False and verdicts(B=0.6)[2] is False
+    assert verdicts(isolated=0.9)[2] is False and verdicts(B=-0.1)[2] is False
     assert verdicts(persists=0.0)[3] is False
-    assert verdicts(fragments=0.0)[4] is False and verdicts(fragments=0.0)[6] is False
+    assert verdicts(fragments=0.0)[4] is False and verdicts(fragments=-0.1)[6] is False
     assert verdicts(C=0.86)[5] is False
     assert verdicts(later=0.02)[7] is False
 
