@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_scenes import SCENES
 
 from dlsim import aggregators, problems
 
@@ -27,7 +28,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
-    "networks": COLLECTIVES,
+    "networks": {**COLLECTIVES, **SCENES},
     "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
     "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
 }
