@@ -96,7 +96,8 @@ def one_class_svm(
     count = jnp.asarray(sizes, phi.dtype)
     gram = jnp.einsum("nsd,ntd->nst", phi, phi, precision=_HIGHEST)
     most = there / (nu * count[:, None])  # C_i of every example; 0 in the padding
-    test_phi, test_there = (None, None) if test is None else (seen(test), jnp.asarray(test.is_there))
+    test_phi: Any = None if test is None else seen(test)
+    test_there: Any = None if test is None else jnp.asarray(test.is_there)
     dimension = phi.shape[-1]
 
     def scores(params: Array, features: Array) -> Array:
@@ -192,7 +193,7 @@ def _stacked(argument: str, given: Any) -> Examples:
     parts = [given[i] for i in range(len(given))] if _is_block(given) else checks.sequence(_WHERE, argument, given)
     if not parts:
         checks.fail(_WHERE, argument, "arrays [n_i, d], one a node", "none")
-    hosts = []
+    hosts: list[np.ndarray] = []
     for i, part in enumerate(parts):
         one = checks.host(_WHERE, f"{argument}[{i}]", part)
         if one.ndim != 2 or not one.shape[0] or not one.shape[1] or one.shape[1] != (hosts or [one])[0].shape[1]:

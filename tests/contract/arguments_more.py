@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from contract.arguments_collectives import COLLECTIVES
-from contract.arguments_parts import SGD, Call, just, problem, ring
+from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_scenes import SCENES
 
 from dlsim import aggregators, problems
 
@@ -21,11 +22,6 @@ def _spoken() -> dict[str, object]:
 
 _AROUND = {"inner": aggregators.mean()}
 
-
-def _on_edges() -> dict[str, object]:
-    return {"network": ring(), "tree": np.ones((ring().num_edges, 2), np.float32)}
-
-
 MORE_ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
         **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
@@ -33,14 +29,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
-    "networks": {**COLLECTIVES, "sum_at_receivers": _on_edges},
-    "algorithms": {
-        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-        "network_lasso": just(problem=problem, coupling=1.0),
-    },
-    "problems": {
-        "language_model": _spoken,
-        "one_class_svm": just(examples=np.arange(12.0).reshape(2, 3, 2)),
-        "text_dataset": just(texts=TEXTS, context=8),
-    },
+    "networks": {**COLLECTIVES, **EDGES, **SCENES},
+    "algorithms": {**TIED, **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner)},
+    "problems": {**CONVEX, "language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
 }
