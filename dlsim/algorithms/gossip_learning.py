@@ -115,6 +115,7 @@ def gossip_learning(
         on_message=on_message,
         message=lambda rows: AgedModel(rows.params, rows.age),
         communication="nodes",
+        hear="all",  # every model is on a way of its own
         requires=frozenset({"connected"}),
         source="Ormandi et al., Concurrency and Computation 2013; Hegedus et al., DAIS 2019",
     )
