@@ -78,9 +78,10 @@ def edges_of(network: Network) -> Edges:
 def late_tape(pieces: Iterator[Tape], post: Post, key: Array, *, steady: bool = False) -> Iterator[Tape]:
     """The pieces of a tape with what is sent in them under way.
 
-    Kinds are `GRADIENT`, `COMMUNICATION` (a sends; b is a slot) and `ARRIVAL` (a hears; b is that slot); at one tick they come
-    in this order.  Columns: `other` (int32, who hears, or who sent), `end` (int32, whether the sender was a, 0, or b, 1, of the
-    event), and of arrivals `age` (int32): what has happened to the sender since, gradients taken and messages heard.
+    Kinds are `GRADIENT`, `COMMUNICATION` (a sends; b is a slot) and `ARRIVAL` (a hears; b is that slot); at one tick they
+    come in this order.  Columns, int32: `other`, who hears, or who sent; `end`, whether the sender was a (0) or b (1) of
+    the event; of arrivals `age`, what has happened to the sender since, gradients taken and messages heard, and where
+    order counts `place`, that of the link among those that the receiver hears over.
 
     Args:
       pieces: of `stream_tape`.

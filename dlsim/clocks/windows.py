@@ -111,7 +111,8 @@ def windows(network: Network, when: Timing, needs: Needs) -> Windows:
             own = keys.stream(key, "tape")
         block, horizon = count * ticks / TICKS_PER_SECOND, LONGEST / TICKS_PER_SECOND
         made = stream_tape(network, *used, own, horizon, block=block, communication=needs.communication)
-        return made if post is None else late_tape(made, post, _of_delays(own), steady=trial is not None)
+        made = made if post is None else late_tape(made, post, _of_delays(own), steady=trial is not None)
+        return (_with_gaps(tape, ticks) for tape in made) if needs.books else made
 
     if post is not None:
         post = post._replace(room=_slots(network, post, used, needs, ticks))
@@ -208,8 +209,6 @@ def _cut(tape: Tape, first: int, shape: _Shape, needs: Needs, num_nodes: int) ->
     """The windows of a piece of tape, which begins with window `first`."""
     num = -(-(tape.stop - tape.start) // shape.ticks)
     index = tape.ticks // shape.ticks - first
-    if needs.books:
-        tape = _with_gaps(tape, shape.ticks)
     order = one_by_one(tape) if shape.serial else make_waves(tape, index)
     piece = pack(order, tape, width=shape.width)
     position = np.asarray(piece.position)[:, 0]
