@@ -189,7 +189,10 @@ def _with_arrivals(
     mail.seen[message[is_sent]] = count.until(a[is_sent], np.flatnonzero(is_sent) + 1)
     age = np.zeros(len(kind), np.int64)
     heard_now = message[is_arrival]
-    age[is_arrival] = count.until(mail.sender[heard_now], np.flatnonzero(is_arrival)) - mail.seen[heard_now]
+    # What arrives at one instant is heard at once: both halves of a meeting, say.
+    begins = np.append(True, (np.diff(ticks) > 0) | (np.diff(kind) != 0)) if len(kind) else np.zeros(0, bool)
+    instant = np.maximum.accumulate(np.where(begins, np.arange(len(kind)), 0))
+    age[is_arrival] = count.until(mail.sender[heard_now], instant[is_arrival]) - mail.seen[heard_now]
     columns = {
         "other": of(nobody, mail.receiver, mail.sender).astype(np.int32),
         "end": of(nobody, mail.end, mail.end).astype(np.int32),

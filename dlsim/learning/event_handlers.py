@@ -88,6 +88,8 @@ def hearing(rows: Carry, bits: counters.Counter, hears: Array | None) -> Carry:
 
 
 def gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
+    """A node takes a gradient."""
+
     def gradient(events: Events, rows: Carry) -> tuple[Carry, Array]:
         rows = moved(algorithm, rows, events.since_a)
         happens = present(network, events.a)
@@ -210,6 +212,7 @@ def _joined(ends: list[Carry]) -> tuple[Carry, Any]:
 
 
 def moved(algorithm: EventAlgorithm, rows: Carry, seconds: Array) -> Carry:
+    """The rows so many seconds later, `[C]`, without events."""
     return rows if algorithm.flow is None else rows._replace(nodes=algorithm.flow(rows.nodes, seconds))
 
 

@@ -68,8 +68,13 @@ def play(
     air: dict[int, tuple[Any, int, int]] = {}
     happened, staleness, most = [0] * len(rows), [], 0
     newest: dict[tuple[int, int], int] = {}
+    instant: tuple[float, list[int]] = (-1.0, [])  # who hears at this one
     for event in events:
         row = rows[event.node]
+        if event.what != HEARS or event.seconds != instant[0]:
+            for node in instant[1]:
+                happened[node] += 1
+            instant = (event.seconds, [])
         if flow is not None:
             flow(row, event.seconds)
         if event.what == TRAINS:
@@ -88,7 +93,7 @@ def play(
                 newest[link] = number
                 hear(event.node, row, said)
                 staleness.append(happened[event.other] - then)
-            happened[event.node] += 1
+            instant[1].append(event.node)
     return Run(rows, staleness, most)
 
 
