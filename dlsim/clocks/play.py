@@ -219,10 +219,10 @@ def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Arr
 def _check_rows(where: str, carry: PyTree, blocks: Blocks) -> None:
     """A row a node in every leaf, and at least one leaf."""
     num = blocks.num_nodes
-    parts = ((carry, num),)
+    parts: list[tuple[PyTree, int]] = [(carry, num)]
     if isinstance(carry, Pooled):
         num_slots = _num_rows(carry.slots)
-        parts = ((carry.nodes, num - num_slots), (carry.slots, num_slots))
+        parts = [(carry.nodes, num - num_slots), (carry.slots, num_slots)]
     for part, size in parts:
         for leaf in jax.tree.leaves(part) or [part]:
             shape = getattr(leaf, "shape", ())
@@ -232,8 +232,8 @@ def _check_rows(where: str, carry: PyTree, blocks: Blocks) -> None:
 
 
 def _num_rows(tree: PyTree) -> int:
-    leaves = jax.tree.leaves(tree)
-    return int(leaves[0].shape[0]) if leaves and getattr(leaves[0], "shape", ()) else 0
+    shape = jnp.shape(jax.tree.leaves(tree)[0])
+    return shape[0] if shape else 0
 
 
 def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> list[EventFn]:

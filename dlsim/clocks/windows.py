@@ -162,7 +162,7 @@ def _of_delays(key: Array) -> Array:
         return keys.stream(key, "delays")
 
 
-def _slots(network: Network, post: Post, used: Any, needs: Needs, ticks: int) -> int:
+def _slots(network: Network, post: Post, used: tuple[Clock | None, Clock | None], needs: Needs, ticks: int) -> int:
     """Messages that there is room for at a time: as given, or by trial tapes."""
     delays: Any = network.delays
     if delays.room is not None:

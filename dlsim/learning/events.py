@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,7 @@ def learn_events(
     has_messages = algorithm.on_message is not None
     is_late = network.delays is not None and has_messages
     if is_late:
+        assert network.delays is not None
         check_unit("learn", network.delays, "seconds")
 
     def first_nodes(key: Array) -> PyTree:
@@ -117,7 +118,7 @@ def learn_events(
         current, scenario_state = network.with_state(state.network), state.scenario
         if scenario is not None:
             scenario_state, current = scenario.step(keys.stream(key, "scenario"), scenario_state, current)
-        traffic = current.state.traffic
+        traffic, ledger = current.state.traffic, cast(Any, current.state.ledger)
         carry = Carry(
             nodes=state.nodes,
             losses=state.losses,
@@ -125,7 +126,7 @@ def learn_events(
             channel=current.state.channels.get("events", ()),
             counts=(traffic.messages, traffic.bits) if counts_here else (),
             heard=counters.counter((network.num_nodes,)) if books else (),
-            books=current.state.ledger._replace(elapsed=()) if books else (),
+            books=ledger._replace(elapsed=()) if books else (),
             newest=state.newest,
         )
         place, begin, end = state.buffer.find(state.window)
@@ -159,7 +160,7 @@ def learn_events(
         if books:
             gap = jnp.minimum(state.buffer.rows["idle"][place], jnp.float32(tape.seconds))
             gap = gap if current.is_present is None else jnp.where(current.is_present, gap, 0)
-            after = after._replace(ledger=settled(carry.books, gap)._replace(elapsed=current.state.ledger.elapsed))
+            after = after._replace(ledger=settled(carry.books, gap)._replace(elapsed=ledger.elapsed))
         spent = counters.total(counters.from_words(carry.num_gradients))
         info: Info = {}
         if algorithm.trains:
@@ -197,7 +198,7 @@ def learn_events(
         out = measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
         out |= measured_staleness(state.staleness) | by_node(state.network, network.links)
         if is_late:
-            late = measured_staleness(state.heard)
+            late = measured_staleness(cast(Array, state.heard))
             out |= {"message_staleness": late["staleness"], "mean_message_staleness": late["mean_staleness"]}
         return out
 

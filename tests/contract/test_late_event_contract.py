@@ -175,9 +175,9 @@ def test_who_is_away_when_a_message_arrives_misses_it() -> None:
     for away, expected in (((), [[2.0], [2.0]]), ((1,), [[2.0], [4.0]])):
         scenario = networks.outages(away, start=1, end=2) if away else None
         process = dlsim.average(values, network, algorithms.randomized_gossip(), scenario, timing=when)
-        run = simulate(process, seed=0, num_steps=3)
-        np.testing.assert_array_equal(run.state.nodes.params, expected)
-        assert run.results.messages_sent.values.tolist() == [0, 2, 2, 2]
+        run = simulate(process, seed=[0, 1], num_steps=3)  # side by side
+        np.testing.assert_array_equal(run.state.nodes.params, [expected, expected])
+        assert run.results.messages_sent.values.tolist() == [[0, 2, 2, 2]] * 2
 
 
 # The times themselves, on the host.

@@ -119,8 +119,8 @@ def flight_seconds(delays: Delays, posted: Posted, links: Any, whole_bits: float
         host = links._replace(
             **{k: np.asarray(getattr(links, k), np.float64) for k in ("latency", "upload", "download")}
         )
-        bits = np.full(len(posted.senders), float(values) or whole_bits)
-        return np.asarray(message_seconds(host, posted.senders, posted.receivers, bits), np.float64)
+        messages: Any = (posted.senders, posted.receivers, np.full(len(posted.senders), float(values) or whole_bits))
+        return np.asarray(message_seconds(host, *messages), np.float64)
     if delays.kind == "random":
         return values[np.minimum((posted.uniform * len(values)).astype(np.int64), len(values) - 1)]
     if delays.kind == "log_normal":

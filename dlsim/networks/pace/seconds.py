@@ -205,7 +205,7 @@ def booked_at(books: Ledger, gap: Array, work: tuple[Array, Array, Array]) -> Le
 
         waiting <- waiting + max(gap - u, 0),   u <- max(u - gap, 0) + w
     """
-    clocks = {
+    clocks: dict[str, Any] = {
         name: counters.advance(getattr(books, name), each)
         for name, each in zip(("compute", "upload", "download"), work, strict=True)
     }
