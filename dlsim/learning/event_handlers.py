@@ -92,7 +92,8 @@ def gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
 
     def gradient(events: Events, rows: Carry) -> tuple[Carry, Array]:
         rows = moved(algorithm, rows, events.since_a)
-        happens = present(network, events.a)
+        trainers = network.trainers
+        happens = None if trainers is None else trainers[events.a]
         draws = event_keys(key, events, network.node_ids)
         nodes, info = algorithm.on_gradient(draws, rows.nodes, network.node_ids[events.a])
         return noted(rows, nodes, info, happens, events.is_event)
