@@ -94,6 +94,14 @@ from dlsim.networks.pace.links import Links, Watts, join_links, links
 from dlsim.networks.pace.media import cellular_5g, ethernet, wifi
 from dlsim.networks.peer_churn import peer_churn
 from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
+from dlsim.networks.schedules import (
+    given_rounds,
+    periodic_rounds,
+    ramp_rounds,
+    random_neighbors,
+    scheduled_links,
+    window_rounds,
+)
 
 __all__ = [
     "Arrival",
@@ -156,6 +164,7 @@ __all__ = [
     "from_networkx",
     "gaussian_noise",
     "geometric_delay",
+    "given_rounds",
     "graph",
     "grid",
     "host_graph",
@@ -185,12 +194,15 @@ __all__ = [
     "peer_churn",
     "perfect_channel",
     "period_gap",
+    "periodic_rounds",
     "pipes",
     "poisson_binomial",
     "quantize",
+    "ramp_rounds",
     "random_delay",
     "random_geometric",
     "random_k",
+    "random_neighbors",
     "random_presence",
     "random_regular",
     "random_sparsification",
@@ -200,6 +212,7 @@ __all__ = [
     "ring",
     "ring_order",
     "rqm",
+    "scheduled_links",
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
@@ -224,4 +237,5 @@ __all__ = [
     "transfer_seconds",
     "watts_strogatz",
     "wifi",
+    "window_rounds",
 ]

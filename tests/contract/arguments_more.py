@@ -19,7 +19,20 @@ def _spoken() -> dict[str, object]:
 
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "networks": COLLECTIVES,
+    "networks": {
+        **COLLECTIVES,
+        "given_rounds": just(num_rounds=5, rounds=[1, 3]),
+        "periodic_rounds": just(num_rounds=5, period=2),
+        "ramp_rounds": just(num_rounds=5, first=0.0, last=1.0),
+        "random_neighbors": just(degree=0.2),
+        "scheduled_links": just(share=0.5),
+        "window_rounds": just(num_rounds=5, start=1),
+    },
     "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-    "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
+    "problems": {
+        "language_model": _spoken,
+        "own_start": just(problem=problem),
+        "sharpness_aware": just(problem=problem),
+        "text_dataset": just(texts=TEXTS, context=8),
+    },
 }

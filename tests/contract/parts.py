@@ -114,6 +114,8 @@ SCENARIOS = (
     ),
     ScenarioCase("epidemic", lambda: networks.epidemic(2), only_restricts=False),
     ScenarioCase("epidemic", lambda: networks.epidemic(2, "local"), variant="local", only_restricts=False),
+    ScenarioCase("random_neighbors", lambda: networks.random_neighbors([1.5, 0.0, 2.0]), only_restricts=False),
+    ScenarioCase("scheduled_links", lambda: networks.scheduled_links([1.0, 0.0, 0.5])),
     ScenarioCase("sessions", lambda: networks.sessions(20.0, 5.0), has_links=True),
     ScenarioCase("session_trace", lambda: networks.session_trace(trace("sessions")), has_links=True),
     ScenarioCase("rate_trace", lambda: networks.rate_trace(trace("rates")), has_links=True),
@@ -137,4 +139,5 @@ AGGREGATORS = (
     AggregatorCase("krum", lambda: aggregators.krum(0, num_selected=3)),
     AggregatorCase("geometric_median", aggregators.geometric_median),
     AggregatorCase("self_centered_clipping", lambda: aggregators.self_centered_clipping(1.0)),
+    AggregatorCase("variance_corrected", lambda: aggregators.variance_corrected(aggregators.mean(self_weight=0.5))),
 )
