@@ -208,7 +208,7 @@ def test_mean_variance_is_conserved_without_training() -> None:
 
 
 def test_variance_of_plain_averages_is_that_of_the_recursion() -> None:
-    """r_t = (1/N) sum_ij [(W^t)_ij]^2: c^2 + (1-c)^2/d after one round on a d-regular graph; .2917, .1361, .0422 for d = 6."""
+    """r_t = (1/N) sum_ij [(W^t)_ij]^2: c^2 + (1-c)^2/d after one round if d-regular; .2917, .1361, .0422 for d = 6."""
     network = networks.random_regular(24, 6, seed=0)
     weights = np.zeros((24, 24))
     weights[np.asarray(network.receivers), np.asarray(network.senders)] = 0.5 / 6

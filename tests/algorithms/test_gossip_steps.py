@@ -77,7 +77,7 @@ def test_a_round_with_q_steps_is_a_round_over_the_power_of_the_weights(order) ->
 
 
 def test_every_exchange_has_its_own_losses_and_residuals() -> None:
-    """With error feedback the steps share one residual; absent nodes stay as they are; four exchanges, four times the bits."""
+    """With error feedback the steps share one residual; absent nodes stay; four exchanges, four times the bits."""
     network = networks.ring(8).with_channel(networks.chain(networks.top_k(2, error_feedback=True), networks.loss(0.2)))
     away = networks.outages([3], 0, 4)
     four = run(algorithms.dsgd(PROBLEM, SGD, num_gossip_steps=4), network, scenario=away)

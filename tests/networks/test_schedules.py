@@ -225,6 +225,15 @@ def test_the_merge_by_hand() -> None:
     np.testing.assert_allclose(results.consensus_distance.values.ravel()[-1], 0, atol=1e-12)
 
 
+def test_a_ring_that_is_merged_in_the_end() -> None:
+    """Draws are among the links of a graph; a last merge of all is another network in the last round."""
+    last = networks.time_varying([networks.ring(8), networks.complete(8)], dwell_rounds=(3, 1), cycle=False)
+    results = run(DSGD, last, 4, networks.ring(8)).results
+    distance = results.consensus_distance.values.ravel()
+    assert distance[-2] > 1e-4 and distance[-1] < 1e-10
+    assert int(results.messages_sent.values.ravel()[-1]) == 3 * 16 + 56
+
+
 def test_a_run_longer_than_its_schedule_keeps_the_last() -> None:
     counts = run(DSGD, random_neighbors([0.0, 0.0, 1.0]), 5).results.messages_sent.values.ravel()
     assert counts.tolist() == [0, 0, 0, 8, 16, 24]
