@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, keys, trees
+from dlsim.channels.bits import PLAIN
 from dlsim.core import Array, Channel, Packet, Route
 
 ATTACKS = ("sign_flip", "noise", "alie", "zero")
@@ -59,7 +60,7 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
         is_liar = jnp.isin(route.node_ids, liars)[:, None]
         flat, unravel = trees.ravel(packet.values)
         said = jnp.where(is_liar, lies(keys.stream(key, "lies"), flat, ~is_liar, route).astype(flat.dtype), flat)
-        return state, packet._replace(values=unravel(said))
+        return state, packet._replace(values=unravel(said), beside=(*packet.beside, ()))
 
     source = "Baruch et al., NeurIPS 2019" if attack == "alie" else "Li et al., AAAI 2019"
-    return Channel(init=lambda message, num_senders: (), send=send, source=source)
+    return Channel(init=lambda message, num_senders: (), send=send, source=source, codec=(PLAIN,))
