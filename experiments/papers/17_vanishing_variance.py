@@ -13,10 +13,15 @@ The paper says: averaging uncorrelated models delays convergence; with the corre
 as federated learning, whatever the topology and the data.  No number of its could be checked, so none is quoted; what stands
 under "reported" is of an independent program (two seeds).
 
-MEASURED
+Measured (default mode, 57 runs of 300 rounds, 3 seeds, 400 test images; six minutes of one core's time): all claims hold but
+one. GL stands on its plateau (11.0 %) until round 170 and has 45 % at round 300, where VC has 91.5 % and FL 91.5 %; VC
+reaches 80 % at round 60, FL at 40 to 50.  The variance follows r_t within 2 %.  The claim on skewed labels does not hold: VC
+has 85.8 %, 36 points above GL but 5.7 below FL, and the threshold was 4.  FL, which steps along the mean of all gradients,
+loses nothing by skew (91.5 % with and without); VC still rises when the run ends (83.6 % at round 200).  So "irrespective of
+data" does not hold here.
 
-Departures: the synchronous form (the authors' program lets nodes train every 8 to 12 ticks); 24 nodes in place of 50; eps = 0;
-momentum is kept by the nodes in FL as well.
+Departures: the synchronous form (the authors' program lets nodes train every 8 to 12 ticks); 24 nodes in place of 50; eps =
+0; momentum is kept by the nodes in FL as well.
 """
 
 from __future__ import annotations
@@ -40,10 +45,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.3, "default": 8}  # on 2 cores
-CITATION = "Tian, Al-Ars, Kitsak, Hofstee, Vanishing variance problem in fully decentralized neural-network systems, 2024."
+MINUTES = {"tiny": 0.3, "default": 6}  # on 2 cores
+CITATION = (
+    "Tian, Al-Ars, Kitsak, Hofstee, Vanishing variance problem in fully decentralized neural-network systems, 2024."
+)
 SOURCE = "Tian et al., 2024"
-METHODS = ("gl", "vc", "common", "fl", "vc_eps", "vc_rule")
+METHODS = ("gl", "vc", "common", "fl", "vc_eps", "vc_rule")  # and "parts": a tenth of a model
 GRAPHS = ("regular", "ba", "ring", "complete")
 ROUNDS = 10  # rounds of a step, where what is early is not the point
 TARGET = 0.8
@@ -59,7 +66,7 @@ LAYERS = 4  # kernels whose variance is kept, at most
 
 
 def get_config(mode: str = "default") -> ConfigDict:
-    """Settings of a mode; a tuple is an axis of the sweep.  A case: method, graph, data, hidden layers, nodes, rounds a step."""
+    """Settings of a mode; a tuple is an axis of the sweep.  A case: method, graph, data, layers, nodes, rounds a step."""
     checks.one_of("17_vanishing_variance", "mode", mode, MODES)
     config = ConfigDict()
     iid = [f"{method} regular iid" for method in METHODS]
@@ -69,7 +76,8 @@ def get_config(mode: str = "default") -> ConfigDict:
     early = [f"{method} regular iid every=1" for method in ("gl", "vc")]
     other = (8,) if mode == "default" else (8, 16, 24, 128)
     sizes = [f"{method} regular iid n={n}" for n in other for method in ("gl", "vc")]
-    config.case = (*iid, *graphs, *skewed, *depth, *early, *sizes)
+    parts = ["parts regular iid"] if mode == "paper" else []
+    config.case = (*iid, *graphs, *skewed, *depth, *early, *sizes, *parts)
     if mode == "tiny":
         config.case = ("gl regular iid", "vc regular iid", "gl regular iid every=1", "vc regular iid every=1")
     config.num_seeds = {"tiny": 1, "default": 3, "paper": 5}[mode]
@@ -92,7 +100,9 @@ def axes(config: ConfigDict) -> dict[str, tuple[str, ...]]:
 
 def _parse(case: str) -> tuple[list[str], dict[str, int]]:
     words = case.split()
-    return [word for word in words if "=" not in word], {k: int(v) for k, v in (w.split("=") for w in words if "=" in w)}
+    return [word for word in words if "=" not in word], {
+        k: int(v) for k, v in (w.split("=") for w in words if "=" in w)
+    }
 
 
 def _graph(name: str, num: int, degree: int) -> dlsim.networks.Network:
@@ -131,7 +141,7 @@ def _data(num_examples: int) -> Any:
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     (method, graph, kind), sizes = _parse(config.case)
-    checks.one_of("17_vanishing_variance", "method", method, METHODS)
+    checks.one_of("17_vanishing_variance", "method", method, (*METHODS, "parts"))
     num = sizes.get("n", config.num_nodes)
     problem = dlsim.problems.classification(
         _data(num * config.num_examples),
@@ -146,11 +156,14 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         "vc": lambda: rules.variance_corrected(mean),
         "vc_eps": lambda: rules.variance_corrected(mean, epsilon=1e-4),
         "vc_rule": lambda: rules.variance_corrected(mean, follow="rule"),
+        "parts": lambda: rules.mean(is_partial=True),
     }.get(method, lambda: None if method == "fl" else mean)()
-    if method in ("gl", "vc", "vc_eps", "vc_rule"):
+    if method not in ("common", "fl"):
         problem = dlsim.problems.own_start(problem)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(config.rate, momentum=0.9))
     network = _graph("complete" if method == "fl" else graph, num, config.degree)
+    if method == "parts":
+        network = network.with_channel(dlsim.networks.random_k(0.1, is_unbiased=False))
     process = dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optimizer, aggregator=rule), network)
     every = sizes.get("every", ROUNDS)
     process = process if every == 1 else several(process, every)
@@ -158,8 +171,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     def record(state: Any, info: Any) -> Any:
         kernels = [jnp.mean(v) for path, v in _kernels(variances(process.params(state)))]
         by_layer = jnp.stack([*kernels[:-1], *[jnp.nan] * (LAYERS - len(kernels)), kernels[-1]])
-        accuracy = process.measure(state, info)["accuracy"] if every > 1 else jnp.asarray(jnp.nan)
-        return {"accuracy": accuracy, "variance": by_layer}
+        return {"accuracy": process.measure(state, info)["accuracy"], "variance": by_layer}
 
     return process, dlsim.Record(every=1, fn=record, dims={"variance": ("layer",)})
 
@@ -238,7 +250,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     times, most, at = times, PLATEAU[1], PLATEAU[2]
     early = _accuracy(results, gl, at) if last >= at else np.full(len(fast), np.nan)
     claim(
-        f"The plateau: GL needs >= {PLATEAU[0]:g} times the rounds of GL + VC to 80 %, and stays <= {100 * most:g} % to round {at}",
+        f"The plateau: GL needs >= {PLATEAU[0]:g} times the rounds of VC to 80 %, and has <= {100 * most:g} % at round {at}",
         "7.1 and 7.5 times; 13.4 %",
         f"VC {_counted(fast)} rounds, GL {_counted(slow)} of {last}; GL {_shown(early)} % at round {at}",
         (times >= PLATEAU[0]).all() and (early <= most).all(),
@@ -263,7 +275,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         served, ours = _accuracy(results, "fl regular iid"), _accuracy(results, vc)
         rounds = _reaches(results, "fl regular iid")
         claim(
-            f"As FL on IID data: VC's accuracy >= FL's - {100 * AS_FL[0]:g} point at the end, rounds to 80 % <= {AS_FL[1]:g} x FL's",
+            f"As FL on IID data: VC's accuracy >= FL's - {100 * AS_FL[0]:g} point, rounds to 80 % <= {AS_FL[1]:g} x FL's",
             "92.6 92.8 against 92.0 92.0 %; 70 60 against 50 50 rounds",
             f"{_shown(ours)} against {_shown(served)} %; {_counted(fast)} against {_counted(rounds)} rounds",
             ours.mean() >= served.mean() - AS_FL[0] and fast.mean() <= AS_FL[1] * rounds.mean(),
@@ -284,7 +296,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
     if set(cases) <= set(have):
         ours, served, plain = (_accuracy(results, case) for case in cases)
         claim(
-            f"Skewed labels (Dirichlet 0.3): VC >= FL - {100 * SKEWED[0]:g} points and >= GL + {100 * SKEWED[1]:g} points (means)",
+            f"Skewed labels (Dirichlet 0.3): VC >= FL - {100 * SKEWED[0]:g} points and >= GL + {100 * SKEWED[1]:g} (means)",
             "90.6 88.6, FL 92.0 92.2, GL 24 41 %",
             f"VC {_shown(ours)}, FL {_shown(served)}, GL {_shown(plain)} %",
             ours.mean() >= served.mean() - SKEWED[0] and ours.mean() >= plain.mean() + SKEWED[1],
@@ -330,11 +342,11 @@ def figure(results: xarray.Dataset) -> Figure:
 
     have = results.case.values.tolist()
     names = {"gl": "GL", "vc": "GL + VC", "common": "GL, common start", "fl": "FL"}
-    worlds = (("regular iid", "regular graph, IID"), ("ba iid", "Barabasi-Albert, IID"), ("regular skewed", "Dirichlet 0.3"))
+    worlds = (("regular iid", "Regular graph"), ("ba iid", "Barabasi-Albert"), ("regular skewed", "Dirichlet 0.3"))
     config = _config_of(results)
     with plotting.style():
-        made, panels = plotting.panels(1, 5, height=2.8)
-        for panel, (world, title) in zip(panels[0], worlds, strict=False):
+        made, panels = plotting.panels(2, 3, height=4.6)
+        for panel, (world, _) in zip(panels[0], worlds, strict=True):
             for place, method in enumerate(names):
                 case = f"{method} {world}" if method != "fl" or "ba" not in world else "fl regular iid"
                 if case in have:
@@ -342,10 +354,9 @@ def figure(results: xarray.Dataset) -> Figure:
                     panel.plot(_rounds(case, results), values, color=plotting.COLORS[place], label=names[method])
             panel.set_xlabel("round")
             panel.set_ylim(0, 100)
-            panel.set_title(title, fontsize=7)
         panels[0, 0].set_ylabel("test accuracy (%)")
         panels[0, 0].legend(fontsize=6)
-        variance, sizes = panels[0, 3], panels[0, 4]
+        variance, sizes, alike = panels[1]
         for place, method in enumerate(("gl", "vc")):
             case = f"{method} regular iid every=1"
             if case in have:
@@ -364,10 +375,23 @@ def figure(results: xarray.Dataset) -> Figure:
             found = {config.num_nodes: f"{method} regular iid"} | {
                 _parse(case)[1]["n"]: case for case in have if case.startswith(f"{method} ") and "n=" in case
             }
-            found = {n: np.minimum(_reaches(results, case), last).mean() for n, case in sorted(found.items()) if case in have}
-            sizes.plot(list(found), list(found.values()), "o-", color=plotting.COLORS[place], label=names[method], markersize=3)
+            found = {
+                n: np.minimum(_reaches(results, case), last).mean() for n, case in sorted(found.items()) if case in have
+            }
+            sizes.plot(
+                list(found), list(found.values()), "o-", color=plotting.COLORS[place], label=names[method], markersize=3
+            )
         sizes.axhline(last, color="grey", linewidth=0.6, linestyle=":")
-        sizes.set_xlabel("nodes (dotted: end of the run)")
+        sizes.set_xlabel("nodes (dotted: end)")
         sizes.set_ylabel(f"rounds to {100 * TARGET:g} %")
         sizes.legend(fontsize=6)
+        for place, graph in enumerate(graph for graph in GRAPHS if f"vc {graph} iid" in have):
+            case = f"vc {graph} iid"
+            values = 100 * results.accuracy.sel(case=case).mean("seed")
+            alike.plot(_rounds(case, results), values, color=plotting.COLORS[place], label=graph)
+        alike.set_xlabel("round")
+        alike.set_ylabel("GL + VC, accuracy (%)")
+        alike.legend(fontsize=6)
+        titles = [title for _, title in worlds]
+        plotting.letters(panels, (*titles, "Variance", "Size", "Topology"))
     return made
