@@ -104,7 +104,7 @@ def dsgd(
             optimizer_state, round = local.init(state.params), state.optimizer_state
         # With a base the updates, of gradients at the nodes' own models, are added to it instead, block by block.
         params, optimizer_state, info = local.run(
-            key, state.params, optimizer_state, network.node_ids, network.is_present, onto=base, round=round
+            key, state.params, optimizer_state, network.node_ids, network.trainers, onto=base, round=round
         )
         if is_fresh:
             optimizer_state = state.optimizer_state + 1
