@@ -13,7 +13,12 @@ The paper says: competitive with server-based methods and better than decentrali
 checked, so none is quoted; what stands under "reported" is of an independent program (784-64-10, 150 rounds, three seeds;
 rho beyond 0.05: 60 rounds, two seeds).
 
-MEASURED
+Measured (default mode, 24 runs of 60 rounds, 2 seeds; 3 to 4 minutes of one core's time): five claims hold, two do not.  SAM
+makes the mean model flatter (0.60 to 0.75 times the sharpness) and the nodes' models less alike (1.22 to 1.43 times the
+distance).  It does not make the mean better within 60 rounds: -0.1 points over the sparse graphs (2 of 8 pairs above 0);
+the independent program gained 0.7 in 150 rounds, and 0.2 in 60 on the ring.  Q = 4 gains 6 points of local accuracy on the
+ring, with SAM and without alike.  The torus at half the bytes is not as good as the ring with Q = 4: it is better, by 1.0
+point (77.6 77.7 against 76.7 76.6 %), so the claim that they differ by no more than that fails by a hair.
 
 Departures: a perceptron in place of VGG-11 and ResNet-18; 16 nodes and fixed graphs in place of 100 with random neighbours;
 60 rounds and 32 hidden units here, 150 and 64 in mode `paper`, as the independent program has them.
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.3, "default": 5}  # on 2 cores
+MINUTES = {"tiny": 0.3, "default": 4}  # on 2 cores
 CITATION = "Shi et al., Improving the model consistency of decentralized federated learning, ICML 2023."
 SOURCE = "Shi et al., ICML 2023"
 GRAPHS = ("ring", "torus", "exponential", "complete")
@@ -269,7 +274,7 @@ def figure(results: xarray.Dataset) -> Figure:
         f"complete {RHO:g} 1": "FedSAM",
     }
     with plotting.style():
-        made, panels = plotting.panels(2, 2, height=2.4)
+        made, panels = plotting.panels(2, 2, height=5.0)
         (rounds, traffic), (radii, aside) = panels
         for place, (case, label) in enumerate((case, label) for case, label in names.items() if case in have):
             one, color = results.sel(case=case), plotting.COLORS[place % len(plotting.COLORS)]
