@@ -184,7 +184,7 @@ class Problem(NamedTuple):
     full_gradient: GradientFn  # the same on all of each node's data; the key is not used
     evaluate: Any  # (params [n, ...], node_ids [n] | None) -> dict of [n]: the global objective and test metrics
     num_examples: Any  # [N] sizes of the nodes' data (host array), the usual aggregation weights
-    batch_size: int = 1  # gradient evaluations behind one call of `gradient`, per node
+    batch_size: int = 1  # examples behind one call of `gradient`, per node
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
     warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
@@ -199,6 +199,12 @@ class Problem(NamedTuple):
     source: str = ""
     # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
     start: Any | None = None
+    num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
+
+    @property
+    def evaluations(self) -> int:
+        """Gradient evaluations behind one call of `gradient`, per node."""
+        return self.batch_size * self.num_passes
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
@@ -350,13 +356,27 @@ class Scenario(NamedTuple):
     properties: frozenset[str] | None = None  # among PROPERTIES; None: those of the network it is given
 
 
+class LinearRule(NamedTuple):
+    """What a rule needs that asks for no message by itself, only for weighted means of them and of a few numbers of each.
+
+    `reduce(values [n, ...]) -> numbers [n, ...]`, row by row, what is asked of a message beside its values; `()`: nothing.
+    `finish(own, mixed, share [n]) -> aggregated [n, ...]`, where `own` and `mixed` are pairs (values, numbers), of the node
+    itself and own + sum_j w_j (heard_j - own), and share = sum_j w_j is the weight of all that was heard.
+    """
+
+    reduce: Any
+    finish: Any
+
+
 class Aggregator(NamedTuple):
     """How a receiver turns what it heard into one value: mean, median, Krum, ...
 
     `init(params [N, ...]) -> state`, every leaf leading with N; `apply(key, state, own [n, ...], inbox) -> (state,
-    aggregated [n, ...])`.
+    aggregated [n, ...])`.  Where `linear` says the same of means alone nobody holds the messages, `[N, K, ...]`
+    (`dlsim.aggregators.linear`).
     """
 
     init: Any
     apply: Any
     source: str = ""
+    linear: LinearRule | None = None

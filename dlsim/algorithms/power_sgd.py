@@ -162,7 +162,7 @@ def power_sgd(
         if rows is not None:
             heard = state.heard.at[rows].set(heard, unique_indices=True)
             left_over = trees.put(state.error, rows, left_over)
-        info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.batch_size), jnp.uint32(0))}
+        info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.evaluations), jnp.uint32(0))}
         new = PowerSGDState(model, optimizer_state, held, kept_factors, left_over, version, heard)
         return new, network, info
 

@@ -94,6 +94,14 @@ from dlsim.networks.scenes.mobility import position_trace, random_waypoint
 from dlsim.networks.scenes.outages import disaster, outages, relays, split
 from dlsim.networks.scenes.peer_churn import peer_churn
 from dlsim.networks.scenes.presence import churn, crash, link_failure, participation, random_presence
+from dlsim.networks.scenes.schedules import (
+    given_rounds,
+    periodic_rounds,
+    ramp_rounds,
+    random_neighbors,
+    scheduled_links,
+    window_rounds,
+)
 from dlsim.networks.scenes.victims import components, victims
 from dlsim.networks.scenes.weighing import reweigh
 
@@ -159,6 +167,7 @@ __all__ = [
     "from_networkx",
     "gaussian_noise",
     "geometric_delay",
+    "given_rounds",
     "graph",
     "grid",
     "host_graph",
@@ -190,13 +199,16 @@ __all__ = [
     "peer_churn",
     "perfect_channel",
     "period_gap",
+    "periodic_rounds",
     "pipes",
     "poisson_binomial",
     "position_trace",
     "quantize",
+    "ramp_rounds",
     "random_delay",
     "random_geometric",
     "random_k",
+    "random_neighbors",
     "random_presence",
     "random_regular",
     "random_seconds",
@@ -210,6 +222,7 @@ __all__ = [
     "ring",
     "ring_order",
     "rqm",
+    "scheduled_links",
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
@@ -238,4 +251,5 @@ __all__ = [
     "victims",
     "watts_strogatz",
     "wifi",
+    "window_rounds",
 ]

@@ -14,7 +14,7 @@ from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, n
 from contract.server_table import SERVER_CASES
 
 from dlsim import algorithms, trees
-from dlsim.problems import zeroth_order
+from dlsim.problems import sharpness_aware, zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
 
@@ -49,6 +49,17 @@ CASES = (
     ),
     Case("dsgd", lambda p, rate: algorithms.dsgd(p, optax.adam(rate)), variant="adam"),
     Case("dsgd", lambda p, rate: algorithms.dsgd(p, noisy(rate)), variant="noise"),
+    Case(
+        "dsgd",
+        lambda p, rate: algorithms.dsgd(
+            sharpness_aware(p, 0.05),
+            optax.sgd(rate, momentum=0.5),
+            num_local_steps=2,
+            num_gossip_steps=3,
+            fresh_optimizer=True,
+        ),
+        variant="sharpness_aware",
+    ),
     Case(
         "dsgd",
         lambda p, rate: algorithms.dsgd(p, optax.sgd(rate), aggregator=neighborhood_mean()),
