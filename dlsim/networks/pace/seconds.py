@@ -1,8 +1,9 @@
 """What messages and gradients take in simulated seconds, and how each node spends them.
 
 Every verb ends in `between`, `to_server` or `from_server`, a round of learning in `computed` and `end_round`.  Without a
-ledger (`Network.with_links(by_node=True)`) the clock is all that is kept.  What is drawn belongs to (key of the verb,
-stream, node); nothing is drawn where the links have no jitter.
+ledger (`Network.with_links(by_node=True)`) the clock is all that is kept.  Methods by clocks write it event by event
+(`work_seconds`, `booked_at`), those with a schedule job by job (`dlsim.arrivals.executor`).  What is drawn belongs to (key
+of the verb, stream, node); nothing is drawn where the links have no jitter.
 """
 
 from __future__ import annotations
@@ -205,13 +206,12 @@ def booked_at(books: Ledger, gap: Array, work: tuple[Array, Array, Array]) -> Le
 
         waiting <- waiting + max(gap - u, 0),   u <- max(u - gap, 0) + w
     """
+    books = settled(books, gap)
     clocks: dict[str, Any] = {
         name: counters.advance(getattr(books, name), each)
         for name, each in zip(("compute", "upload", "download"), work, strict=True)
     }
-    waiting = counters.advance(books.waiting, jnp.maximum(gap - books.busy, 0))
-    busy = jnp.maximum(books.busy - gap, 0) + (work[0] + work[1] + work[2])
-    return books._replace(**clocks, waiting=waiting, busy=busy)
+    return books._replace(**clocks, busy=books.busy + (work[0] + work[1] + work[2]))
 
 
 def settled(books: Ledger, gap: Array) -> Ledger:
