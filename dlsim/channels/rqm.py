@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks
+from dlsim.channels import draws
 from dlsim.channels.bits import no_scales
 from dlsim.channels.levels import MOST_LEVELS, at_levels, codec, level_bits, positions
-from dlsim.channels.packets import stateless, whole
+from dlsim.channels.packets import Piece, pieces, stateless, whole
 from dlsim.channels.privacy import Releases, no_releases, released
 from dlsim.core import Array, Channel, Packet, Route
 
@@ -50,14 +52,14 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     span = clip + extension
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        words = keys.node_bits(key, route.node_ids, flat.shape[1])
-        place = positions(jnp.clip(flat, -clip, clip), span, num_levels)
-        levels = _rounded_among_kept(place, words, num_levels, keep_probability)
-        private = packet._replace(
-            values=unravel(_finite(flat, at_levels(levels, span, num_levels))), **whole(packet, level_bits(num_levels))
-        )
-        return released(state, packet, private, route, no_scales(flat.shape[0]))
+
+        def rounded(piece: Piece) -> Array:
+            words = piece.draw(draws.words, key, route.node_ids)
+            place = positions(jnp.clip(piece.numbers, -clip, clip), span, num_levels)
+            return _rounded_among_kept(place, words, num_levels, keep_probability)
+
+        private = _at_levels(packet, rounded, span, num_levels)
+        return released(state, packet, private, route, no_scales(route.node_ids.shape[0]))
 
     return Channel(init=no_releases, send=send, source="Youn et al., 2023", codec=(codec(span, num_levels),))
 
@@ -118,13 +120,13 @@ def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
     span = clip / (2 * theta)  # received where all or no coins show heads
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        bias = theta * jnp.clip(flat / clip, -1, 1)
-        heads = _binomial(keys.node_uniform(key, route.node_ids, flat.shape[1]), bias, num_trials)
-        values = at_levels(heads, span, num_trials + 1)
-        bits = level_bits(num_trials + 1)
-        private = packet._replace(values=unravel(_finite(flat, values)), **whole(packet, bits))
-        return released(state, packet, private, route, no_scales(flat.shape[0]))
+
+        def heads(piece: Piece) -> Array:
+            bias = theta * jnp.clip(piece.numbers / clip, -1, 1)
+            return _binomial(piece.draw(draws.uniform, key, route.node_ids), bias, num_trials)
+
+        private = _at_levels(packet, heads, span, num_trials + 1)
+        return released(state, packet, private, route, no_scales(route.node_ids.shape[0]))
 
     parts = (codec(span, num_trials + 1),)
     return Channel(init=no_releases, send=send, source="Chen, Ozgur and Kairouz, ICML 2022", codec=parts)
@@ -159,19 +161,23 @@ def clipped_rounding(*, clip: Any, num_levels: int = 16) -> Channel:
     checks.integer("clipped_rounding", "num_levels", num_levels, 2, MOST_LEVELS)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        place = positions(flat, clip, num_levels)
-        levels = jnp.floor(place + keys.node_uniform(key, route.node_ids, flat.shape[1]))
-        levels = jnp.minimum(levels, num_levels - 1)  # place + draw may round up to the next whole number
-        rounded = packet._replace(
-            values=unravel(_finite(flat, at_levels(levels, clip, num_levels))), **whole(packet, level_bits(num_levels))
-        )
-        nothing = Releases(jnp.zeros(route.node_ids.shape, jnp.uint32))
-        return state, released(nothing, packet, rounded, route, no_scales(flat.shape[0]))[1]
+
+        def rounded(piece: Piece) -> Array:
+            place = positions(piece.numbers, clip, num_levels)
+            levels = jnp.floor(place + piece.draw(draws.uniform, key, route.node_ids))
+            return jnp.minimum(levels, num_levels - 1)  # place + draw may round up to the next whole number
+
+        out, nothing = _at_levels(packet, rounded, clip, num_levels), jnp.zeros(route.node_ids.shape, jnp.uint32)
+        return state, released(Releases(nothing), packet, out, route, no_scales(len(nothing)))[1]
 
     return Channel(init=stateless, send=send, codec=(codec(clip, num_levels),))
 
 
-def _finite(flat: Array, values: Array) -> Array:
-    """`values` where the message was finite; elsewhere what it was, which clipping would hide."""
-    return jnp.where(jnp.isfinite(flat), values, flat).astype(flat.dtype)
+def _at_levels(packet: Packet, levels: Callable[[Piece], Array], span: Any, num_levels: int) -> Packet:
+    """Every number at the level it is given; one that is not finite as it was, which clipping would hide."""
+    leaves, rebuild = pieces(packet.values)
+    values = [
+        jnp.where(jnp.isfinite(piece.numbers), at_levels(levels(piece), span, num_levels), piece.numbers)
+        for piece in leaves
+    ]
+    return packet._replace(values=rebuild(values), **whole(packet, level_bits(num_levels)))

@@ -45,7 +45,7 @@ def _filled(values: Array, chosen: Array, k: int) -> Array:
         return chosen | (turn <= (k - count)[:, None]), jnp.full_like(count, k)
 
     # A loop of one turn or none: of runs side by side, a condition would be computed for all.
-    chosen, _ = jax.lax.while_loop(lambda state: jnp.any(state[1] < k), fill, (chosen, _count(chosen)))
+    chosen, _ = jax.lax.while_loop(lambda state: jnp.any(state[1] < k), fill, (chosen, how_many(chosen)))
     return chosen
 
 
@@ -66,7 +66,7 @@ def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     size = math.floor(CROWDED * dimension / k)
     if size > KEPT:
         threshold, _ = _halve(_of_groups(keys, size), k, few, floor)
-        count = _count(keys >= threshold[:, None])  # those that do not stand for their group as well
+        count = how_many(keys >= threshold[:, None])  # those that do not stand for their group as well
     elif around is None:
         threshold, count = _halve(keys, k, few, floor)
     else:
@@ -117,7 +117,7 @@ def _of_groups(keys: Array, size: int) -> Array:
     return jnp.concatenate([*tops, keys[:, size * groups :]], axis=1)
 
 
-def _count(mask: Array) -> Array:
+def how_many(mask: Array) -> Array:
     """How many of a row hold, int32 `[n]`: lanes first, since a sum along a row waits for each of its additions."""
     width = mask.shape[1] // LANES
     total = jnp.sum(mask[:, LANES * width :].astype(jnp.int32), axis=1)
@@ -134,7 +134,7 @@ def _halve(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
     """
     bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
 
-    is_found = _count(keys > bound[:, None]) < k  # many equals, zeros most of all
+    is_found = how_many(keys > bound[:, None]) < k  # many equals, zeros most of all
     high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
     return _search(keys, k, few, bound, high)
 
@@ -155,7 +155,7 @@ def _search(keys: Array, k: int, few: int, low: Array, high: Array) -> tuple[Arr
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, high, count = state
         middle = low + _half(low, high)
-        reached = _count(keys >= middle[:, None])
+        reached = how_many(keys >= middle[:, None])
         moves, is_up = (count > k) & (low < high), reached >= k
         return (
             jnp.where(moves & is_up, middle, low),
@@ -163,7 +163,7 @@ def _search(keys: Array, k: int, few: int, low: Array, high: Array) -> tuple[Arr
             jnp.where(moves & is_up, reached, count),
         )
 
-    threshold, _, count = jax.lax.while_loop(going, step, (low, high, _count(keys >= low[:, None])))
+    threshold, _, count = jax.lax.while_loop(going, step, (low, high, how_many(keys >= low[:, None])))
     return threshold, count
 
 
@@ -193,7 +193,7 @@ def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array]:
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = state  # before `high` there are enough of them, before `low` there are not
         middle = (low + high) // 2
-        enough = _count(above | (equal & (place < middle[:, None]))) >= k
+        enough = how_many(above | (equal & (place < middle[:, None]))) >= k
         moves = (count > k) & (low < high)
         return jnp.where(moves & ~enough, middle + 1, low), jnp.where(moves & enough, middle, high)
 
