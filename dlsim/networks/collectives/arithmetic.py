@@ -136,8 +136,8 @@ def butterfly_sum(values: Array, ring: Array, num_peers: Array) -> Array:
     the same tree at every entry, whoever holds it.
     """
     size = values.shape[0]
-    power = largest_power(num_peers, size)
-    pairs = num_peers - power
+    leaves = largest_power(num_peers, size)
+    pairs = num_peers - leaves
 
     def row(place: Array) -> Array:
         at = ring.at[jnp.clip(place, 0, size - 1)].get(mode="promise_in_bounds")
@@ -149,10 +149,10 @@ def butterfly_sum(values: Array, ring: Array, num_peers: Array) -> Array:
         return jnp.where(is_pair, own + row(2 * rank), own)
 
     # The first three halvings of a rank at once, so that each vector is read where it lies and none is copied.
-    is_wide, eighth = power >= 8, power // 8
+    is_wide = leaves >= 8
 
     def three(rank: Array, totals: Array) -> Array:
-        branches = [leaf(rank + (place * power) // 8) for place in range(8)]
+        branches = [leaf(rank + place * leaves // 8) for place in range(8)]
         alone = branches[0]
         for distance in (4, 2, 1):
             branches = [branches[place] + branches[place + distance] for place in range(distance)]
@@ -160,7 +160,7 @@ def butterfly_sum(values: Array, ring: Array, num_peers: Array) -> Array:
 
     most = 2 ** (size.bit_length() - 1)
     width = max(most // 8, min(most, 4))
-    power = jnp.where(is_wide, eighth, power)
+    power = jnp.where(is_wide, leaves // 8, leaves)
     total = jax.lax.fori_loop(0, power, three, jnp.zeros((width, values.shape[1]), values.dtype))
     while width > 1:
         width, power = width // 2, power // 2
