@@ -229,6 +229,10 @@ class EventAlgorithm(NamedTuple):
 
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
+
+    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives, with `hear` saying of which:
+    "newest" leaves out those that a later one over the same link overtook, "all" hears them too.  Methods that need both
+    ends of a meeting to act at one instant say `prompt` among their requirements.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
@@ -243,6 +247,8 @@ class EventAlgorithm(NamedTuple):
     trains: bool = True  # whether its infos hold losses
     requires: frozenset[str] = frozenset()
     source: str = ""
+    hear: str = "newest"
+    on_late: Any = None  # as `on_message`, for a message that was under way; None: the same
 
 
 class ArrivalAlgorithm(NamedTuple):
@@ -296,7 +302,9 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    heard: Any = (
+        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    )
 
 
 class Channel(NamedTuple):
