@@ -137,7 +137,7 @@ def _binomial(uniform: Array, bias: Array, num_trials: int) -> Array:
     for k in range(1, num_trials + 1):
         count = count + jnp.where(drawn >= total, 1.0, 0.0)
         power = power * odds
-        total = total + math.comb(num_trials, k) * power
+        total = total + float(math.comb(num_trials, k)) * power
     return jnp.where(bias > 0, num_trials - count, count)
 
 
