@@ -29,8 +29,9 @@ from dlsim.learning.events import learn_events
 from dlsim.learning.measures import STALENESS_DIMS, measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
+from dlsim.networks.flight.delays import check_unit
 from dlsim.networks.flight.server_messages import asked
-from dlsim.networks.messages import active_edges, open_channels
+from dlsim.networks.messages import Probe, active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.networks.pace.links import Ledger
 from dlsim.networks.pace.seconds import by_node, computed, end_round
@@ -77,7 +78,9 @@ def learn(
     losses), and the four axes `bits_sent`, `messages_sent`, `gradient_evaluations`, `simulated_seconds`.
 
     Where messages take rounds (`Network.with_delays`) it measures `staleness` too: how often a message was used so many
-    exchanges after it was sent, and `mean_staleness`.
+    exchanges after it was sent, and `mean_staleness`.  Where messages of a method by clocks take seconds it measures
+    `message_staleness` and `mean_message_staleness`: how often a message was heard after its sender had taken so many
+    gradients, and heard so many messages, since it was sent.
 
     Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
     is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
@@ -108,15 +111,16 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
-    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and isinstance(network.state.ledger, Ledger):
-        fix = "Its nodes act by clocks or a pace: use with_links(links) without by_node, watts and a barrier of rounds."
-        checks.fail("learn", "network", "without a ledger of seconds for this algorithm", "one with it", fix)
+    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):
+        _check_books(network)
     if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
         check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
-    if network.delays is not None and not isinstance(algorithm, Algorithm):
-        fix = "Its messages take what the pace of clients says." if isinstance(algorithm, ArrivalAlgorithm) else ""
-        checks.fail("learn", "network", "one without delays in rounds for a method without rounds", "delays", fix)
+    if network.delays is not None and isinstance(algorithm, ArrivalAlgorithm):
+        fix = "Its messages take what the pace of clients says."
+        checks.fail("learn", "network", "one without delays for a method with a schedule", "delays", fix)
+    if network.delays is not None:
+        check_unit("learn", network.delays, "seconds" if isinstance(algorithm, EventAlgorithm) else "rounds")
     if network.delays is not None and ("prompt" in algorithm.requires or network.channel.is_sum):
         fix = "What is said in a round is void in the next one: the basis, direction or mask it belongs to is another."
         checks.fail("learn", "network", "one without delays for this algorithm and channel", "delays", fix)
@@ -130,9 +134,11 @@ def learn(
             fix = "Its clocks belong to the edges of the network."
             checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
         if scenario is not None and not _keeps_links(scenario, network):
-            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.clock_nodes(...))."
+            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.poisson(rates))."
             checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
+    if scenario is not None:
+        _check_relays(problem, algorithm, network, scenario, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
     if network.delays is not None and scenario is not None and scenario.properties is not None:
@@ -189,6 +195,21 @@ def learn(
     )
 
 
+def _check_books(network: Network) -> None:
+    """What a method without rounds can say of each node's seconds, or one line."""
+    links = network.links
+    if links is None or not isinstance(network.state.ledger, Ledger):
+        return
+    if network.barrier == "round":
+        fix = "Its nodes do not wait for each other: use with_links(links, by_node=True)."
+        checks.fail("learn", "network.barrier", "'exchange' for a method without rounds", "'round'", fix)
+    for name in ("upload_cells", "download_cells", "jitter", "compute_jitter"):
+        if getattr(links, name) is not None:
+            fix = f"Use links._replace({name}=None), or a method of rounds."
+            rule = "None where seconds by node are kept for a method without rounds"
+            checks.fail("learn", f"links.{name}", rule, "given", fix)
+
+
 def _keeps_links(scenario: Scenario, network: Network) -> bool:
     """Whether a round's network has the links it was built with; the scenario is only traced."""
     if network.links is None:
@@ -202,6 +223,25 @@ def _keeps_links(scenario: Scenario, network: Network) -> bool:
 
     jax.eval_shape(look, jax.random.key(0))
     return kept[0]
+
+
+def _check_relays(problem: Problem, algorithm: Algorithm, network: Network, scenario: Scenario, start: Any) -> None:
+    """Where nodes without data relay, the method asks who trains, or ValueError; all is only traced."""
+    probe = Probe()
+
+    def look(key: Array) -> None:
+        _, current = scenario.step(key, scenario.init(key, network), network)
+        if current.has_data is None:
+            probe.knows_relays = True
+            return
+        probing = current.replace(probe=probe)
+        info = algorithm.step(key, algorithm.init(key, start(key), network), probing)[2]
+        probe.knows_relays |= "loss" not in info  # nobody trains
+
+    jax.eval_shape(look, jax.random.key(0))
+    if not probe.knows_relays:
+        fix = f"Give {problem.num_nodes} nodes data, or use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
+        checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
 
 
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:
@@ -226,13 +266,15 @@ def _status(algorithm: Algorithm, state: PyTree, network: Network, info: Info) -
     if network.delays is not None:
         late = jnp.stack([flight.is_late for flight in network.state.in_flight.values()] or [jnp.zeros((), bool)])
         found = found | status.flag(jnp.any(late), status.BUFFER_OVERFLOW)
-    if "status" in info:
-        found = found | info["status"]
+    for more in (info.get("status"), network.status):
+        found = found if more is None else found | more
     mask = active_edges(network)
     if mask is not None and algorithm.requires & {"row_stochastic", "column_stochastic", "doubly_stochastic"}:
         heard = jax.ops.segment_max(mask.astype(jnp.int32), network.receivers, network.num_nodes) > 0
         there = True if network.is_present is None else network.is_present
         found = found | status.flag(~heard & there, status.ISOLATED_NODE)
+    if network.is_present is not None:
+        found = found | status.flag(~jnp.any(network.is_present), status.NOBODY_PRESENT)
     if network.is_present is not None and "server" in algorithm.requires:
         found = found | status.flag(~jnp.any(asked(network)[1]), status.EMPTY_COHORT)
     return found

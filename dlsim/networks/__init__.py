@@ -29,16 +29,16 @@ from dlsim.channels import (
     to_server,
     top_k,
 )
-from dlsim.networks.byzantine import byzantine
+from dlsim.networks.byzantine import alie_strength, byzantine
 from dlsim.networks.collectives.all_reduce import Collective, Reduced, collective
 from dlsim.networks.collectives.orders import ring_order
 from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
-from dlsim.networks.dynamics import epidemic, time_varying
-from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.edge_messages import reverse_edges, send_edges, sum_at_receivers
 from dlsim.networks.fields import Membership
 from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
+from dlsim.networks.flight.timed import fixed_seconds, link_seconds, log_normal_seconds, random_seconds, trace_seconds
 from dlsim.networks.graphs.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.graphs.drawing import draw
 from dlsim.networks.graphs.finite_time import base_graph, one_peer_exponential
@@ -88,8 +88,22 @@ from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_
 from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.pace.links import Links, Watts, join_links, links
 from dlsim.networks.pace.media import cellular_5g, ethernet, wifi
-from dlsim.networks.peer_churn import peer_churn
-from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
+from dlsim.networks.scenes.batteries import batteries
+from dlsim.networks.scenes.dynamics import epidemic, time_varying
+from dlsim.networks.scenes.mobility import position_trace, random_waypoint
+from dlsim.networks.scenes.outages import disaster, outages, relays, split
+from dlsim.networks.scenes.peer_churn import peer_churn
+from dlsim.networks.scenes.presence import churn, crash, link_failure, participation, random_presence
+from dlsim.networks.scenes.schedules import (
+    given_rounds,
+    periodic_rounds,
+    ramp_rounds,
+    random_neighbors,
+    scheduled_links,
+    window_rounds,
+)
+from dlsim.networks.scenes.victims import components, victims
+from dlsim.networks.scenes.weighing import reweigh
 
 __all__ = [
     "Arrival",
@@ -108,8 +122,10 @@ __all__ = [
     "Reduced",
     "Synchronized",
     "Watts",
+    "alie_strength",
     "barabasi_albert",
     "base_graph",
+    "batteries",
     "binary_tree",
     "bipartite",
     "byzantine",
@@ -123,10 +139,12 @@ __all__ = [
     "clipped_rounding",
     "collective",
     "complete",
+    "components",
     "connect",
     "crash",
     "decode",
     "diameter",
+    "disaster",
     "dp_gaussian",
     "draw",
     "e3m0",
@@ -142,12 +160,14 @@ __all__ = [
     "fading",
     "fedzip",
     "fixed_delay",
+    "fixed_seconds",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
     "from_networkx",
     "gaussian_noise",
     "geometric_delay",
+    "given_rounds",
     "graph",
     "grid",
     "host_graph",
@@ -159,7 +179,9 @@ __all__ = [
     "laplacian",
     "link_delay",
     "link_failure",
+    "link_seconds",
     "links",
+    "log_normal_seconds",
     "log_quantize",
     "lognormal_devices",
     "loss",
@@ -177,21 +199,30 @@ __all__ = [
     "peer_churn",
     "perfect_channel",
     "period_gap",
+    "periodic_rounds",
     "pipes",
     "poisson_binomial",
+    "position_trace",
     "quantize",
+    "ramp_rounds",
     "random_delay",
     "random_geometric",
     "random_k",
+    "random_neighbors",
     "random_presence",
     "random_regular",
+    "random_seconds",
     "random_sparsification",
+    "random_waypoint",
     "rate_trace",
     "read_graph_file",
+    "relays",
     "reverse_edges",
+    "reweigh",
     "ring",
     "ring_order",
     "rqm",
+    "scheduled_links",
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
@@ -200,10 +231,12 @@ __all__ = [
     "sign",
     "spectral_gap",
     "spectrum",
+    "split",
     "star",
     "state_hash",
     "stochastic_block",
     "stragglers",
+    "sum_at_receivers",
     "synchronize",
     "time_varying",
     "to_jraph",
@@ -213,7 +246,10 @@ __all__ = [
     "torus",
     "trace_delay",
     "trace_devices",
+    "trace_seconds",
     "transfer_seconds",
+    "victims",
     "watts_strogatz",
     "wifi",
+    "window_rounds",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contract.arguments_collectives import COLLECTIVES
+from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_scenes import SCENES
 
-from dlsim import problems
+from dlsim import aggregators, problems
 
 TEXTS = {"me": "to be or not to be, " * 4, "you": "that is the question: " * 4}
 
@@ -18,8 +20,32 @@ def _spoken() -> dict[str, object]:
     return {"dataset": problems.text_dataset(TEXTS, 8), "model": problems.lstm(2)}
 
 
+_AROUND = {"inner": aggregators.mean()}
+
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "networks": COLLECTIVES,
-    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-    "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
+    "aggregators": {
+        **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
+        **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
+        "norm_clipping": just(**_AROUND, radius=1.0),
+        "centered_clipping": just(radius=1.0),
+    },
+    "networks": {
+        **COLLECTIVES,
+        **EDGES,
+        **SCENES,
+        "given_rounds": just(num_rounds=5, rounds=[1, 3]),
+        "periodic_rounds": just(num_rounds=5, period=2),
+        "ramp_rounds": just(num_rounds=5, first=0.0, last=1.0),
+        "random_neighbors": just(degree=0.2),
+        "scheduled_links": just(share=0.5),
+        "window_rounds": just(num_rounds=5, start=1),
+    },
+    "algorithms": {**TIED, **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner)},
+    "problems": {
+        **CONVEX,
+        "language_model": _spoken,
+        "own_start": just(problem=problem),
+        "sharpness_aware": just(problem=problem),
+        "text_dataset": just(texts=TEXTS, context=8),
+    },
 }

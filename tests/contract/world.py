@@ -19,6 +19,7 @@ NUM_NODES = 8  # one a fake device
 DIMENSION = 5
 RATE = 0.1
 ABSENT = (2, 5)
+HIT = np.isin(np.arange(NUM_NODES), (1, 6))  # by a disaster
 ORDER = (3, 7, 0, 5, 1, 6, 2, 4)
 
 
@@ -46,6 +47,12 @@ def uneven_graph() -> Graph:
 
 def uneven(weights: str = "metropolis_hastings") -> Network:
     return connect(uneven_graph(), weights)
+
+
+def link_weights() -> np.ndarray:
+    """[N, N] by node id, symmetric: another one a link."""
+    draws = np.random.default_rng(2).uniform(0.5, 1.5, (NUM_NODES, NUM_NODES))
+    return (draws + draws.T) * (1 - np.eye(NUM_NODES)) / 2
 
 
 def directed(weights: str = "column_stochastic") -> Network:
