@@ -25,7 +25,7 @@ import optax
 from ml_collections import ConfigDict
 
 import dlsim
-from dlsim import algorithms, checks, networks
+from dlsim import aggregators, algorithms, checks, networks, problems
 from dlsim.experiment import Claim
 from dlsim.learning.measures import only, several
 
@@ -72,6 +72,18 @@ METHODS: dict[str, Method] = {
     "local_dsgd": Method(
         "D-SGD, local steps", lambda p, r, n, k: algorithms.dsgd(p, optax.sgd(r), num_local_steps=k), is_local=True
     ),
+    "gossip_steps": Method(
+        "D-SGD, 4 gossip steps", lambda p, r, n, k: algorithms.dsgd(p, optax.sgd(r), num_gossip_steps=4)
+    ),
+    "variance_corrected": Method(
+        "D-SGD, variance kept",
+        lambda p, r, n, k: algorithms.dsgd(p, optax.sgd(r), aggregator=aggregators.variance_corrected()),
+    ),
+    "dfedsam": Method(
+        "DFedSAM",
+        lambda p, r, n, k: algorithms.dsgd(problems.sharpness_aware(p, 0.01), optax.sgd(r), num_local_steps=k),
+        is_local=True,
+    ),
     "quasi_global_momentum": Method("QG-DSGDm", lambda p, r, n, k: algorithms.quasi_global_momentum(p, r)),
     "choco_sgd": Method(
         "CHOCO-SGD, top 10 %",
@@ -104,6 +116,9 @@ METHODS: dict[str, Method] = {
         "ADMM, local steps",
         lambda p, r, n, k: algorithms.decentralized_admm(p, 0.1, num_local_steps=k, local_learning_rate=r),
         is_local=True,
+    ),
+    "dlm": Method(
+        "DLM", lambda p, r, n, k: algorithms.decentralized_admm(p, 0.1, num_local_steps=1, local_learning_rate=r)
     ),
     "dinno": Method(
         "DiNNO",
