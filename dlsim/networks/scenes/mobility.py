@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
-from dlsim.networks.graphs.graph import Graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.graphs.spectral import is_connected
 from dlsim.networks.network import Network
 from dlsim.networks.pace.device_traces import Places, choose, read_positions
@@ -257,8 +257,7 @@ def _joins(places: Places, radius: float, seconds_per_round: float) -> bool:
         before, codes = len(codes), np.union1d(codes, pairs[:, 0] * num + pairs[:, 1])
         first, second = codes // num, codes % num
         if len(codes) > before or t == 0:
-            ends = (np.concatenate([first, second]), np.concatenate([second, first]))
-            if is_connected(Graph(num, *(end.astype(np.int32) for end in ends))):
+            if is_connected(graph(num, first, second)):
                 return True
     return False
 
