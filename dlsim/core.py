@@ -210,7 +210,8 @@ class Algorithm(NamedTuple):
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
     `prompt` where a message is void after its round
-    (`REQUIREMENTS` has them all); `learn` checks them.
+    (`REQUIREMENTS` has them all); `learn` checks them.  Where it `lets_relay`, nodes that hold no data in a round
+    (`network.trainers` says who does) do not train in it, and send and hear as ever; `learn` refuses such rounds for others.
     """
 
     init: Any
@@ -218,6 +219,7 @@ class Algorithm(NamedTuple):
     params: Any = lambda state: state.params
     requires: frozenset[str] = frozenset()
     source: str = ""
+    lets_relay: bool = False
 
 
 class EventAlgorithm(NamedTuple):
@@ -243,6 +245,7 @@ class EventAlgorithm(NamedTuple):
     trains: bool = True  # whether its infos hold losses
     requires: frozenset[str] = frozenset()
     source: str = ""
+    lets_relay: bool = False  # trains at gradient events alone, of which nodes without data have none
 
 
 class ArrivalAlgorithm(NamedTuple):
@@ -296,7 +299,9 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    heard: Any = (
+        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    )
 
 
 class Channel(NamedTuple):

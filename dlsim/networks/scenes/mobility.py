@@ -256,9 +256,8 @@ def _joins(places: Places, radius: float, seconds_per_round: float) -> bool:
         pairs = cKDTree(now).query_pairs(radius, output_type="ndarray")
         before, codes = len(codes), np.union1d(codes, pairs[:, 0] * num + pairs[:, 1])
         first, second = codes // num, codes % num
-        if len(codes) > before or t == 0:
-            if is_connected(graph(num, first, second)):
-                return True
+        if (len(codes) > before or t == 0) and is_connected(graph(num, first, second)):
+            return True
     return False
 
 
