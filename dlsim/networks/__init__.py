@@ -29,7 +29,7 @@ from dlsim.channels import (
     to_server,
     top_k,
 )
-from dlsim.networks.byzantine import byzantine
+from dlsim.networks.byzantine import alie_strength, byzantine
 from dlsim.networks.collectives.all_reduce import Collective, Reduced, collective
 from dlsim.networks.collectives.orders import ring_order
 from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
@@ -113,6 +113,7 @@ __all__ = [
     "Reduced",
     "Synchronized",
     "Watts",
+    "alie_strength",
     "barabasi_albert",
     "base_graph",
     "batteries",

@@ -9,6 +9,7 @@ from contract.arguments_parts import KEY, Call, just, ring
 from dlsim import networks
 
 CHANNELS: dict[str, Call] = {
+    "alie_strength": just(num_nodes=10, num_liars=2),
     "byzantine": just(node_ids=(0, 1)),
     "decode": lambda: {"channel": networks.sign(), "bits": np.zeros(34, bool), "like": jnp.ones(2)},
     "ef21": lambda: {"compressor": networks.sign()},

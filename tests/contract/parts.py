@@ -156,4 +156,15 @@ AGGREGATORS = (
     AggregatorCase("krum", lambda: aggregators.krum(0, num_selected=3)),
     AggregatorCase("geometric_median", aggregators.geometric_median),
     AggregatorCase("self_centered_clipping", lambda: aggregators.self_centered_clipping(1.0)),
+    AggregatorCase("mean_around_median", lambda: aggregators.mean_around_median(1)),
+    AggregatorCase("minimum_diameter", lambda: aggregators.minimum_diameter(1)),
+    AggregatorCase("bulyan", lambda: aggregators.bulyan(0)),
+    AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
+    AggregatorCase("cge", lambda: aggregators.cge(1)),
+    AggregatorCase("caf", lambda: aggregators.caf(1)),
+    AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
+    AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
+    AggregatorCase(
+        "adaptive_robust_clipping", lambda: aggregators.adaptive_robust_clipping(aggregators.trimmed_mean(1), 1)
+    ),
 )
