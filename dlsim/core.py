@@ -177,6 +177,9 @@ class Problem(NamedTuple):
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
+    strong_convexity: Callable[[], Any] | None = None  # () -> mu of which every f_i is mu-strongly convex, likewise
+    # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
+    conjugate: Any | None = None
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
     # as `gradient`; None where there are no examples to go through
@@ -190,7 +193,7 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "smoothness", "start", "node_block")
+        known = ("optimum", "proximal", "conjugate", "smoothness", "strong_convexity", "start", "node_block")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -238,6 +241,8 @@ class EventAlgorithm(NamedTuple):
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
+    # (network, Timing) -> Timing: clocks of a method that is set for certain ones, which it fills in or refuses; None: any
+    clocks: Any = None
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
@@ -296,7 +301,9 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    heard: Any = (
+        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    )
 
 
 class Channel(NamedTuple):

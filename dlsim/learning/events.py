@@ -48,6 +48,7 @@ def learn_events(
     message (ages, counters) are headers: they count and get lost with it, but channels touch floating numbers alone.
     """
     when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
+    when = when if algorithm.clocks is None else algorithm.clocks(network, when)
     counts_here = network.channel is not PERFECT or scenario is not None
     has_messages = algorithm.on_message is not None
     needs = Needs(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 from contract.arguments_collectives import COLLECTIVES
-from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_parts import SGD, Call, just, problem, ring
 
 from dlsim import problems
 
@@ -20,6 +21,15 @@ def _spoken() -> dict[str, object]:
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
     "networks": COLLECTIVES,
-    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-    "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
+    "algorithms": {
+        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
+        **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},
+        **{name: just(problem=problem) for name in ("continuized", "dadao")},
+        "dadao_rates": just(network=ring),
+    },
+    "problems": {
+        "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
+        "language_model": _spoken,
+        "text_dataset": just(texts=TEXTS, context=8),
+    },
 }

@@ -55,6 +55,8 @@ EVENT_CASES = (
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate), read="now"), variant="now"),
     EventCase("a2cid2", lambda p, rate: algorithms.a2cid2(p, optax.sgd(rate), constants())),
+    EventCase("dadao", lambda p, rate: algorithms.dadao(p, 0.25, 0.1 / rate)),
+    EventCase("continuized", lambda p, rate: algorithms.continuized(p, 0.25, 0.1 / rate)),
     EventCase("swarm_sgd", lambda p, rate: algorithms.swarm_sgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase(
         "swarm_sgd",

@@ -13,7 +13,7 @@ from contract.diloco_table import DILOCO_CASES
 from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
 from contract.server_table import SERVER_CASES
 
-from dlsim import algorithms, trees
+from dlsim import algorithms, networks, trees
 from dlsim.problems import zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
@@ -23,6 +23,8 @@ TRACKING = Invariant(
     lambda s, info, net: trees.mean(s.tracker),
     lambda s, info, net: trees.mean(s.gradient),
 )
+
+CHI = 1 / networks.spectral_gap(world.uneven())
 
 CASES = (
     Case(
@@ -117,6 +119,19 @@ CASES = (
         "wang_elia",
         lambda p, rate: algorithms.wang_elia(p, rate),
         invariants=(Invariant("integrals sum to zero", lambda s, info, net: trees.mean(s.integral), zero_vector),),
+    ),
+    Case("adom_plus", lambda p, rate: algorithms.adom_plus(p, CHI, 0.25, 0.1 / rate), num_steps=200),
+    Case(
+        "adom_plus",
+        lambda p, rate: algorithms.adom_plus(p, CHI, 0.25, 0.1 / rate, num_gossip_steps=3, use_full_gradient=True),
+        variant="multi_consensus",
+        num_steps=100,
+    ),
+    Case(
+        "msda",
+        lambda p, rate: algorithms.msda(p, 2 * CHI, 0.25, 0.1 / rate),
+        network=lambda: world.uneven("lazy_metropolis_hastings"),
+        is_random=False,
     ),
     Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
     Case(
