@@ -246,6 +246,9 @@ class EventAlgorithm(NamedTuple):
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
+    may_be_silent: bool = (
+        False  # whether `before_message` says in `info["sends"]`, bool [n], which of the senders do send
+    )
     requires: frozenset[str] = frozenset()
     source: str = ""
 

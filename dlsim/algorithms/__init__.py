@@ -45,12 +45,14 @@ from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
+from dlsim.algorithms.token_account import TokenAccount, token_account
 from dlsim.algorithms.wang_elia import wang_elia
 
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
     "SPSALog",
+    "TokenAccount",
     "a2cid2",
     "a2cid2_constants",
     "ad_psgd",
@@ -107,5 +109,6 @@ __all__ = [
     "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
+    "token_account",
     "wang_elia",
 ]

@@ -102,10 +102,7 @@ def adom_plus(
         )  # fmt: skip
         params = jax.tree.map(lambda a, y: a + share * eta * y, ahead, dual)
         rest = jax.tree.map(lambda o, m: gamma / nu * o + m, off, state.memory)
-        (mixed_off, memory) = said = (off, rest)
-        for number in range(num_gossip_steps):
-            said, network = network.mix(keys.fold_in(key, number), said)
-            mixed_off, memory = said
+        (mixed_off, memory), network = mix_repeatedly(network, key, (off, rest), num_gossip_steps)
         consensus = jax.tree.map(
             lambda z, g, r, w: z + gamma * delta * (g - z) - (r - w), state.consensus, z_g, rest, memory
         )
@@ -133,6 +130,19 @@ def adom_plus(
 def invariant_consensus(state: ADOMPlusState) -> PyTree:
     """Mean z, `[...]`: zero up to rounding."""
     return trees.mean(state.consensus)
+
+
+def mix_repeatedly(network: Network, key: Array, tree: PyTree, num: int) -> tuple[PyTree, Network]:
+    """`network.mix` num times over: W^num in place of W, each time with messages of its own."""
+    tree, network = network.mix(keys.fold_in(key, 0), tree)
+
+    def again(number: Array, both: tuple[PyTree, Any]) -> tuple[PyTree, Any]:
+        mixed, moved = network.with_state(both[1]).mix(keys.fold_in(key, number), both[0])
+        return mixed, moved.state
+
+    # The first has opened the stream: the others change a state's numbers, not its form.
+    tree, state = jax.lax.fori_loop(1, num, again, (tree, network.state))
+    return tree, network.with_state(state)
 
 
 def _between(share: Any, new: PyTree, old: PyTree) -> PyTree:

@@ -108,7 +108,7 @@ def continuized(
         flow=flow,
         params=primal,
         clocks=set_clocks,
-        requires=frozenset({"undirected", "connected"}),
+        requires=frozenset({"undirected", "connected", "prompt"}),
         source="Even et al., NeurIPS 2021",
     )
 

@@ -157,7 +157,7 @@ def dadao(
         message=message,
         flow=flow,
         clocks=set_clocks,
-        requires=frozenset({"undirected", "connected"}),
+        requires=frozenset({"undirected", "connected", "prompt"}),
         source="Nabli and Oyallon, ICML 2023",
     )
 

@@ -92,6 +92,7 @@ def _push_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
         if algorithm.before_message is not None:
             nodes, info = algorithm.before_message(_keys(draws, "prepare", 0), rows_a.nodes, ids_a)
             rows_a, added = _noted(rows_a, nodes, info, sends, events.is_event)
+            sends = both(sends, info.get("sends"))
         said = algorithm.message(rows_a.nodes)
         if network.channel is PERFECT:
             values, arrives, rows_a = said, sends, _counted(rows_a, said, both(events.is_event, sends))

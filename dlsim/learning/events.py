@@ -49,7 +49,7 @@ def learn_events(
     """
     when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
     when = when if algorithm.clocks is None else algorithm.clocks(network, when)
-    counts_here = network.channel is not PERFECT or scenario is not None
+    counts_here = network.channel is not PERFECT or scenario is not None or algorithm.may_be_silent
     has_messages = algorithm.on_message is not None
     needs = Needs(
         communication=algorithm.communication,

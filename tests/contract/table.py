@@ -125,6 +125,7 @@ CASES = (
         "adom_plus",
         lambda p, rate: algorithms.adom_plus(p, CHI, 0.25, 0.1 / rate, num_gossip_steps=3, use_full_gradient=True),
         variant="multi_consensus",
+        is_random=False,
         num_steps=100,
     ),
     Case(
