@@ -34,6 +34,7 @@ from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
 from dlsim.algorithms.msda import msda
 from dlsim.algorithms.nids import nids
+from dlsim.algorithms.pens import pens
 from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.push_sum import push_sum
@@ -93,6 +94,7 @@ __all__ = [
     "lt_admm",
     "msda",
     "nids",
+    "pens",
     "power_sgd",
     "proxskip",
     "push_sum",

@@ -3,17 +3,29 @@
 Nabli, Oyallon, DADAO: decoupled accelerated decentralized asynchronous optimization, ICML 2023.
 Command: `dlsim run experiments/papers/44_dadao.py`
 
-Sixteen nodes, linear regression in two dimensions, 100 examples a node, each node with coefficients of its own, noise 10 and
-a slope factor from 0.01 to 5, as in the authors' program; gradients over all of a node's examples.  DADAO makes one gradient a
-node and unit of time, and as many messages as the graph asks for (`dadao_rates`).  ADOM+, ADOM+ with q gossip steps a round
-("MC"), MSDA (one round a unit of time) and the continuized method (n / 2 meetings a unit, two gradients each) go beside it.
+Sixteen nodes, linear regression in two dimensions, 100 examples a node, each node with coefficients of its own, noise 10
+and a slope factor from 0.01 to 5, as in the authors' program; gradients over all of a node's examples.  DADAO makes one
+gradient a node and unit of time, and as many messages as the graph asks for (`dadao_rates`).  ADOM+, ADOM+ with q gossip
+steps a round ("MC"), MSDA (one round a unit of time) and the continuized method (n / 2 meetings a unit, two gradients each)
+go beside it.
 Messages are counted as the paper does, one a use of a link, whose two ends both send.
 
-Three more questions, of DADAO alone: quadratics of condition number 2, 20, 200 on a ring; a ring with 0.8, 0.9 and 2 times the
-rates (step sizes following them); two cliques of eight and a bridge, with equal and with optimal rates.
+Three more questions, of DADAO alone: quadratics of condition number 2, 20, 200 on a ring; a ring with 0.8, 0.9 and 2 times
+the rates (step sizes following them); two cliques of eight and a bridge, with equal and with optimal rates.
 
 The paper says: of order sqrt(L / mu) log(1 / error) gradients a node whatever the graph, and n sqrt(chi_1 chi_2) sqrt(L / mu)
 log(1 / error) messages.  Numbers of an independent NumPy program are quoted.
+
+Measured (default mode, 150 runs, 5 seeds): all claims hold.  Slopes are 0.112 to 0.120 on five graphs, 0.157 to 0.159 times
+sqrt(mu / L) at three condition numbers, and DADAO needs 15 to 30 times fewer messages than ADOM+ MC to a distance of 1e-3, at
+half of the gradients.  The rates are those of the independent program to every digit quoted, the optimal ones of the barbell
+too.  The dual methods, which ask for gradients of conjugates, are ahead of both on these quadratics, in gradients and messages.
+
+Slopes were first fitted down to 1e-10 of the first distance.  That is beyond float32 at L / mu = 200, where it gave 0.099 in
+place of 0.157; now they are fitted to 1e-8, and no other claim's outcome changed.  In float32 ADOM+ stops at 1e-5 to 1e-3 (the
+mean of its memory m grows without end, and takes digits), and MSDA drifts from 1e-7 (nothing holds the mean of its duals).
+
+Departures: no graphs that change with time, whose clocks would change with them; data from NumPy, not scikit-learn.
 """
 
 from __future__ import annotations
@@ -57,7 +69,7 @@ TARGET = 1e-3  # C2: mean squared distance
 FEWER = 0.25  # C2: DADAO's messages over those of ADOM+ MC
 NO_FASTER = 1.1  # C4: the slope at twice the rates over that at the rates
 SHARE = 0.3  # C5: the optimal rates over the equal ones
-FIT = (1e-10, 1e-1)  # of the first distance: where slopes are fitted
+FIT = (1e-8, 1e-1)  # of the first distance: where slopes are fitted, above what float32 can tell
 REPORTED = {  # messages within 300 units, and the distance at the end, of an independent program
     "complete": "3.2k", "star": "4.5k", "grid": "8.0k", "ring": "11.9k", "path": "23k",
 }  # fmt: skip
@@ -74,7 +86,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     if mode == "paper":
         config.case = tuple(f"star {method}" for method in METHODS)
     elif is_tiny:
-        config.case = ("ring dadao", "star dadao", "ring adom_plus_mc", "rates 0.8", "barbell optimal")
+        config.case = ("ring dadao", "ring adom_plus_mc", "rates 0.8", "barbell optimal")
     else:
         config.case = (
             *graphs,
@@ -212,8 +224,8 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                      zip(messages, gradients, strict=True)]  # fmt: skip
             out.append(
                 Claim(
-                    text=f"C2, {graph}: to a distance of {TARGET:g} DADAO takes a quarter of ADOM+ MC's messages or less, and "
-                    "no more gradients",
+                    text=f"C2, {graph}: to a distance of {TARGET:g} DADAO takes a quarter of ADOM+ MC's messages or less, "
+                    "and no more gradients",
                     source=f"{SOURCE}, experiments",
                     reported=f"within 300 units {REPORTED[graph]} messages against {REPORTED_MC[graph]}",
                     measured=f"{shown[0]} against {shown[1]}",
@@ -256,11 +268,12 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         close = bool(slopes.max() < (1 + SPREAD) * slopes.min())
         out.append(
             Claim(
-                text=f"C5, barbell: optimal rates take at most {SHARE:.0%} of the messages, at the same slope within {SPREAD:.0%}",
+                text=f"C5, barbell: optimal rates take at most {SHARE:.0%} of the messages, at the same slope within "
+                f"{SPREAD:.0%}",
                 source=f"{SOURCE}: optimised rates",
                 reported="rates 126.1 and 32.9, 26 % of the messages, in an independent program",
-                measured=f"rates {equal:.1f} and {best:.1f}; {sent[1] / sent[0]:.0%} of the messages; slopes {slopes[0]:.3f} and "
-                f"{slopes[1]:.3f}",
+                measured=f"rates {equal:.1f} and {best:.1f}; {sent[1] / sent[0]:.0%} of the messages; slopes "
+                f"{slopes[0]:.3f} and {slopes[1]:.3f}",
                 holds=bool(sent[1] <= SHARE * sent[0] and close) if is_long else None,
             )
         )
@@ -285,7 +298,7 @@ def figure(results: xarray.Dataset) -> Figure:
                         spent = _rows(results, f"{graph} {method}", name).mean(0)
                         ax.plot(
                             np.maximum(spent, 1), np.exp(np.log(np.maximum(distance, 1e-14)).mean(0)),
-                            plotting.LINES[place], color=plotting.COLORS[place], label=TITLES[method],
+                            linestyle=plotting.LINES[place], color=plotting.COLORS[place], label=TITLES[method],
                         )  # fmt: skip
                 ax.set_yscale("log")
                 if name == "messages":
@@ -293,12 +306,14 @@ def figure(results: xarray.Dataset) -> Figure:
                 ax.set_xlabel(name)
                 ax.set_ylabel("mean squared distance")
                 titles.append(f"{graph}, {name}")
-        panels[0, 0].legend(fontsize=5)
+        max(panels[:-1, 0], key=lambda ax: len(ax.lines)).legend(fontsize=5)
         left, right = panels[-1]
         sizes = (4, 8, 16, 32, 64)
         for place, graph in enumerate(("path", "ring", "star", "complete")):
             total = [dlsim.algorithms.dadao_rates(_network(graph, n)).sum() for n in sizes]
-            left.loglog(sizes, total, plotting.LINES[place], marker=".", color=plotting.COLORS[place], label=graph)
+            left.loglog(sizes, total, linestyle=plotting.LINES[place], marker=".", color=plotting.COLORS[place], label=graph)
+        left.set_xticks(sizes, [str(n) for n in sizes])
+        left.minorticks_off()
         left.set_xlabel("nodes")
         left.set_ylabel("messages a unit of time")
         left.legend(fontsize=5)
@@ -307,7 +322,7 @@ def figure(results: xarray.Dataset) -> Figure:
             if case in have:
                 middle = np.median(_rows(results, case), axis=0)
                 right.plot(
-                    results.step, middle, plotting.LINES[place], color=plotting.COLORS[place], label=f"{factor:g} times"
+                    results.step, middle, linestyle=plotting.LINES[place], color=plotting.COLORS[place], label=f"{factor:g} times"
                 )
         right.set_yscale("log")
         right.set_xlabel("time")

@@ -35,6 +35,7 @@ WITH_OPTIMIZER = {
     "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
+    "pens": "optimizer",
     "power_sgd": "optimizer",
     "relay_sgd": "optimizer",
     "spsa": "optimizer",
@@ -79,6 +80,7 @@ PARTS = {
     "A2CiD2Constants",
     "LocalUpdates",
     "SPSALog",
+    "TokenAccount",
     "a2cid2_constants",
     "dadao_rates",
     "local_events",
@@ -87,6 +89,7 @@ PARTS = {
     "sarah",
     "spsa_replay",
     "svrg",
+    "token_account",
 }
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from contract.arguments_collectives import COLLECTIVES
-from contract.arguments_parts import SGD, Call, just, problem, ring
+from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 
 from dlsim import problems
 
@@ -26,6 +26,8 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},
         **{name: just(problem=problem) for name in ("continuized", "dadao")},
         "dadao_rates": just(network=ring),
+        "pens": optimized(),
+        "token_account": just(strategy="simple"),
     },
     "problems": {
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),

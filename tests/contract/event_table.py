@@ -47,6 +47,10 @@ def constants() -> algorithms.A2CiD2Constants:
     return algorithms.a2cid2_constants(networks.ring(world.NUM_NODES))
 
 
+def account() -> algorithms.TokenAccount:
+    return algorithms.token_account("randomized", capacity=4, reactivity=2, slots=3)
+
+
 EVENT_CASES = (
     EventCase(
         "randomized_gossip",
@@ -78,6 +82,22 @@ EVENT_CASES = (
         "gossip_learning",
         lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate, momentum=0.5), merge="none", num_local_steps=2),
         variant="random_walk",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), exchange="pull", pass_through=True),
+        variant="pull_pass_through",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), exchange="push_pull", merge="average"),
+        variant="push_pull",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), tokens=account()),
+        variant="tokens",
+        num_windows=80,
     ),
 )
 

@@ -133,6 +133,12 @@ CASES = (
         lambda p, rate: algorithms.msda(p, 2 * CHI, 0.25, 0.1 / rate),
         network=lambda: world.uneven("lazy_metropolis_hastings"),
         is_random=False,
+        needs_proximal=True,  # or rather the conjugates, which the same problems have
+    ),
+    Case(
+        "pens",
+        lambda p, rate: algorithms.pens(p, optax.sgd(rate), num_sampled=3, num_best=2, selection_rounds=3),
+        shared=("heard", "chosen"),  # by link
     ),
     Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
     Case(
