@@ -311,7 +311,9 @@ def figure(results: xarray.Dataset) -> Figure:
         sizes = (4, 8, 16, 32, 64)
         for place, graph in enumerate(("path", "ring", "star", "complete")):
             total = [dlsim.algorithms.dadao_rates(_network(graph, n)).sum() for n in sizes]
-            left.loglog(sizes, total, linestyle=plotting.LINES[place], marker=".", color=plotting.COLORS[place], label=graph)
+            left.loglog(
+                sizes, total, linestyle=plotting.LINES[place], marker=".", color=plotting.COLORS[place], label=graph
+            )
         left.set_xticks(sizes, [str(n) for n in sizes])
         left.minorticks_off()
         left.set_xlabel("nodes")
@@ -322,7 +324,11 @@ def figure(results: xarray.Dataset) -> Figure:
             if case in have:
                 middle = np.median(_rows(results, case), axis=0)
                 right.plot(
-                    results.step, middle, linestyle=plotting.LINES[place], color=plotting.COLORS[place], label=f"{factor:g} times"
+                    results.step,
+                    middle,
+                    linestyle=plotting.LINES[place],
+                    color=plotting.COLORS[place],
+                    label=f"{factor:g} times",
                 )
         right.set_yscale("log")
         right.set_xlabel("time")
