@@ -232,6 +232,10 @@ class EventAlgorithm(NamedTuple):
 
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
+
+    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives, with `hear` saying of which:
+    "newest" leaves out those that a later one over the same link overtook, "all" hears them too.  Methods that need both
+    ends of a meeting to act at one instant say `prompt` among their requirements.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
@@ -251,6 +255,8 @@ class EventAlgorithm(NamedTuple):
     )
     requires: frozenset[str] = frozenset()
     source: str = ""
+    hear: str = "newest"
+    on_late: Any = None  # as `on_message`, for a message that was under way; None: the same
 
 
 class ArrivalAlgorithm(NamedTuple):

@@ -69,7 +69,8 @@ def gossip_learning(
     answers to what they heard go out soon, and yet messages stay bounded.
 
     Without a gradient clock: nodes train when a model comes.  Staleness is how many updates the received model has less
-    than the receiver's, max(t_j - t, 0), before either is trained.
+    than the receiver's, max(t_j - t, 0), before either is trained.  Models that take time on their way are all merged when
+    they come, also those that others overtook.
 
     Args:
       problem: what the nodes learn.
@@ -179,6 +180,7 @@ def gossip_learning(
         communication=EXCHANGES[exchange],
         clocks=set_clocks,
         may_be_silent=tokens is not None,
+        hear="all",  # every model is on a way of its own
         requires=frozenset({"connected"}),
         source="Ormandi et al., Concurrency and Computation 2013; Hegedus et al., DAIS 2019",
     )

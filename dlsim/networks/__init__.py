@@ -38,6 +38,7 @@ from dlsim.networks.compose import chain, no_scenario, perfect_channel
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.fields import Membership
 from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
+from dlsim.networks.flight.timed import fixed_seconds, link_seconds, log_normal_seconds, random_seconds, trace_seconds
 from dlsim.networks.graphs.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.graphs.drawing import draw
 from dlsim.networks.graphs.finite_time import base_graph, one_peer_exponential
@@ -151,6 +152,7 @@ __all__ = [
     "fading",
     "fedzip",
     "fixed_delay",
+    "fixed_seconds",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
@@ -168,7 +170,9 @@ __all__ = [
     "laplacian",
     "link_delay",
     "link_failure",
+    "link_seconds",
     "links",
+    "log_normal_seconds",
     "log_quantize",
     "lognormal_devices",
     "loss",
@@ -195,6 +199,7 @@ __all__ = [
     "random_k",
     "random_presence",
     "random_regular",
+    "random_seconds",
     "random_sparsification",
     "random_waypoint",
     "rate_trace",
@@ -227,6 +232,7 @@ __all__ = [
     "torus",
     "trace_delay",
     "trace_devices",
+    "trace_seconds",
     "transfer_seconds",
     "victims",
     "watts_strogatz",

@@ -186,3 +186,35 @@ def _spend(network: Fields, spent: dict[str, Array], busy: Array, seconds: Array
         network = elapse(network, seconds)
     ledger = ledger._replace(busy=ledger.busy + busy, elapsed=ledger.elapsed + more, **clocks)
     return network.with_state(network.state._replace(ledger=ledger))
+
+
+def work_seconds(links: Links | None, place: Array, num_gradients: Array, sent_bits: Array, heard_bits: Array) -> Any:
+    """Seconds of computing, sending and hearing that events ask of the nodes at `place`, `[n]` each."""
+    assert links is not None
+    through = 1.0 if links.loss is None else 1 - links.loss[place]
+    latency = links.latency if links.latency.ndim == 0 else links.latency[place]
+    up = _late(latency, sent_bits / (links.upload[place] * through))
+    down = _late(latency, heard_bits / (links.download[place] * through))
+    return links.compute[place] * num_gradients, up, down
+
+
+def booked_at(books: Ledger, gap: Array, work: tuple[Array, Array, Array]) -> Ledger:
+    """The books of nodes `gap` seconds after they were last written, when there is this much work more, `[n]` each.
+
+    A node does one thing after the other.  With u its work that is left (`busy`), and w what comes now:
+
+        waiting <- waiting + max(gap - u, 0),   u <- max(u - gap, 0) + w
+    """
+    clocks: dict[str, Any] = {
+        name: counters.advance(getattr(books, name), each)
+        for name, each in zip(("compute", "upload", "download"), work, strict=True)
+    }
+    waiting = counters.advance(books.waiting, jnp.maximum(gap - books.busy, 0))
+    busy = jnp.maximum(books.busy - gap, 0) + (work[0] + work[1] + work[2])
+    return books._replace(**clocks, waiting=waiting, busy=busy)
+
+
+def settled(books: Ledger, gap: Array) -> Ledger:
+    """The books `gap` seconds later, without new work."""
+    waiting = counters.advance(books.waiting, jnp.maximum(gap - books.busy, 0))
+    return books._replace(waiting=waiting, busy=jnp.maximum(books.busy - gap, 0))
