@@ -15,7 +15,10 @@ USEFUL = ("always", "newer")
 
 
 class TokenAccount(NamedTuple):
-    """When a node sends of its own accord and how often it answers; `token_account` makes it."""
+    """When a node sends of its own accord and how often it answers; `token_account` makes it.
+
+    Source: Danner, Jelasity, Token account algorithms: the best of the proactive and reactive worlds, ICDCS 2018.
+    """
 
     proactive: Any  # (tokens [n]) -> float32 [n], the chance to send when a period is over
     reactive: Any  # (draws [n], tokens [n], useful bool [n]) -> uint32 [n], messages that an arrival sets off
