@@ -73,7 +73,7 @@ def dadao_rates(network: Network, relative: Any = "uniform") -> np.ndarray:
 
         rate_ij = p_ij sqrt(2 chi_1 chi_2),   chi_1, chi_2 those of the relative rates p, which sum to one
 
-    so that chi_1 chi_2 = 1/2 with these rates (`dlsim.algorithms.agreement`).  Their sum is the number of meetings a
+    so that chi_1 chi_2 = 1/2 with these rates (see `a2cid2_constants` for both).  Their sum is the number of meetings a
     second, n - 1 on a star, (n - 1) / sqrt(2) on the complete graph, and of order n^2 on rings and paths.
 
     Args:
