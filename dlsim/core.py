@@ -189,6 +189,9 @@ class Problem(NamedTuple):
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
     warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
+    strong_convexity: Callable[[], Any] | None = None  # () -> mu of which every f_i is mu-strongly convex, likewise
+    # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
+    conjugate: Any | None = None
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
     # as `gradient`; None where there are no examples to go through
@@ -208,7 +211,8 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "warm_proximal", "smoothness", "start", "node_block")
+        known = ("optimum", "proximal", "warm_proximal", "conjugate")
+        known = (*known, "smoothness", "strong_convexity", "start", "node_block")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -262,9 +266,14 @@ class EventAlgorithm(NamedTuple):
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
+    # (network, Timing) -> Timing: clocks of a method that is set for certain ones, which it fills in or refuses; None: any
+    clocks: Any = None
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
+    may_be_silent: bool = (
+        False  # whether `before_message` says in `info["sends"]`, bool [n], which of the senders do send
+    )
     requires: frozenset[str] = frozenset()
     source: str = ""
     hear: str = "newest"

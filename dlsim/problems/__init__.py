@@ -8,6 +8,7 @@ from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
 from dlsim.problems.index_lists import Partition, partition, partition_from_lists
 from dlsim.problems.language_models import lstm, transformer
+from dlsim.problems.least_squares import least_squares
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
@@ -54,6 +55,7 @@ __all__ = [
     "from_flax",
     "iid",
     "language_model",
+    "least_squares",
     "lenet",
     "load",
     "local_test",

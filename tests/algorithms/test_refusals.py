@@ -35,6 +35,7 @@ WITH_OPTIMIZER = {
     "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
+    "pens": "optimizer",
     "power_sgd": "optimizer",
     "relay_sgd": "optimizer",
     "spsa": "optimizer",
@@ -74,18 +75,23 @@ WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
     "synchronous_fedavg": PACE,
 }
 RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
+# By how curved the objectives are; what they refuse is tried in test_dadao and test_accelerated.
+CURVED = {"adom_plus", "continuized", "dadao", "msda"}
 NO_TRAINING = {"gossip", "push_sum", "randomized_gossip"}
 PARTS = {
     "A2CiD2Constants",
     "LocalUpdates",
     "SPSALog",
+    "TokenAccount",
     "a2cid2_constants",
+    "dadao_rates",
     "local_events",
     "local_updates",
     "saga",
     "sarah",
     "spsa_replay",
     "svrg",
+    "token_account",
 }
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
@@ -121,7 +127,7 @@ def takes_local_steps(name: str) -> bool:
 
 def test_every_method_is_tried() -> None:
     factories = set(algorithms.__all__) - PARTS
-    assert factories == {*WITH_OPTIMIZER, *WITH_RATE, *WITHOUT_ROUNDS, *NO_TRAINING}
+    assert factories == {*WITH_OPTIMIZER, *WITH_RATE, *WITHOUT_ROUNDS, *NO_TRAINING, *CURVED}
 
 
 @pytest.mark.parametrize("name", sorted(set(WITHOUT_ROUNDS) - set(RATE_WITHOUT_ROUNDS)))

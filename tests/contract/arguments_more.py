@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
-from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
 
 from dlsim import aggregators, problems
@@ -40,9 +41,18 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "scheduled_links": just(share=0.5),
         "window_rounds": just(num_rounds=5, start=1),
     },
-    "algorithms": {**TIED, **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner)},
+    "algorithms": {
+        **TIED,
+        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
+        **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},
+        **{name: just(problem=problem) for name in ("continuized", "dadao")},
+        "dadao_rates": just(network=ring),
+        "pens": optimized(),
+        "token_account": just(strategy="simple"),
+    },
     "problems": {
         **CONVEX,
+        "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "own_start": just(problem=problem),
         "sharpness_aware": just(problem=problem),
