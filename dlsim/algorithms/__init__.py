@@ -32,8 +32,8 @@ from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
-from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.msda import msda
+from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.pens import pens
 from dlsim.algorithms.power_sgd import power_sgd
