@@ -40,6 +40,7 @@ from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
+from dlsim.algorithms.teleportation import teleportation
 from dlsim.algorithms.wang_elia import wang_elia
 
 __all__ = [
@@ -97,5 +98,6 @@ __all__ = [
     "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
+    "teleportation",
     "wang_elia",
 ]

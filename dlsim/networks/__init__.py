@@ -87,7 +87,7 @@ from dlsim.networks.graphs.topologies import (
 )
 from dlsim.networks.graphs.weights import mixing_weights
 from dlsim.networks.matcha import Matcha, matcha
-from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.network import Arrival, Inbox, Network, Sent, connect, host_graph
 from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_devices
 from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.pace.links import Links, Watts, join_links, links
@@ -110,6 +110,7 @@ __all__ = [
     "Network",
     "Pipes",
     "Reduced",
+    "Sent",
     "Synchronized",
     "Watts",
     "barabasi_albert",

@@ -40,8 +40,10 @@ WITH_OPTIMIZER = {
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
     "streaming_diloco": "inner_optimizer",
+    "teleportation": "optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
+ALSO |= {"teleportation": {"topology": networks.ring(3)}}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",
