@@ -87,6 +87,8 @@ from dlsim.networks.graphs.topologies import (
 )
 from dlsim.networks.graphs.weights import mixing_weights
 from dlsim.networks.matcha import Matcha, matcha
+from dlsim.networks.membership.tape import SamplingTape, sampling_tape
+from dlsim.networks.membership.turnover import Turnover, turnover
 from dlsim.networks.network import Arrival, Inbox, Network, Sent, connect, host_graph
 from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_devices
 from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
@@ -110,8 +112,10 @@ __all__ = [
     "Network",
     "Pipes",
     "Reduced",
+    "SamplingTape",
     "Sent",
     "Synchronized",
+    "Turnover",
     "Watts",
     "barabasi_albert",
     "base_graph",
@@ -201,6 +205,7 @@ __all__ = [
     "ring",
     "ring_order",
     "rqm",
+    "sampling_tape",
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
@@ -223,6 +228,7 @@ __all__ = [
     "trace_delay",
     "trace_devices",
     "transfer_seconds",
+    "turnover",
     "watts_strogatz",
     "wifi",
 ]

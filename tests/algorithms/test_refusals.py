@@ -40,10 +40,12 @@ WITH_OPTIMIZER = {
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
     "streaming_diloco": "inner_optimizer",
+    "modest": "optimizer",
     "teleportation": "optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 ALSO |= {"teleportation": {"topology": networks.ring(3)}}
+ALSO |= {"modest": {"tape": networks.sampling_tape(NUM_NODES, 4, sample_size=4)}}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contract.arguments_chosen import CHOSEN
+from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_parts import SGD, Call, just, problem
 
@@ -20,7 +20,7 @@ def _spoken() -> dict[str, object]:
 
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "networks": COLLECTIVES,
+    "networks": {**COLLECTIVES, **SAMPLING},
     "algorithms": {**dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner), **CHOSEN},
     "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
 }
