@@ -117,6 +117,7 @@ def modest(
         state = ModestState(trees.select(made, mean, state.params), output, state.round + 1)
 
         small = jnp.where(is_over, 0, row["small"])[ids]
+        small = small if network.is_present is None else jnp.where(network.is_present, small, 0)
         network = count(network, small, counters.from_words(jnp.full(num, SMALL_BITS, jnp.uint32)))
         network = elapse(network, jnp.where(is_over, 0.0, row["seconds"]))
         nothing = jnp.zeros(num, jnp.uint32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -34,9 +35,14 @@ def rolled(played: networks.SamplingTape, num_steps: int, network: Any = None, s
     return world.roll(dlsim.learn(problem(), method, network, scenario), num_steps)
 
 
+@functools.cache
+def gradient() -> Any:
+    return jax.jit(lambda x, node: problem().full_gradient(jax.random.key(0), x[None], node[None])[0][0])
+
+
 def trained(x: np.ndarray, node: int) -> np.ndarray:
     for _ in range(2):
-        x = x - RATE * np.asarray(problem().full_gradient(jax.random.key(0), x[None], jnp.array([node]))[0][0])
+        x = x - RATE * np.asarray(gradient()(x, jnp.int32(node)))
     return x
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import optax
 from contract.rows import Case, Reduction
 
 from dlsim import algorithms, networks
 
 
+@functools.cache
 def _tape() -> networks.SamplingTape:
     """Eight nodes, of which one crashes; two aggregators."""
     leaving = networks.turnover(8, random_crashes=(1, 3, 4))
@@ -21,6 +24,7 @@ CHOSEN_CASES = (
         "modest",
         lambda p, rate: algorithms.modest(p, optax.sgd(rate), _tape(), num_local_steps=2),
         num_steps=120,
+        beside=lambda num: float(256 * _tape().small[:num].sum() + 128 * 8 * _tape().models[:num].sum()),
         reduces_to=(
             Reduction(
                 "with everyone in the sample and one local step it is mini-batch SGD",

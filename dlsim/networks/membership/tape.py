@@ -123,9 +123,9 @@ def sampling_tape(
       seed: of the play.  Runs over one tape vary what is learned and not who is asked, as runs over one random graph do.
 
     Source: de Vos, Dhasade, Kermarrec, Lavoie, Pouwelse, MoDeST: bridging the gap between federated and decentralized
-      learning with decentralized sampling, 2023, and its code.  Differs: the order is drawn and no MD5 of "id-round"; one ping, not
-      two, before a node is given up; a threshold in proportion where fewer answer than were wanted; a suspicion of one that
-      failed is never written as the failed node's own word; pings are answered by who is there when they are sent.
+      learning with decentralized sampling, 2023, and its code.  Differs: the order is drawn and no MD5 of "id-round"; one
+      ping, not two, before a node is given up; a threshold in proportion where fewer answer than were wanted; a suspicion
+      of one that failed is never written as its own word; pings are answered by who is there when they are sent.
     """
     where = "sampling_tape"
     checks.integer(where, "num_nodes", num_nodes, 1)
