@@ -95,6 +95,7 @@ from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessi
 from dlsim.networks.pace.links import Links, Watts, join_links, links
 from dlsim.networks.pace.media import cellular_5g, ethernet, wifi
 from dlsim.networks.peer_churn import peer_churn
+from dlsim.networks.peer_sampling import peer_sampling
 from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
 
 __all__ = [
@@ -188,6 +189,7 @@ __all__ = [
     "participation",
     "path",
     "peer_churn",
+    "peer_sampling",
     "perfect_channel",
     "period_gap",
     "pipes",

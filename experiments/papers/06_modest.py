@@ -177,21 +177,22 @@ def _learns(config: ConfigDict, name: str, kind: str) -> tuple[dlsim.Process, dl
     return process, dlsim.Record(every=config.record_every, fn=record, dims=dict.fromkeys(PLAYED, ("play",)))
 
 
-def _by_step(tape: Any) -> dict[str, np.ndarray]:
+def _by_step(tape: Any, per_step: int) -> dict[str, np.ndarray]:
     """What a play has of the rounds of each step: their mean, NaN where it has stalled."""
     goes_on = tape.first >= 0
     found = {name: getattr(tape, name) for name in ("pings", "candidates", "known", "overlap")}
     found |= {"round_seconds": tape.seconds, "goes_on": goes_on}
-    means = {name: np.nan_to_num(values).reshape(-1, PER_STEP).mean(axis=1) for name, values in found.items()}
-    both = goes_on.reshape(-1, PER_STEP).all(axis=1)
+    means = {name: np.nan_to_num(values).reshape(-1, per_step).mean(axis=1) for name, values in found.items()}
+    both = goes_on.reshape(-1, per_step).all(axis=1)
     return {name: values if name == "goes_on" else np.where(both, values, np.nan) for name, values in means.items()}
 
 
 def _plays(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
-    """The protocol alone, several seeds side by side: a step is two rounds, means of both."""
+    """The protocol alone, several seeds side by side: a step is two rounds, means of both, or one where nodes join."""
     import jax.numpy as jnp
 
-    case, num_rounds = config.case, PER_STEP * config.num_steps
+    case = config.case
+    per_step = 1 if case in COMERS else PER_STEP
     kinds: dict[str, Any]
     if case in CRASHES:
         aggregators, window = CRASHES[case]
@@ -203,7 +204,7 @@ def _plays(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
             "joins": case in COMERS,
         }
     few = config.num_plays if case in CRASHES else min(config.num_plays, 5)
-    plays = [_by_step(_tape(config, num_rounds, seed, **kinds)) for seed in range(few)]
+    plays = [_by_step(_tape(config, per_step * config.num_steps, seed, **kinds), per_step) for seed in range(few)]
     plays += [{name: np.full(config.num_steps, np.nan) for name in PLAYED}] * (config.num_plays - few)
     table = {name: jnp.asarray(np.stack([play[name] for play in plays]), jnp.float32) for name in PLAYED}
 

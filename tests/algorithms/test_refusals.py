@@ -226,6 +226,7 @@ UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "wang_eli
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
 ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
+ALONE = (*ALONE, "modest", "teleportation")  # any two of their nodes reach each other
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

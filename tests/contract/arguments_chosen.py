@@ -18,6 +18,7 @@ def _sampled() -> dict[str, object]:
 
 CHOSEN: dict[str, Call] = {"modest": _sampled, "teleportation": _teleported}
 SAMPLING: dict[str, Call] = {
+    "peer_sampling": just(out_degree=2),
     "sampling_tape": just(num_nodes=4, num_rounds=3, sample_size=3),
     "turnover": just(num_nodes=4),
 }

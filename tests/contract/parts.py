@@ -114,6 +114,11 @@ SCENARIOS = (
     ),
     ScenarioCase("epidemic", lambda: networks.epidemic(2), only_restricts=False),
     ScenarioCase("epidemic", lambda: networks.epidemic(2, "local"), variant="local", only_restricts=False),
+    ScenarioCase(
+        "peer_sampling",
+        lambda: networks.peer_sampling(2, view_size=4, healer=1, swapper=1, peer="random"),
+        only_restricts=False,
+    ),
     ScenarioCase("sessions", lambda: networks.sessions(20.0, 5.0), has_links=True),
     ScenarioCase("session_trace", lambda: networks.session_trace(trace("sessions")), has_links=True),
     ScenarioCase("rate_trace", lambda: networks.rate_trace(trace("rates")), has_links=True),
