@@ -12,7 +12,7 @@ import pytest
 from contract import world
 
 from dlsim import networks
-from dlsim.networks.peer_sampling import Views, _merged, _oldest_last
+from dlsim.networks.scenes.peer_sampling import Views, _merged, _oldest_last
 from dlsim.running.counters import to_float
 
 NUM, SIZE = 60, 6

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
-from dlsim.networks.dynamics import sending_to
 from dlsim.networks.messages import count
 from dlsim.networks.network import Network
+from dlsim.networks.scenes.dynamics import sending_to
 from dlsim.problems.sampling import batch_positions
 from dlsim.running import counters
 
