@@ -9,7 +9,12 @@ hidden units, five steps of batch 20 at rate 0.05.  MoDeST has samples of s = 10
 model 0.2 s, a silent node 2 s.  In the crash 80 nodes die one after the other over rounds 60 to 100.  What concerns the
 protocol alone is played without models, 20 or 5 seeds; runs that learn share one play and differ in starts and batches.
 
-Measured: see the table; MEASURED
+Measured (default mode, 3 seeds, 21 minutes on 2 cores shared with much else; the two cases in which nodes join were run
+again alone, as their three rounds fell between records): as good as FedAvg on alike data (84.1 +- 0.5 against 84.5 +- 0.3
+%), 11 and 26 times fewer models than D-SGD until 75 %, and with a = 2 all 20 plays outlive the crash, with a = 1 seven (the
+page's program: 11).  On uneven data the claim fails at its round: 81.5 +- 2.0 against 83.6 +- 0.3 %.  There the accuracy of a
+single round moves by one to two points with the cohort it came from, and all three seeds share that cohort, as they share the play;
+over the last twelve records (rounds 105 to 160) the means are 82.6 and 83.0 %.
 
 Departures: links of FedAvg and D-SGD take the same seconds by other means (a transfer and a latency an exchange); the
 paper's data sets, models and the latencies between 227 cities are left out; mode `paper` has CIFAR-10 and a LeNet, 100
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.3, "default": 12}  # on 2 cores, beside other programs
+MINUTES = {"tiny": 0.3, "default": 21}  # on 2 cores, beside other programs
 CITATION = "de Vos, Dhasade, Kermarrec, Lavoie, Pouwelse, MoDeST, 2023."
 CRASH = (80, 60, 100)  # how many die, from round, to round
 LEARNERS = ("modest a=1", "modest a=2", "fedavg", "dsgd")
