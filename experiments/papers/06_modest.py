@@ -13,8 +13,8 @@ Measured (default mode, 3 seeds, 21 minutes on 2 cores shared with much else; th
 again alone, as their three rounds fell between records): as good as FedAvg on alike data (84.1 +- 0.5 against 84.5 +- 0.3
 %), 11 and 26 times fewer models than D-SGD until 75 %, and with a = 2 all 20 plays outlive the crash, with a = 1 seven (the
 page's program: 11).  On uneven data the claim fails at its round: 81.5 +- 2.0 against 83.6 +- 0.3 %.  There the accuracy of a
-single round moves by one to two points with the cohort it came from, and all three seeds share that cohort, as they share the play;
-over the last twelve records (rounds 105 to 160) the means are 82.6 and 83.0 %.
+single round moves by one to two points with the cohort it came from, and all three seeds share that cohort, as they share
+the play; over the last twelve records (rounds 105 to 160) the means are 82.6 and 83.0 %.
 
 Departures: links of FedAvg and D-SGD take the same seconds by other means (a transfer and a latency an exchange); the
 paper's data sets, models and the latencies between 227 cities are left out; mode `paper` has CIFAR-10 and a LeNet, 100
