@@ -14,6 +14,7 @@ from dlsim.aggregators.minimum_diameter import minimum_diameter
 from dlsim.aggregators.nearest_neighbor_mixing import nearest_neighbor_mixing
 from dlsim.aggregators.self_centered_clipping import self_centered_clipping
 from dlsim.aggregators.trimmed_mean import trimmed_mean
+from dlsim.aggregators.variance_corrected import variance_corrected
 
 __all__ = [
     "adaptive_robust_clipping",
@@ -31,4 +32,5 @@ __all__ = [
     "norm_clipping",
     "self_centered_clipping",
     "trimmed_mean",
+    "variance_corrected",
 ]

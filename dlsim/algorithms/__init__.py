@@ -29,6 +29,7 @@ from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
 from dlsim.algorithms.modest import modest
+from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
@@ -83,6 +84,7 @@ __all__ = [
     "local_updates",
     "lt_admm",
     "modest",
+    "network_lasso",
     "nids",
     "power_sgd",
     "proxskip",

@@ -11,6 +11,8 @@ from dlsim.problems.language_models import lstm, transformer
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
+from dlsim.problems.one_class_svm import one_class_svm
+from dlsim.problems.own_start import own_start
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -25,6 +27,7 @@ from dlsim.problems.partition import (
 from dlsim.problems.partition_plot import describe, plot_partition
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
+from dlsim.problems.sharpness import sharpness_aware
 from dlsim.problems.supervised import supervised
 from dlsim.problems.text import language_model, text_dataset
 from dlsim.problems.variables import Variables
@@ -59,6 +62,8 @@ __all__ = [
     "map_nodes",
     "max_pool",
     "mlp",
+    "one_class_svm",
+    "own_start",
     "partition",
     "partition_from_lists",
     "pathological",
@@ -67,6 +72,7 @@ __all__ = [
     "quantity_skew",
     "rotation_shift",
     "shards",
+    "sharpness_aware",
     "softmax_regression",
     "supervised",
     "synthetic_classification",
