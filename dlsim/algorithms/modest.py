@@ -69,11 +69,11 @@ def modest(
       learning with decentralized sampling, 2023.  Differs: see `sampling_tape`.
     """
     where = "modest"
+    local = local_updates(problem, optimizer, num_local_steps, restarts=True, where=where)
     checks.instance(where, "tape", tape, SamplingTape, "Use dlsim.networks.sampling_tape(num_nodes, num_rounds).")
     if tape.num_nodes != problem.num_nodes:
         fix = "Give both the same num_nodes."
         checks.fail(where, "tape", f"of the problem's {problem.num_nodes} nodes", f"one of {tape.num_nodes}", fix)
-    local = local_updates(problem, optimizer, num_local_steps, restarts=True, where=where)
     num_rounds, num_places = tape.num_rounds, tape.aggregators.shape[1]
     with jax.ensure_compile_time_eval():
         rows = jax.tree.map(jnp.asarray, {**tape._asdict(), "models": tape.models.astype("int32")})

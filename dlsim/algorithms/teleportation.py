@@ -58,13 +58,13 @@ def teleportation(
       steps and any optax optimiser (the paper: one step of SGD); what becomes of lost models, which it does not consider.
     """
     where = "teleportation"
+    local = local_updates(problem, optimizer, num_local_steps, restarts=True, where=where)
     checks.instance(where, "topology", topology, Network, "Pass e.g. dlsim.networks.exponential(8).")
     num = topology.num_nodes
     if num > problem.num_nodes:
         checks.fail(where, "topology", f"of at most the problem's {problem.num_nodes} nodes", f"{num} nodes")
     if "row_stochastic" not in topology.properties:
         checks.fail(where, "topology", "row stochastic", "one that is not", 'Use weights="metropolis_hastings".')
-    local = local_updates(problem, optimizer, num_local_steps, restarts=True, where=where)
     places, sent_with, own_weights = _table(topology)
 
     def init(key: Array, params: PyTree, network: Network) -> TeleportationState:

@@ -130,6 +130,10 @@ def sampling_tape(
     where = "sampling_tape"
     checks.integer(where, "num_nodes", num_nodes, 1)
     checks.integer(where, "num_rounds", num_rounds, 1)
+    host = {"success_fraction": success_fraction, "ping_timeout": ping_timeout, "training_seconds": training_seconds}
+    host |= {"training_sigma": training_sigma, "latency": latency, "transfer": transfer}
+    for name, value in {**host, "aggregation_timeout": aggregation_timeout}.items():
+        checks.known(where, name, value, "known while tracing: the tape is made on the host")
     checks.integer(where, "sample_size", sample_size, 1)
     fix = "Ask for fewer, or have more nodes."
     if sample_size > num_nodes:
@@ -146,7 +150,8 @@ def sampling_tape(
     checks.integer(where, "least_models", least_models, 1)
     checks.seed(where, seed)
     medians = checks.host(where, "training_seconds", training_seconds)
-    if medians.shape not in ((), (num_nodes,)) or not (np.isfinite(medians) & (medians > 0)).all():
+    is_real = medians.dtype.kind in "iuf" and medians.shape in ((), (num_nodes,))
+    if not is_real or not (np.isfinite(medians) & (medians > 0)).all():
         rule = f"above 0, one number or one a node [{num_nodes}]"
         checks.fail(where, "training_seconds", rule, checks.describe(training_seconds))
     coming = Turnover(num_nodes) if turnover is None else turnover

@@ -69,15 +69,21 @@ def turnover(
     made: dict[str, Any] = {}
     for name, given in (("joins_at", joins_at), ("leaves_at", leaves_at), ("crashes_at", crashes_at)):
         if given is not None:
-            times = checks.host(where, name, given).astype(np.float64)
+            checks.known(where, name, given, "known while tracing")
+            times = checks.host(where, name, given)
             checks.shape(where, name, times, (num_nodes,))
+            if times.dtype.kind not in "iuf":
+                checks.fail(where, name, "times of at least 0, or infinite", checks.describe(given))
+            times = times.astype(np.float64)
             if np.isnan(times).any() or (times < 0).any():
                 checks.fail(where, name, "times of at least 0, or infinite", checks.describe(given))
             made[name] = times
     if random_crashes is not None:
-        if len(random_crashes) != 3:
+        parts = checks.sequence(where, "random_crashes", random_crashes, "(number, first, last)")
+        if len(parts) != 3:
             checks.fail(where, "random_crashes", "(number, first, last)", checks.describe(random_crashes))
-        number, first, last = random_crashes
+        number, first, last = parts
+        checks.known(where, "random_crashes", list(parts), "known while tracing")
         checks.integer(where, "random_crashes[0]", number, 0, num_nodes)
         checks.number(where, "random_crashes[1]", first, 0.0)
         checks.number(where, "random_crashes[2]", last, float(first))
