@@ -32,6 +32,7 @@ from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
+from dlsim.algorithms.modest import modest
 from dlsim.algorithms.msda import msda
 from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.nids import nids
@@ -47,6 +48,7 @@ from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
+from dlsim.algorithms.teleportation import teleportation
 from dlsim.algorithms.token_account import TokenAccount, token_account
 from dlsim.algorithms.wang_elia import wang_elia
 
@@ -93,6 +95,7 @@ __all__ = [
     "local_events",
     "local_updates",
     "lt_admm",
+    "modest",
     "msda",
     "network_lasso",
     "nids",
@@ -113,6 +116,7 @@ __all__ = [
     "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
+    "teleportation",
     "token_account",
     "wang_elia",
 ]

@@ -62,6 +62,16 @@ class Arrival(NamedTuple):
     mask: Array  # bool [n]
 
 
+class Sent(NamedTuple):
+    """Messages to receivers that were chosen in the step: what is on the air, and who of them hears it."""
+
+    values: PyTree  # [n, ...] one message a sender
+    own: PyTree | None  # [n, ...] what the senders have, which they hear where they chose themselves; None: the same
+    senders: Array  # int32 [n] positions
+    receivers: Array  # int32 [n, k] positions, any where the mask is false
+    mask: Array  # bool [n, k] which arrived
+
+
 def _identity_send(key: Array, state: PyTree, packet: Packet, route: Route) -> tuple[PyTree, Packet]:
     del key, route
     return state, packet

@@ -41,8 +41,12 @@ WITH_OPTIMIZER = {
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
     "streaming_diloco": "inner_optimizer",
+    "modest": "optimizer",
+    "teleportation": "optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
+ALSO |= {"teleportation": {"topology": networks.ring(3)}}
+ALSO |= {"modest": {"tape": networks.sampling_tape(NUM_NODES, 4, sample_size=4)}}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",
@@ -236,6 +240,7 @@ UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "network_
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
 ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training", "network_lasso")  # need no links
+ALONE = (*ALONE, "modest", "teleportation")  # any two of their nodes reach each other
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

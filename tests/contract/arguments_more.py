@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
@@ -32,6 +33,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
     },
     "networks": {
         **COLLECTIVES,
+        **SAMPLING,
         **EDGES,
         **SCENES,
         "given_rounds": just(num_rounds=5, rounds=[1, 3]),
@@ -42,6 +44,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "window_rounds": just(num_rounds=5, start=1),
     },
     "algorithms": {
+        **CHOSEN,
         **TIED,
         **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
         **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},

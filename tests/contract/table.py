@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from contract import world
+from contract.chosen_table import CHOSEN_CASES
 from contract.diloco_table import DILOCO_CASES
 from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
 from contract.server_table import SERVER_CASES
@@ -325,6 +326,7 @@ CASES = (
     ),
     *SERVER_CASES,
     *DILOCO_CASES,
+    *CHOSEN_CASES,
     Case(
         "isolated_training",
         lambda p, rate: algorithms.isolated_training(p, optax.sgd(rate)),
