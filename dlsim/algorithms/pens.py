@@ -91,14 +91,14 @@ def pens(
         draws = uniform(keys.fold_in(keys.stream(key, "peers"), ids[network.receivers], ids[network.senders]))
         drawn = draws.at[table].get(mode="fill", fill_value=2.0)
         among, num = jnp.where(selects, linked, own), jnp.where(selects, num_sampled, num_partners)
-        asked = _least(drawn, among, num)
+        asked = _least(drawn, drawn, among, num)
         around = network.replace(is_linked=both(network.is_linked, _on_edges(asked, table, network.num_edges)))
         inbox, around = around.gather(key, state.params)
         network = network.with_state(around.state)
         losses = jax.vmap(lambda models: problem.full_gradient(key, models, ids)[1], in_axes=1, out_axes=1)(
             inbox.values
         )
-        best = _least(jnp.where(inbox.mask, losses, jnp.inf), inbox.mask, num_best)
+        best = _least(losses, drawn, inbox.mask, num_best)
         taken = jnp.where(selects, best, inbox.mask)
         params = jax.tree.map(lambda x, heard: _mean_with(x, heard, taken), state.params, inbox.values)
         params, optimizer_state, info = local.run(key, params, state.optimizer_state, ids, network.is_present)
@@ -136,9 +136,9 @@ def _on_edges(flags: Array, table: Array, num_edges: int) -> Array:
     return jnp.zeros(num_edges, bool).at[table].set(flags, mode="drop")
 
 
-def _least(values: Array, mask: Array, num: Any) -> Array:
-    """The `num` least of each row among those of the mask, bool `[N, K]`."""
-    order = jnp.argsort(jnp.where(mask, values, jnp.inf), axis=1)
+def _least(values: Array, ties: Array, mask: Array, num: Any) -> Array:
+    """The `num` least of each row among those of the mask, bool `[N, K]`; of equal ones those of the lesser tie."""
+    order = jnp.lexsort((ties, jnp.where(mask, values, jnp.inf)), axis=1)
     rank = jnp.argsort(order, axis=1)
     return mask & (rank < num)
 

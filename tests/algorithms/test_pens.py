@@ -46,7 +46,7 @@ def test_a_plain_loop() -> None:
             asked = sorted(around, key=lambda j: draws[i, j])[: SAMPLED if t < SELECTING else 1]
             best = asked
             if t < SELECTING:
-                best = sorted(asked, key=lambda j: loss(i, x[j]))[:BEST]
+                best = sorted(asked, key=lambda j: (loss(i, x[j]), draws[i, j]))[:BEST]
                 for j in asked:
                     heard[i, j] += 1
                 for j in best:
