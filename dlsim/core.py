@@ -58,7 +58,8 @@ class Process(NamedTuple):
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for the steps to come.  `drawn` is what drawings show where that is not `network` alone.
+    is what the host prepares for the steps to come, `phase` what it does with the state between them.  `drawn` is what
+    drawings show where that is not `network` alone.
 
     `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
     learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
@@ -76,12 +77,14 @@ class Process(NamedTuple):
     drawn: Drawn | None = None
     params: ParamsFn | None = None
     dims: Mapping[str, Sequence[str]] | None = None
+    phase: Phase | None = None
 
     def __repr__(self) -> str:
         parts = ["" if self.num_nodes is None else f"{self.num_nodes} nodes"]
         network = self.network if self.drawn is None else self.drawn.network
         parts += ["" if network is None else f"over {network!r}", _sources(self.sources)]
         parts += ["fed by the host" if self.feed is not None else "", "" if self.measure else "measures nothing"]
+        parts += ["" if self.phase is None else f"with a phase on the host every {self.phase.every} steps"]
         return _line("Process", parts)
 
     def over(self, network: Any) -> Process | None:
@@ -116,6 +119,25 @@ class Feed(NamedTuple):
 
     fill: Callable[[Array, int], tuple[PyTree, int]]
     put: Callable[[State, PyTree], State]
+
+
+class Phase(NamedTuple):
+    """What the host does with a state between two stretches of compiled steps: clustering, assignment, merging.
+
+    After each step t (counted from 1) with t % every == 0, and before that step is recorded or kept in a checkpoint,
+
+        view = read(state);  view = work(key, t, view);  state = write(key, state, view)
+
+    `read` and `write` are traced and compiled, so what can be computed on the device is; `work` is Python on NumPy arrays,
+    of one run at a time, and gives a view of the same structure, shapes and dtypes.  It is a pure function: `key` is that
+    of the run, this step and this purpose, so a resumed run finds what an unbroken one had.  Run by `dlsim.simulate` and
+    `dlsim.sweep`; whoever calls `process.step` himself does the phase himself.
+    """
+
+    every: int
+    read: Callable[[State], PyTree]
+    work: Callable[[Array, int, PyTree], PyTree]
+    write: Callable[[Array, State, PyTree], State]
 
 
 class Record(NamedTuple):
@@ -187,6 +209,7 @@ class Problem(NamedTuple):
     source: str = ""
     # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
     start: Any | None = None
+    model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
@@ -218,6 +241,7 @@ class Algorithm(NamedTuple):
     params: Any = lambda state: state.params
     requires: frozenset[str] = frozenset()
     source: str = ""
+    phase: Phase | None = None  # of its own state: what the host does after every so many rounds
 
 
 class EventAlgorithm(NamedTuple):

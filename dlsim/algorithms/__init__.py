@@ -8,6 +8,7 @@ from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.decentralized_admm import decentralized_admm
 from dlsim.algorithms.diloco import async_diloco, diloco
+from dlsim.algorithms.dimat import dimat
 from dlsim.algorithms.dsgd import dsgd
 from dlsim.algorithms.estimators import saga, sarah, svrg
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
@@ -58,6 +59,7 @@ __all__ = [
     "d2",
     "decentralized_admm",
     "diloco",
+    "dimat",
     "dsgd",
     "exact_diffusion",
     "extra",
