@@ -320,7 +320,9 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    heard: Any = (
+        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
+    )
 
 
 class Channel(NamedTuple):

@@ -63,9 +63,7 @@ def aligned(
     checks.one_of("aligned", "reference", reference, REFERENCES)
     rule = mean() if rule is None else rule
 
-    def merged(
-        key: Array, state: AlignedState, own: PyTree, inbox: Inbox
-    ) -> tuple[AlignedState, PyTree]:
+    def merged(key: Array, state: AlignedState, own: PyTree, inbox: Inbox) -> tuple[AlignedState, PyTree]:
         heard = inbox.mask
         matches = jnp.any(_wants_order(state, inbox))
         same = identity_orders(matching, inbox)
@@ -88,7 +86,9 @@ def aligned(
         return trees.select(hears, (new_state, params), (state, own))
 
     apply = merged if reference == "own" else of_first
-    sources = "; ".join(dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, rule.source) if part))
+    sources = "; ".join(
+        dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, rule.source) if part)
+    )
     return Aggregator(init=merger.init, apply=apply, source=sources)
 
 

@@ -110,14 +110,14 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
     model, shape, data = _data(where, problem, inputs)
     units = _units(where, model, shape, units)
     example = jax.eval_shape(problem.init, jax.random.key(0))
-    identity = tuple(jnp.arange(space.size, dtype=jnp.int32) for space in units.spaces)
+    identity = tuple(np.arange(space.size, dtype=np.int32) for space in units.spaces)
 
     def aligned(reference: PyTree, heard: PyTree) -> tuple[Array, ...]:
         heard = trees.widen(heard)
         against = [units.touching(place, trained(reference)) for place in range(len(units.spaces))]
 
         def layer(place: int, orders: tuple[Array, ...]) -> tuple[Array, ...]:
-            others = tuple(identity[i] if i == place else order for i, order in enumerate(orders))
+            others = tuple(jnp.asarray(identity[i]) if i == place else order for i, order in enumerate(orders))
             mine = units.touching(place, units.permute(trained(heard), others))
             scores = sum(r @ h.T for r, h in zip(against[place], mine, strict=True))
             new = linear_assignment(scores)
@@ -134,7 +134,7 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
             moved = jnp.any(jnp.stack([jnp.any(a != b) for a, b in zip(new, orders, strict=True)]))
             return new, moved, count + 1
 
-        start = (identity, jnp.ones((), bool), jnp.zeros((), jnp.int32))
+        start = (tuple(map(jnp.asarray, identity)), jnp.ones((), bool), jnp.zeros((), jnp.int32))
         return jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _SWEEPS), sweep, start)[0]
 
     def search(key: Array, own: PyTree, inbox: Inbox) -> tuple[Inbox, tuple[Array, ...]]:
@@ -210,19 +210,20 @@ def _data(where: str, problem: Problem, inputs: Any | None) -> tuple[Any, tuple[
         fix = "Use dlsim.problems.classification or supervised, or problem._replace(model=...)."
         checks.fail(where, "problem", "one with a model of layers", "one without", fix)
     if inputs is None:
-        ids = jnp.arange(problem.num_nodes, dtype=jnp.int32)
+        ids = np.arange(problem.num_nodes, dtype=np.int32)
         drawn = jax.eval_shape(problem.sample, jax.random.key(0), ids)
 
         def own(key: Array, num: int) -> Array:
             if num != problem.num_nodes:
                 fix = "Pass inputs that all share: dlsim.problems.shared_inputs(data, 500)."
                 checks.fail(where, "inputs", "given where a server merges", "None", fix)
-            found: Array = problem.sample(keys.stream(key, "matching"), ids).inputs
+            found: Array = problem.sample(keys.stream(key, "matching"), jnp.asarray(ids)).inputs
             return found
 
         return problem.model, tuple(drawn.inputs.shape[2:]), own
-    shared = jnp.asarray(checks.finite(where, "inputs", np.asarray(inputs, np.float32)))
-    drawn = jax.eval_shape(problem.sample, jax.random.key(0), jnp.zeros(1, jnp.int32))
+    with jax.ensure_compile_time_eval():  # an array, no tracer, also where this is called while something is traced
+        shared = jnp.asarray(checks.finite(where, "inputs", np.asarray(inputs, np.float32)))
+    drawn = jax.eval_shape(problem.sample, jax.random.key(0), np.zeros(1, np.int32))
     shape = tuple(drawn.inputs.shape[2:])
     if shared.ndim != len(shape) + 1 or shared.shape[1:] != shape or not shared.shape[0]:
         got = list(shared.shape)

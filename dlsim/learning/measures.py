@@ -63,7 +63,9 @@ def only(process: Process, names: Sequence[str], missing: float = math.nan) -> M
 def several(process: Process, num: int) -> Process:
     """The process whose step is `num` steps of another; its info is that of the last, with the status bits of all."""
     if process.phase is not None:
-        checks.fail("several", "process", "one without a phase on the host", f"a phase every {process.phase.every} steps")
+        checks.fail(
+            "several", "process", "one without a phase on the host", f"a phase every {process.phase.every} steps"
+        )
 
     def step(key: Array, state: Any) -> tuple[Any, Any]:
         def one(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], None]:

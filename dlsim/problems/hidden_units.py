@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -183,9 +184,11 @@ def _chained(layers: list[_Layer], params: PyTree) -> tuple[HiddenSpace, ...]:
     shapes = {_names(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     linear = [i for i, layer in enumerate(layers) if layer.kind == "linear"]
     if len(linear) < 2:
-        checks.fail("hidden_units", "model", "one with a hidden layer", f"{len(linear)} layers", 'Use e.g. model="mlp".')
+        checks.fail(
+            "hidden_units", "model", "one with a hidden layer", f"{len(linear)} layers", 'Use e.g. model="mlp".'
+        )
     out = []
-    for i, j in zip(linear[:-1], linear[1:], strict=True):
+    for i, j in itertools.pairwise(linear):
         before, after = layers[i], layers[j]
         size, kernel = shapes[(*before.path, "kernel")][before.columns], shapes[(*after.path, "kernel")]
         taken = kernel[after.rows]

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import six_nodes
+from contract.rows import nothing_hidden
 from six_nodes import NUM_NODES
 
 import dlsim
@@ -26,6 +27,7 @@ WITH_OPTIMIZER = {
     "async_diloco": "inner_optimizer",
     "d2": "optimizer",
     "diloco": "inner_optimizer",
+    "dimat": "optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -42,6 +44,7 @@ WITH_OPTIMIZER = {
     "streaming_diloco": "inner_optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
+ALSO["dimat"] = {"matching": nothing_hidden()}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contract import arguments_matching as matching
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_parts import SGD, Call, just, problem
 
@@ -19,7 +20,13 @@ def _spoken() -> dict[str, object]:
 
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
+    "aggregators": matching.AGGREGATORS,
+    "metrics": matching.METRICS,
     "networks": COLLECTIVES,
-    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
-    "problems": {"language_model": _spoken, "text_dataset": just(texts=TEXTS, context=8)},
+    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner) | matching.ALGORITHMS,
+    "problems": {
+        **matching.PROBLEMS,
+        "language_model": _spoken,
+        "text_dataset": just(texts=TEXTS, context=8),
+    },
 }
