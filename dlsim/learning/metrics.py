@@ -62,7 +62,7 @@ def disagreement(outputs: Array, network: Network | None = None) -> Array:
         return jnp.zeros((), jnp.float32)
     if network is None or network.is_implicit:
         votes = jnp.sum(jax.nn.one_hot(predicted, num_classes, dtype=jnp.float32), axis=0)  # [M, C]
-        return 1 - jnp.mean(jnp.sum(votes * (votes - 1), axis=1)) / (num * (num - 1))
+        return jnp.mean(num**2 - jnp.sum(votes * votes, axis=1)) / (num * (num - 1))
     differ = jnp.mean(predicted[network.senders] != predicted[network.receivers], axis=1, dtype=jnp.float32)
     counts = jnp.ones_like(differ) if network.is_edge is None else network.is_edge.astype(jnp.float32)
     return jnp.sum(differ * counts) / jnp.maximum(jnp.sum(counts), 1)
