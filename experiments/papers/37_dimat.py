@@ -336,7 +336,7 @@ def figure(results: xarray.Dataset) -> Figure:
                 panel.set(xlabel=x, ylabel=y, title=f"ring, {title}")
             for panel in panels[row][:2]:
                 panel.set_xscale("log")
-        panels[0][0].legend(fontsize="small")
+        plotting.share_legend(made, panels[0])
     return made
 
 
