@@ -22,7 +22,7 @@ REFERENCES = ("own", "first")
 class AlignedState(NamedTuple):
     """What is remembered, and told: every leaf leads with N."""
 
-    rule: PyTree
+    inner: PyTree
     left: Array  # float32 [N] in how many more merges heard models are re-ordered
     num_refused: Array  # uint32 [N] heard models that were left out so far, as not finite
     moved: Array  # float32 [N] share of heard units that changed their place in the last merge
@@ -40,18 +40,18 @@ class Merger(NamedTuple):
 
 def aligned(
     matching: Matching,
-    rule: Aggregator | None = None,
+    inner: Aggregator | None = None,
     *,
     num_matchings: Any = math.inf,
     reference: str = "own",
 ) -> Aggregator:
-    """Heard models are re-ordered by `matching`, then `rule` merges them:  x_i <- rule(x_i, P_ij(x_j) for each j heard).
+    """Heard models are re-ordered by `matching`, then `inner` merges them:  x_i <- inner(x_i, P_ij(x_j) for each j heard).
 
     For any method that takes an aggregator, over any network and channel: what was received is what is matched.
 
     Args:
       matching: `activation_matching(problem, inputs)` or `weight_matching(problem)`.
-      rule: what merges; by default `mean()`, the network's weights.
+      inner: the rule that merges; by default `mean()`, the network's weights.
       num_matchings: in how many of a node's merges what it hears is re-ordered, a number or one a node `[N]`: 0 averages
         alone, 1 matches in the first merge only.  Merges in which nothing was heard do not count.  May be traced.
       reference: `"own"`: every node's own order; `"first"`: on a complete graph, the merge of the first node that hears
@@ -59,9 +59,9 @@ def aligned(
     Source: Saadati, Pham, Saleem, Waite, Balu, Jiang, Hegde and Sarkar, DIMAT: Decentralized iterative
       merging-and-training for deep learning models, CVPR 2024.
     """
-    merger = merger_of("aligned", matching, rule, num_matchings)
+    merger = merger_of("aligned", matching, inner, num_matchings)
     checks.one_of("aligned", "reference", reference, REFERENCES)
-    rule = mean() if rule is None else rule
+    inner = mean() if inner is None else inner
 
     def merged(key: Array, state: AlignedState, own: PyTree, inbox: Inbox) -> tuple[AlignedState, PyTree]:
         heard = inbox.mask
@@ -87,16 +87,16 @@ def aligned(
 
     apply = merged if reference == "own" else of_first
     sources = "; ".join(
-        dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, rule.source) if part)
+        dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, inner.source) if part)
     )
     return Aggregator(init=merger.init, apply=apply, source=sources)
 
 
-def merger_of(where: str, matching: Matching, rule: Aggregator | None, num_matchings: Any) -> Merger:
+def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matchings: Any) -> Merger:
     """What starts the state of `aligned`, and merges once orders are known."""
     fix = "Make it with dlsim.aggregators.activation_matching or weight_matching."
     checks.instance(where, "matching", matching, Matching, fix)
-    rule = mean() if rule is None else checks.instance(where, "rule", rule, Aggregator, "Pass e.g. median().")
+    inner = mean() if inner is None else checks.instance(where, "inner", inner, Aggregator, "Pass e.g. median().")
     if np.ndim(num_matchings) == 1 and np.size(num_matchings):
         checks.array(where, "num_matchings", num_matchings, (None,))
     elif checks.is_concrete(num_matchings) and num_matchings != math.inf:
@@ -107,7 +107,7 @@ def merger_of(where: str, matching: Matching, rule: Aggregator | None, num_match
         if np.ndim(num_matchings) == 1 and np.size(num_matchings) != num:
             checks.fail(where, "num_matchings", f"a number or {num}, one a node", f"{np.size(num_matchings)} numbers")
         left = jnp.broadcast_to(jnp.asarray(num_matchings, jnp.float32), (num,))
-        return AlignedState(rule.init(params), left, jnp.zeros(num, jnp.uint32), jnp.zeros(num, jnp.float32))
+        return AlignedState(inner.init(params), left, jnp.zeros(num, jnp.uint32), jnp.zeros(num, jnp.float32))
 
     def merge(
         key: Array, state: AlignedState, own: PyTree, inbox: Inbox, orders: tuple[Array, ...], refused: Array
@@ -116,11 +116,11 @@ def merger_of(where: str, matching: Matching, rule: Aggregator | None, num_match
         same = identity_orders(matching, inbox)
         orders = tuple(jnp.where(wanted[:, None, None], new, old) for new, old in zip(orders, same, strict=True))
         inbox = matching.reorder(own, inbox, orders)
-        rule_state, params = rule.apply(keys.stream(key, "rule"), state.rule, own, inbox)
+        inner_state, params = inner.apply(keys.stream(key, "inner"), state.inner, own, inbox)
         moved = sum(jnp.sum(new != old, axis=2) for new, old in zip(orders, same, strict=True))
         counts = jnp.maximum(jnp.sum(inbox.mask, axis=1) * sum(matching.sizes), 1)
         new = AlignedState(
-            rule=rule_state,
+            inner=inner_state,
             left=state.left - wanted,
             num_refused=state.num_refused + refused,
             moved=jnp.sum(jnp.where(inbox.mask, moved, 0), axis=1).astype(jnp.float32) / counts.astype(jnp.float32),

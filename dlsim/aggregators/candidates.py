@@ -46,6 +46,29 @@ def median_by_entry(values: Array, mask: Array) -> Array:
     return jnp.where(jnp.isfinite(both), both / 2, low / 2 + high / 2)  # the sum of two large numbers overflows
 
 
+def mean_of_nearest(values: Array, mask: Array, count: Array) -> Array:
+    """Each coordinate's mean over the `count [n]` values nearest to its median, among those that count.
+
+    Of two as near the lower comes first.  In order of size the nearest are neighbours: those from the first s on with
+    v_s + v_(s + count) >= twice the median, which holds to the bit where the two are those that the median is between.
+    """
+    ordered, there = sorted_by_entry(values, mask), jnp.sum(mask, axis=1)
+    twice = pick(ordered, (there - 1) // 2) + pick(ordered, there // 2)
+    ranks = jnp.arange(mask.shape[1])
+
+    def starts_at(s: Array) -> Array:
+        above = pick(ordered, jnp.minimum(s + count, mask.shape[1] - 1))
+        is_last = (s + count >= there).reshape(-1, *(1,) * (values.ndim - 2))
+        is_number = ordered[:, s] > -jnp.inf
+        return is_last | (is_number & ~(ordered[:, s] + above < twice))  # what is not a number is far above
+
+    start = jnp.argmax(jax.lax.map(starts_at, ranks), axis=0)[:, None]
+    rank = ranks.reshape(-1, *(1,) * (values.ndim - 2))
+    last = start + count.reshape(-1, *(1,) * (values.ndim - 1))
+    kept = jnp.where((rank >= start) & (rank < last), ordered, 0)
+    return (jnp.sum(kept, axis=1) / count.reshape(-1, *(1,) * (values.ndim - 2))).astype(values.dtype)
+
+
 def weighted_sum(weights: Array, values: PyTree) -> PyTree:
     """sum_k weights[i, k] values[i, k] for every leaf; weight zero silences a value, be it infinite."""
 
@@ -71,6 +94,16 @@ class Lengths(NamedTuple):
 def distances_to(values: PyTree, centre: PyTree) -> Lengths:
     """||v_k - centre||, `[n, K]`, whatever the scale: no square overflows or vanishes.  Not finite where v_k is not."""
     return _lengths(functools.partial(_squares, values, centre), None)
+
+
+def clip_scale(lengths: Lengths, radius: Any) -> Array:
+    """s such that s (unit d) = d min(1, radius / ||d||), `[n, K]`: zero where a length is not finite.
+
+    radius / ||d|| may be too small for the dtype where unit * d is not.
+    """
+    root, unit = lengths
+    scale = jnp.minimum(1 / unit, radius / jnp.maximum(root, jnp.finfo(root.dtype).tiny))
+    return jnp.where(jnp.isfinite(root), scale, 0)
 
 
 def squared_distances(values: PyTree) -> Array:

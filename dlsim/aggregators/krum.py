@@ -35,36 +35,8 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
     def apply(key: Array, state: tuple[()], own: PyTree, inbox: Inbox) -> tuple[tuple[()], PyTree]:
         del key
         values, mask = with_own(own, inbox)
-        size = mask.shape[1]
-        squares = squared_distances(values)
-        is_other = mask[:, :, None] & mask[:, None, :] & ~jnp.eye(size, dtype=bool)
-        count = jnp.sum(mask, axis=1)
-        nearest = jnp.clip(count - num_byzantine - 2, 1, size)
-        taken = jnp.arange(size) < nearest[:, None, None]
-
-        def nearest_first(measures: Array) -> Array:
-            # What is not finite is as far away as can be.
-            ordered = jnp.sort(jnp.where(is_other & jnp.isfinite(measures), measures, jnp.inf), axis=2)
-            return jnp.where(taken, ordered, 0)
-
-        def by_squares() -> Array:
-            return jnp.sum(nearest_first(squares), axis=2)
-
-        def by_lengths() -> Array:
-            """The root of the sum orders alike, and is in range where squares are not."""
-            lengths = nearest_first(distances(values, squares, is_other))
-            largest = jnp.max(lengths, axis=2)
-            share = lengths / jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)[:, :, None]
-            return jnp.where(largest < jnp.inf, largest * jnp.sqrt(jnp.sum(jnp.square(share), axis=2)), jnp.inf)
-
-        is_off = jnp.any(is_other & is_off_scale(squares), axis=(1, 2))
-        # A node's choice does not depend on whether another's values are out of range.
-        scores = jax.lax.cond(
-            jnp.any(is_off), lambda: jnp.where(is_off[:, None], by_lengths(), by_squares()), by_squares
-        )
-        scores = jnp.where(mask, scores, jnp.inf)
-        # A node alone has no others to measure by and keeps its own value.
-        scores = jnp.where((count == 1)[:, None] & mask, 0, scores)
+        size, count = mask.shape[1], jnp.sum(mask, axis=1)
+        scores = krum_scores(values, squared_distances(values), mask, count - num_byzantine - 2)
         rank = jnp.argsort(jnp.argsort(scores, axis=1, stable=True), axis=1)
         # A score that is not finite never wins, unless a node would be left with nothing: it has its own value, first.
         is_sound = jnp.isfinite(scores) | (jnp.arange(size) == 0)
@@ -73,3 +45,40 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
         return state, weighted_sum(weights, values)
 
     return Aggregator(init=no_state, apply=apply, source="Blanchard et al., NeurIPS 2017")
+
+
+def krum_scores(values: PyTree, squares: Array, mask: Array, nearest: Array) -> Array:
+    """Of each candidate, the sum of squared distances to its nearest others among those of the mask, `[n, K]`.
+
+    `nearest [n]` says how many; at least one is taken, and at most all others.
+
+    Infinite for those that do not count.  Where a square left the dtype's range, all scores of that node are roots of the
+    sums, which order alike.
+    """
+    size = mask.shape[1]
+    is_other = mask[:, :, None] & mask[:, None, :] & ~jnp.eye(size, dtype=bool)
+    count = jnp.sum(mask, axis=1)
+    nearest = jnp.maximum(jnp.minimum(nearest, count - 1), 1)
+    taken = jnp.arange(size) < nearest[:, None, None]
+
+    def nearest_first(measures: Array) -> Array:
+        # What is not finite is as far away as can be.
+        ordered = jnp.sort(jnp.where(is_other & jnp.isfinite(measures), measures, jnp.inf), axis=2)
+        return jnp.where(taken, ordered, 0)
+
+    def by_squares() -> Array:
+        return jnp.sum(nearest_first(squares), axis=2)
+
+    def by_lengths() -> Array:
+        """The root of the sum orders alike, and is in range where squares are not."""
+        lengths = nearest_first(distances(values, squares, is_other))
+        largest = jnp.max(lengths, axis=2)
+        share = lengths / jnp.where((largest > 0) & (largest < jnp.inf), largest, 1)[:, :, None]
+        return jnp.where(largest < jnp.inf, largest * jnp.sqrt(jnp.sum(jnp.square(share), axis=2)), jnp.inf)
+
+    is_off = jnp.any(is_other & is_off_scale(squares), axis=(1, 2))
+    # A node's choice does not depend on whether another's values are out of range.
+    scores = jax.lax.cond(jnp.any(is_off), lambda: jnp.where(is_off[:, None], by_lengths(), by_squares()), by_squares)
+    scores = jnp.where(mask, scores, jnp.inf)
+    # A candidate alone has no others to be measured by.
+    return jnp.where((count == 1)[:, None] & mask, 0, scores)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import difference, distances_to, no_state, weighted_sum
+from dlsim.aggregators.candidates import clip_scale, difference, distances_to, no_state, weighted_sum
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -27,11 +26,9 @@ def self_centered_clipping(radius: Any) -> Aggregator:
 
     def apply(key: Array, state: tuple[()], own: PyTree, inbox: Inbox) -> tuple[tuple[()], PyTree]:
         del key
-        root, unit = distances_to(inbox.values, own)
-        # r / ||d|| may be too small for the dtype where unit * d is not: clip(d) = (unit * d) min(1 / unit, r / root).
-        scale = jnp.minimum(1 / unit, radius / jnp.maximum(root, jnp.finfo(root.dtype).tiny))
-        weights = jnp.where(jnp.isfinite(root), inbox.weights * scale, 0)  # NaN and infinities count for nothing
-        moved = weighted_sum(weights, jax.tree.map(lambda v, o: difference(v, o, unit), inbox.values, own))
+        lengths = distances_to(inbox.values, own)
+        weights = inbox.weights * clip_scale(lengths, radius)  # NaN and infinities count for nothing
+        moved = weighted_sum(weights, jax.tree.map(lambda v, o: difference(v, o, lengths.unit), inbox.values, own))
         return state, jax.tree.map(lambda o, m: o + m.astype(o.dtype), own, moved)
 
     return Aggregator(init=no_state, apply=apply, source="He, Karimireddy and Jaggi, 2022")

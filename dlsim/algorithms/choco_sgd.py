@@ -71,7 +71,7 @@ def choco_sgd(
 
     def step(key: Array, state: ChocoSGDState, network: Network) -> tuple[ChocoSGDState, Network, Info]:
         x, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.is_present
+            key, state.params, state.optimizer_state, network.node_ids, network.trainers
         )
         packet, network = network.send(key, trees.subtract(x, state.public), stream="difference", hear="all")
         public = trees.add(state.public, packet.values)

@@ -159,7 +159,7 @@ def _train(
     phi = state.shared.params
     if outer.is_one_model:
         phi = trees.replicate(phi, network.num_nodes)
-    return local.run(key, phi, state.optimizer_state, network.node_ids, network.is_present)
+    return local.run(key, phi, state.optimizer_state, network.node_ids, network.trainers)
 
 
 def invariant_outer_gradient(state: DiLoCoState | AsyncDiLoCoState) -> PyTree:

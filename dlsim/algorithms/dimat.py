@@ -43,7 +43,7 @@ def dimat(
     matching: Matching,
     num_local_steps: int = 1,
     num_local_epochs: int | None = None,
-    rule: Aggregator | None = None,
+    inner: Aggregator | None = None,
     num_matchings: Any = math.inf,
     reference: str = "own",
     assignment: str = "device",
@@ -64,7 +64,7 @@ def dimat(
       optimizer: the local optimiser; it starts anew each round.  Floats may be traced.
       matching: `dlsim.aggregators.activation_matching(problem, inputs)`, or `weight_matching(problem)`.
       num_local_steps, num_local_epochs: K, or E passes through a node's own data; see `local_updates`; structural.
-      rule, num_matchings, reference: see `dlsim.aggregators.aligned`.
+      inner, num_matchings, reference: see `dlsim.aggregators.aligned`.
       assignment: `"device"`: inside the compiled step; `"host"`: SciPy's `linear_sum_assignment` in a `Phase` after every
         step, for layers of thousands of units.  The state then holds what was heard, K models a node.
 
@@ -80,8 +80,8 @@ def dimat(
     """
     where = "dimat"
     checks.one_of(where, "assignment", assignment, ASSIGNMENTS)
-    merger = merger_of(where, matching, rule, num_matchings)
-    aggregator = aligned(matching, rule, num_matchings=num_matchings, reference=reference)
+    merger = merger_of(where, matching, inner, num_matchings)
+    aggregator = aligned(matching, inner, num_matchings=num_matchings, reference=reference)
     on_host = assignment == "host"
     if on_host and (matching.compare is None or reference != "own"):
         fix = 'Use assignment="device".'

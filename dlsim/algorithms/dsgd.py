@@ -82,7 +82,7 @@ def dsgd(
             base, network = network.mix(key, state.params)
         # With a base the updates, of gradients at the nodes' own models, are added to it instead, block by block.
         adapted, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.is_present, onto=base
+            key, state.params, state.optimizer_state, network.node_ids, network.trainers, onto=base
         )
         if aggregator is not None:
             inbox, network = network.gather(key, adapted)

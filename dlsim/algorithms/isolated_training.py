@@ -42,7 +42,7 @@ def isolated_training(
 
     def step(key: Array, state: IsolatedTrainingState, network: Network) -> tuple[IsolatedTrainingState, Network, Info]:
         params, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.is_present
+            key, state.params, state.optimizer_state, network.node_ids, network.trainers
         )
         return IsolatedTrainingState(params, optimizer_state), network, info
 

@@ -75,7 +75,7 @@ def relay_sgd(
 
     def step(key: Array, state: RelaySGDState, network: Network) -> tuple[RelaySGDState, Network, Info]:
         adapted, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.is_present
+            key, state.params, state.optimizer_state, network.node_ids, network.trainers
         )
         back = reverse_edges(network)
 

@@ -77,7 +77,7 @@ def stochastic_gradient_push(
         key: Array, state: StochasticGradientPushState, network: Network
     ) -> tuple[StochasticGradientPushState, Network, Info]:
         z = debiased(state)
-        moved, optimizer_state, info = local.run(key, z, state.optimizer_state, network.node_ids, network.is_present)
+        moved, optimizer_state, info = local.run(key, z, state.optimizer_state, network.node_ids, network.trainers)
         biased = jax.tree.map(lambda x, new, old: x + (new - old), state.biased, moved, z)
         (pushed, push_weight), network = network.mix(
             key, (biased, state.push_weight), weights=push_weights(network), hear="all"

@@ -12,8 +12,7 @@ from dlsim.channels.error_feedback import ef21, error_feedback
 from dlsim.channels.floats import e3m0
 from dlsim.channels.integers import integers, min_max
 from dlsim.channels.kmeans import fedzip, kmeans
-from dlsim.channels.levels import decode_levels, encode_levels
-from dlsim.channels.log_quantizer import decode_log, encode_log, log_quantize
+from dlsim.channels.log_quantizer import log_quantize
 from dlsim.channels.low_rank import low_rank
 from dlsim.channels.privacy import dp_gaussian
 from dlsim.channels.quantizers import quantize, sign
@@ -24,14 +23,10 @@ from dlsim.channels.sparsifiers import random_k, random_sparsification, top_k
 __all__ = [
     "clipped_rounding",
     "decode",
-    "decode_levels",
-    "decode_log",
     "dp_gaussian",
     "e3m0",
     "ef21",
     "encode",
-    "encode_levels",
-    "encode_log",
     "error_feedback",
     "fedzip",
     "gaussian_noise",

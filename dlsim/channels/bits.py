@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
+from dlsim.core import Array
 
 BITS = 32  # of a scale, a centroid, a word of a seed
 
@@ -114,6 +116,14 @@ class Part(NamedTuple):
     get: Callable[[Reader, Numbers, Any], np.ndarray] | None = (
         None  # (reader, numbers without values, side) -> float32 [m]
     )
+    nodes_only: bool = False  # a server's message passes as it is; the side is (whether a node sent it, the side)
+    anew: bool = False  # all numbers are sent, whatever parts before it chose: nothing of those is written
+    instead: bool = False  # its side are the values that are written: what is heard is made of them and of a memory
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether numbers are written as they are."""
+        return self.put is _write_plain
 
 
 def one_scale(layout: Layout) -> int:
@@ -135,7 +145,7 @@ def scales(rows: Callable[[Layout], int], columns: int) -> tuple[Any, Any]:
         writer.words(np.asarray(side, np.float32).ravel())
 
     def read(reader: Reader, layout: Layout) -> np.ndarray:
-        return reader.words(rows(layout) * columns, np.float32).reshape(-1, columns)
+        return reader.words(rows(layout) * columns, np.float32).reshape(rows(layout), columns)
 
     return write, read
 
@@ -189,3 +199,10 @@ def _read_nothing(reader: Reader, layout: Layout) -> tuple[()]:
 
 # Every number as it is, in the bits of its type.
 PLAIN = Part(_write_nothing, _read_nothing, put=_write_plain, get=_read_plain)
+# What is written is a change of what was heard before.
+CHANGES = Part(_write_nothing, _read_nothing, instead=True)
+
+
+def no_scales(num_senders: int) -> Array:
+    """The side of a quantiser without scales, `[n, 1, 0]`."""
+    return jnp.zeros((num_senders, 1, 0), jnp.float32)

@@ -31,7 +31,12 @@ def to_server(channel: Channel) -> Channel:
         if delivered is not None:
             plain = jnp.ones_like(delivered) if packet.delivered is None else packet.delivered
             delivered = jnp.where(route.senders == SERVER, plain, delivered)
+        # Codecs of compressors for nodes alone say so themselves.
+        sides = list(out.beside)
+        for place, part in enumerate(channel.codec or (), start=len(packet.beside)):
+            sides[place] = sides[place] if part.nodes_only else (~is_server, sides[place])
         return choose(state, new), out._replace(
+            beside=tuple(sides),
             values=choose(packet.values, out.values),
             num_entries=choose(packet.num_entries, out.num_entries),
             bits_per_entry=choose(packet.bits_per_entry, out.bits_per_entry),
@@ -40,4 +45,5 @@ def to_server(channel: Channel) -> Channel:
             is_sent=sent,
         )
 
-    return Channel(init=channel.init, send=send, source=channel.source, codec=channel.codec)
+    codec = None if channel.codec is None else tuple(part._replace(nodes_only=True) for part in channel.codec)
+    return Channel(init=channel.init, send=send, source=channel.source, codec=codec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
 
     What each compressor sends beside the numbers comes first, in their order, then the numbers that are sent, as the last
     quantiser writes them.  The length is exactly the bits that were counted for this message, and `decode` gives back
-    the values that arrived, bit for bit.
+    the values that arrived, bit for bit (`low_rank`: to the rounding of a product; `ef21`: what they change by).
 
         packet, network = network.send(key, params)
         bits = dlsim.networks.encode(network.channel, packet, sender=3)
@@ -28,9 +29,9 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
       packet: what went on the air, `[n, ...]` a leaf, as `network.send` gives it.
       sender: which of the n rows.
 
-    Raises ValueError where there is nothing to write: a part of the channel has no codec, the leaves are not of one type
-    of real numbers, a value is not finite where numbers are quantised, or a part that changes numbers follows their
-    quantiser (noise after `quantize`), so that the counted bits cannot hold them.
+    Raises ValueError where there is nothing to write: a part of the channel has no codec, the channel sums over senders,
+    the leaves are not of one type of real numbers, a value is not finite where numbers are quantised, or a part that
+    changes numbers follows their quantiser (noise after `quantize`), so that the counted bits cannot hold them.
     """
     parts = _parts("encode", channel)
     checks.instance("encode", "packet", packet, Packet, "network.send gives one.")
@@ -40,26 +41,37 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
         )
     num_rows = len(np.asarray(packet.num_entries))
     row = checks.integer("encode", "sender", sender, 0, num_rows - 1)
-    values, layout = _flat("encode", jax.tree.map(lambda leaf: np.asarray(leaf[row]), packet.values))
     sides = [jax.tree.map(lambda leaf: np.asarray(leaf[row]), side) for side in packet.beside]
     if len(sides) != len(parts):
         got = f"one that passed {len(sides)} parts"
         checks.fail("encode", "packet", f"one that passed the channel's {len(parts)} compressors", got)
+    passed = [one for one in zip(parts, sides, strict=True) if not one[0].nodes_only or one[1][0]]
+    passed = passed[_first([part for part, _ in passed]) :]
+    parts = tuple(part for part, _ in passed)
+    sides = [side[1] if part.nodes_only else side for part, side in passed]
+    said = jax.tree.map(lambda leaf: np.asarray(leaf[row]), packet.values)
+    changes = max((place for place, part in enumerate(parts) if part.instead), default=-1)
+    if changes >= 0:
+        said = sides[changes]
+        if any(part.put or part.chosen for part in parts[changes:]):
+            got, fix = "ef21 before a compressor", "Compress within: ef21(chain(...))."
+            checks.fail("encode", "channel", "one that sends the changes it made", got, fix)
+    values, layout = _flat("encode", said)
     writer = Writer()
     for part, side in zip(parts, sides, strict=True):
         part.write(writer, side, layout)
     last = _last_quantizer(parts)
     wide = values.astype(np.float64)
-    if last < len(parts) and parts[last] is not PLAIN and not np.isfinite(wide).all():
+    if last < len(parts) and not parts[last].is_plain and not np.isfinite(wide).all():
         checks.fail("encode", "packet", "of finite values", "some that are not")
     sent = np.ones(layout.dimension, bool) if packet.is_sent is None else np.asarray(packet.is_sent[row])
     places = np.flatnonzero(sent)
     quantizer, side, scale = PLAIN, (), 1.0
     if last < len(parts):
         quantizer, side = parts[last], sides[last]
-    if quantizer is not PLAIN:
+    if not quantizer.is_plain:
         scale = float(np.prod([np.float32(part.scale(layout.dimension)) for part in parts[last:]]))
-    numbers = Numbers(values[places] if quantizer is PLAIN else wide[places] / scale, places, layout)
+    numbers = Numbers(values[places] if quantizer.is_plain else wide[places] / scale, places, layout)
     assert quantizer.put is not None
     quantizer.put(writer, numbers, side)
     bits = writer.bits()
@@ -78,6 +90,8 @@ def encode(channel: Channel, packet: Packet, sender: int = 0) -> np.ndarray:
 def decode(channel: Channel, bits: Any, like: PyTree, node_id: int = 0) -> PyTree:
     """What the receiver makes of `encode`'s bits: the values of one message `[...]`, NumPy arrays.
 
+    Of `ef21` these are what is added to what was heard before.
+
     Args:
       channel: the sender's, with the same settings.
       bits: what was received, bool `[num_bits]`.
@@ -88,6 +102,8 @@ def decode(channel: Channel, bits: Any, like: PyTree, node_id: int = 0) -> PyTre
     """
     parts = _parts("decode", channel)
     checks.integer("decode", "node_id", node_id, SERVER)
+    parts = tuple(part for part in parts if not part.nodes_only or node_id != SERVER)
+    parts = parts[_first(parts) :]
     layout = _layout("decode", like)
     text = checks.host("decode", "bits", bits)
     if text.ndim != 1 or text.dtype != bool:
@@ -104,7 +120,7 @@ def decode(channel: Channel, bits: Any, like: PyTree, node_id: int = 0) -> PyTre
     numbers = quantizer.get(reader, Numbers(None, places, layout), side).astype(layout.dtype)
     if reader.left:
         checks.fail("decode", "bits", "one whole message", f"one with {reader.left} bits left over")
-    if quantizer is not PLAIN:
+    if not quantizer.is_plain:
         for part in parts[last + 1 :]:
             numbers = (numbers.astype(np.float32) * np.float32(part.scale(layout.dimension))).astype(layout.dtype)
     flat = np.zeros(layout.dimension, layout.dtype)
@@ -116,9 +132,16 @@ def decode(channel: Channel, bits: Any, like: PyTree, node_id: int = 0) -> PyTre
 
 def _parts(where: str, channel: Channel) -> tuple[Part, ...]:
     checks.instance(where, "channel", channel, Channel)
+    if channel.is_sum:
+        checks.fail(where, "channel", "one that says what each sender sent", "one that sums over senders")
     if channel.codec is None:
         checks.fail(where, "channel", "one whose parts all have a codec", "one with a part without")
     return channel.codec
+
+
+def _first(parts: Sequence[Part]) -> int:
+    """The first part that is written: the last one that sends all numbers anew."""
+    return max((place for place, part in enumerate(parts) if part.anew), default=0)
 
 
 def _last_quantizer(parts: tuple[Part, ...]) -> int:

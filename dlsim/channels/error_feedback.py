@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, trees
+from dlsim.channels.bits import CHANGES, PLAIN
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 
@@ -31,11 +32,12 @@ def error_feedback(compressor: Channel) -> Channel:
     ) -> tuple[tuple[PyTree, PyTree], Packet]:
         residual, inner = state
         wanted = trees.add(packet.values, residual)
-        inner, packet = compressor.send(key, inner, packet._replace(values=wanted), route)
+        inner, packet = compressor.send(key, inner, _changed(packet, wanted), route)
         return (trees.subtract(wanted, packet.values), inner), packet
 
     source = "; ".join(filter(None, ("Seide et al., 2014", compressor.source)))
-    return Channel(init=init, send=send, source=source, codec=compressor.codec)
+    codec = None if compressor.codec is None else (PLAIN, *compressor.codec)
+    return Channel(init=init, send=send, source=source, codec=codec)
 
 
 def ef21(compressor: Channel) -> Channel:
@@ -58,10 +60,16 @@ def ef21(compressor: Channel) -> Channel:
         key: Array, state: tuple[PyTree, PyTree], packet: Packet, route: Route
     ) -> tuple[tuple[PyTree, PyTree], Packet]:
         said, inner = state
-        wanted = packet._replace(values=trees.subtract(packet.values, said))
+        wanted = _changed(packet, trees.subtract(packet.values, said))
         inner, packet = compressor.send(key, inner, wanted, route)
         said = trees.add(said, packet.values)
-        return (said, inner), packet._replace(values=said)
+        return (said, inner), packet._replace(values=said, beside=(*packet.beside, packet.values))
 
     source = "Richtarik, Sokolov and Fatkhullin, EF21, NeurIPS 2021"
-    return Channel(init=init, send=send, source="; ".join(filter(None, (source, compressor.source))))
+    codec = None if compressor.codec is None else (PLAIN, *compressor.codec, CHANGES)
+    return Channel(init=init, send=send, source="; ".join(filter(None, (source, compressor.source))), codec=codec)
+
+
+def _changed(packet: Packet, values: PyTree) -> Packet:
+    """The packet with other values, which no quantiser before has made."""
+    return packet._replace(values=values, beside=(*packet.beside, ()))

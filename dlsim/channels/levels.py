@@ -1,4 +1,4 @@
-"""Numbers as one of m evenly spaced levels: rounding to them, and the bits that are sent of them."""
+"""Numbers as one of m evenly spaced levels: rounding to them, and how they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
-from dlsim.channels.bits import Reader, Writer
+from dlsim.channels.bits import Part, fixed_width, one_scale
+from dlsim.channels.packets import as_sent
 from dlsim.core import Array
 
 MOST_LEVELS = 2**16  # positions are float32
@@ -26,45 +27,34 @@ def positions(flat: Array, span: Any, num_levels: int) -> Array:
     return jnp.clip(place, 0, num_levels - 1)
 
 
-def at_levels(levels: Any, span: Any, num_levels: int) -> Any:
+def at_levels(levels: Array, span: Any, num_levels: int) -> Array:
     """The numbers that levels stand for: B(i) = -span + 2 span i / (m - 1)."""
-    return span * (2 * levels - (num_levels - 1)) / (num_levels - 1)
+    return (2 * levels - (num_levels - 1)) * _half_step(span, num_levels)
 
 
-@checks.typed
-def encode_levels(values: Any, span: float, num_levels: int) -> bytes:
-    """What a sender puts on the air of `values [D]` that are levels: D ceil(log2 m) bits, the last byte filled with zeros.
-
-    On the host.  Raises ValueError where a number is no level.
-    """
-    _check("encode_levels", span, num_levels)
-    checks.known("encode_levels", "values", values, "known on the host")
-    given = checks.array("encode_levels", "values", values, (None,)).astype(np.float64)
-    place = (given / span + 1) * ((num_levels - 1) / 2)
-    levels = np.rint(place)
-    off = np.abs(place - levels) > 1e-3
-    if off.any() or (levels < 0).any() or (levels > num_levels - 1).any():
-        rule = f"at the {num_levels} levels from -{span:g} to {span:g}"
-        checks.fail("encode_levels", "values", rule, "others", "Encode what a channel gave.")
-    writer = Writer()
-    writer.numbers(levels, level_bits(num_levels))
-    return np.packbits(writer.bits()).tobytes()
+def _half_step(span: Any, num_levels: int) -> Any:
+    """span / (m - 1), with which a receiver makes the same bits of a level as its sender."""
+    if checks.is_concrete(span):
+        return np.float32(float(span) / (num_levels - 1))
+    return as_sent(jnp.asarray(span, jnp.float32) / (num_levels - 1), jnp.float32)
 
 
-@checks.typed
-def decode_levels(data: bytes, num_entries: int, span: float, num_levels: int) -> np.ndarray:
-    """`encode_levels` undone: float32 `[num_entries]`; a level that is none (an attacker's) counts as the nearest."""
-    _check("decode_levels", span, num_levels)
-    width, num_entries = level_bits(num_levels), checks.integer("decode_levels", "num_entries", num_entries, 1)
-    length = -(-num_entries * width // 8)
-    if not isinstance(data, bytes) or len(data) != length:
-        got = f"{len(data)} bytes" if isinstance(data, bytes) else checks.describe(data)
-        checks.fail("decode_levels", "data", f"{length} bytes", got)
-    levels = Reader(np.unpackbits(np.frombuffer(data, np.uint8))).numbers(num_entries, width)
-    return at_levels(np.minimum(levels, num_levels - 1).astype(np.float64), span, num_levels).astype(np.float32)
+def codec(span: Any, num_levels: int) -> Part:
+    """Of each number its level in ceil(log2 m) bits, by nodes alone; a level that is none (an attacker's) is the last."""
 
+    def to_code(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        del scales
+        level = np.rint((values / float(_known("encode")) + (num_levels - 1)) / 2)
+        return np.clip(level, 0, num_levels - 1)
 
-def _check(where: str, span: Any, num_levels: int) -> None:
-    checks.number(where, "span", span, 0.0, open_minimum=True)
-    checks.known(where, "span", span, "known on the host")
-    checks.integer(where, "num_levels", num_levels, 2, MOST_LEVELS)
+    def from_code(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        del scales
+        level = np.minimum(codes, num_levels - 1)
+        return (2 * level - (num_levels - 1)).astype(np.float32) * _known("decode")
+
+    def _known(where: str) -> np.float32:
+        checks.known(where, "channel", span, "of known settings", "Call it outside of jit.")
+        return _half_step(span, num_levels)
+
+    part = fixed_width(level_bits(num_levels), one_scale, 0, to_code, from_code)
+    return part._replace(nodes_only=True, anew=True)

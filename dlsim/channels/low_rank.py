@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlsim import checks
+from dlsim.channels.bits import PLAIN, Layout, Numbers, Part, Reader, Writer
 from dlsim.channels.error_feedback import error_feedback as with_error_feedback
+from dlsim.channels.packets import whole
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 EXACT = jax.lax.Precision.HIGHEST  # products in full, where a GPU would round the factors to fewer digits
@@ -72,6 +75,12 @@ def product(left: Array, right: Array) -> Array:
     return jnp.einsum("...ar,...br->...ab", left, right, precision=EXACT)
 
 
+def multiplied(left: Array, right: Array) -> Array:
+    """`product` in float32 or wider."""
+    wide = jnp.promote_types(left.dtype, jnp.float32)
+    return product(left.astype(wide), right.astype(wide))
+
+
 def orthonormal(columns: Array) -> Array:
     """An orthonormal basis of the columns `[..., a, r]`, by Gram-Schmidt, twice; zero for one that depends on others."""
     basis: list[Array] = []
@@ -92,6 +101,41 @@ def revived(right: Array, start: Array) -> Array:
     return jnp.where(jnp.any(right != 0, axis=-2, keepdims=True), right, start.astype(right.dtype))
 
 
+def _codec(rank: int) -> Part:
+    """Leaf by leaf the factors of its matrix, the left one first, or the leaf itself; numbers as they are."""
+
+    def shapes_of(layout: Layout) -> list[Shape]:
+        return matrix_shapes([jax.ShapeDtypeStruct((1, *shape), layout.dtype) for shape in layout.shapes], rank)
+
+    def all_of(layout: Layout, values: np.ndarray | None, count: int) -> Numbers:
+        return Numbers(values, np.arange(count), layout)
+
+    def put(writer: Writer, numbers: Numbers, side: Any) -> None:
+        assert PLAIN.put is not None and numbers.values is not None
+        factors = iter(side)
+        for shape, mine in zip(shapes_of(numbers.layout), numbers.by_leaf(), strict=True):
+            parts = [np.asarray(one).ravel() for one in next(factors)] if shape.rank else [numbers.values[mine]]
+            for part in parts:
+                PLAIN.put(writer, all_of(numbers.layout, part, len(part)), ())
+
+    def get(reader: Reader, numbers: Numbers, side: Any) -> np.ndarray:
+        del side
+        assert PLAIN.get is not None
+        out = np.zeros(len(numbers.places), np.float32)
+        for shape, mine in zip(shapes_of(numbers.layout), numbers.by_leaf(), strict=True):
+            if not shape.rank:
+                out[mine] = PLAIN.get(reader, all_of(numbers.layout, None, len(mine)), ())
+                continue
+            basis, factor = (
+                PLAIN.get(reader, all_of(numbers.layout, None, size * shape.rank), ()).reshape(1, size, shape.rank)
+                for size in (shape.rows, shape.columns)
+            )
+            out[mine] = np.asarray(jax.jit(multiplied)(basis, factor)).ravel()
+        return out
+
+    return Part(PLAIN.write, PLAIN.read, put=put, get=get, anew=True)
+
+
 def low_rank(rank: int, *, error_feedback: bool = False) -> Channel:
     """Every matrix as a product of rank r: one step of power iteration from the factor that was sent last.
 
@@ -107,7 +151,8 @@ def low_rank(rank: int, *, error_feedback: bool = False) -> Channel:
       error_feedback: add up what was left out and send it later (`error_feedback`).
 
     State: Q, r b numbers a matrix and sender.  A message follows its factors, not its numbers: put no channel behind it
-    that changes values (a quantiser would be given a b numbers and count those of the factors); `loss` is right.
+    that changes values (a quantiser would be given a b numbers and count those of the factors); `loss` is right.  What a
+    sparsifier before it chose is one more matrix to it: factors are sent whole.
     Source: Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019, whose compressor this is with one sender; the method,
       in which the senders share P, is `dlsim.algorithms.power_sgd`.
     """
@@ -126,7 +171,7 @@ def low_rank(rank: int, *, error_feedback: bool = False) -> Channel:
         del key, route
         leaves, treedef = jax.tree.flatten(packet.values)
         shapes = matrix_shapes(packet.values, rank)
-        old, new, sent = iter(state), [], []
+        old, new, sent, factors = iter(state), [], [], []
         for leaf, shape, start in zip(leaves, shapes, starts(shapes), strict=True):
             if start is None:
                 sent.append(leaf)
@@ -135,12 +180,16 @@ def low_rank(rank: int, *, error_feedback: bool = False) -> Channel:
             basis = orthonormal(left(matrix, revived(next(old), start)))
             factor = right(matrix, basis)
             new.append(factor.astype(start.dtype))
-            sent.append(product(basis, factor).reshape(leaf.shape).astype(leaf.dtype))
-        entries = sum(shape.num_entries for shape in shapes)
+            basis, factor = basis.astype(leaf.dtype), factor.astype(leaf.dtype)  # as they are sent
+            factors.append((basis, factor))
+            sent.append(multiplied(basis, factor).reshape(leaf.shape).astype(leaf.dtype))
+        width = max(8 * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+        sizes = whole(packet, width)
+        sizes["num_entries"] = jnp.full_like(packet.num_entries, sum(shape.num_entries for shape in shapes))
         return tuple(new), packet._replace(
-            values=jax.tree.unflatten(treedef, sent),
-            num_entries=jnp.minimum(packet.num_entries, entries).astype(jnp.uint32),
+            values=jax.tree.unflatten(treedef, sent), beside=(*packet.beside, tuple(factors)), **sizes
         )
 
-    channel = Channel(init=init, send=send, source="Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019")
+    source = "Vogels, Karimireddy and Jaggi, PowerSGD, NeurIPS 2019"
+    channel = Channel(init=init, send=send, source=source, codec=(_codec(rank),))
     return with_error_feedback(channel) if error_feedback else channel

@@ -53,6 +53,13 @@ def on_air(packet: Packet, chosen: Array) -> Array:
     return chosen if packet.is_sent is None else chosen & packet.is_sent
 
 
+def whole(packet: Packet, bits_per_entry: int) -> dict[str, Any]:
+    """The sizes of a message of all numbers, each of so many bits: which of them a sparsifier chose would tell."""
+    num_entries = trees.num_entries(packet.values)
+    sizes = {"num_entries": num_entries, "bits_per_entry": bits_per_entry, "extra_bits": 0}
+    return {"is_sent": None, **{name: jnp.full_like(packet.num_entries, size) for name, size in sizes.items()}}
+
+
 def as_sent(scale: Array, dtype: Any) -> Array:
     """A scale as its 32 bits carry it.
 

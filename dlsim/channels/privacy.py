@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.channels.bits import PLAIN
+from dlsim.channels.packets import whole
 from dlsim.core import SERVER, Array, Channel, Packet, PyTree, Route
 
 
@@ -23,24 +25,24 @@ def no_releases(message: PyTree, num_senders: int) -> Releases:
     return Releases(jnp.zeros(num_senders, jnp.uint32))
 
 
-def released(state: Releases, packet: Packet, private: Packet, route: Route) -> tuple[Releases, Packet]:
-    """Nodes send what is `private`; what a server sends it has from them and goes as it is."""
+def released(
+    state: Releases, packet: Packet, private: Packet, route: Route, side: PyTree = ()
+) -> tuple[Releases, Packet]:
+    """Nodes send what is `private`; what a server sends it has from them and goes as it is.
+
+    `side` is what the codec needs of a node's message beside its numbers, `[n, ...]`.
+    """
     is_node = route.node_ids != SERVER
     values = trees.select(is_node, private.values, packet.values)
     mixed = packet._replace(
         values=values,
+        is_sent=None if packet.is_sent is None else packet.is_sent | is_node[:, None],
+        beside=(*packet.beside, (is_node, side)),
         num_entries=jnp.where(is_node, private.num_entries, packet.num_entries),
         bits_per_entry=jnp.where(is_node, private.bits_per_entry, packet.bits_per_entry),
         extra_bits=jnp.where(is_node, private.extra_bits, packet.extra_bits),
     )
     return Releases(state.num_sent + is_node), mixed
-
-
-def whole(packet: Packet, bits_per_entry: int) -> dict[str, Any]:
-    """The sizes of a message of all numbers, each of so many bits: which of them a sparsifier chose would tell."""
-    num_entries = trees.num_entries(packet.values)
-    sizes = {"num_entries": num_entries, "bits_per_entry": bits_per_entry, "extra_bits": 0}
-    return {"is_sent": None, **{name: jnp.full_like(packet.num_entries, size) for name, size in sizes.items()}}
 
 
 def clipped_rows(flat: Array, clip: Any) -> Array:
@@ -82,4 +84,5 @@ def dp_gaussian(*, clip: Any, noise_multiplier: Any) -> Channel:
         private = packet._replace(values=unravel(noisy.astype(flat.dtype)), **whole(packet, width))
         return released(state, packet, private, route)
 
-    return Channel(init=no_releases, send=send, source="Abadi et al., CCS 2016")
+    codec = PLAIN._replace(nodes_only=True, anew=True)
+    return Channel(init=no_releases, send=send, source="Abadi et al., CCS 2016", codec=(codec,))

@@ -7,9 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
-from dlsim.channels.levels import MOST_LEVELS, at_levels, level_bits, positions
-from dlsim.channels.packets import stateless
-from dlsim.channels.privacy import Releases, no_releases, released, whole
+from dlsim.channels.bits import no_scales
+from dlsim.channels.levels import MOST_LEVELS, at_levels, codec, level_bits, positions
+from dlsim.channels.packets import stateless, whole
+from dlsim.channels.privacy import Releases, no_releases, released
 from dlsim.core import Array, Channel, Packet, Route
 
 MOST_COMPARED = 32  # levels up to which comparing is quicker than logarithms
@@ -46,18 +47,19 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     checks.integer("rqm", "num_levels", num_levels, 2, MOST_LEVELS)
     checks.number("rqm", "keep_probability", keep_probability, 0.0, 1.0, open_minimum=True, open_maximum=True)
 
+    span = clip + extension
+
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
         flat, unravel = trees.ravel(packet.values)
-        span = clip + extension
         words = keys.node_bits(key, route.node_ids, flat.shape[1])
         place = positions(jnp.clip(flat, -clip, clip), span, num_levels)
         levels = _rounded_among_kept(place, words, num_levels, keep_probability)
         private = packet._replace(
             values=unravel(_finite(flat, at_levels(levels, span, num_levels))), **whole(packet, level_bits(num_levels))
         )
-        return released(state, packet, private, route)
+        return released(state, packet, private, route, no_scales(flat.shape[0]))
 
-    return Channel(init=no_releases, send=send, source="Youn et al., 2023")
+    return Channel(init=no_releases, send=send, source="Youn et al., 2023", codec=(codec(span, num_levels),))
 
 
 def _rounded_among_kept(place: Array, words: Array, num_levels: int, keep_probability: Any) -> Array:
@@ -113,17 +115,19 @@ def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
     checks.number("poisson_binomial", "clip", clip, 0.0, open_minimum=True)
     checks.number("poisson_binomial", "theta", theta, 0.0, 0.5, open_minimum=True, open_maximum=True)
     checks.integer("poisson_binomial", "num_trials", num_trials, 1, MOST_TRIALS)
+    span = clip / (2 * theta)  # received where all or no coins show heads
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
         flat, unravel = trees.ravel(packet.values)
         bias = theta * jnp.clip(flat / clip, -1, 1)
         heads = _binomial(keys.node_uniform(key, route.node_ids, flat.shape[1]), bias, num_trials)
-        values = clip / theta * (heads / num_trials - 0.5)
+        values = at_levels(heads, span, num_trials + 1)
         bits = level_bits(num_trials + 1)
         private = packet._replace(values=unravel(_finite(flat, values)), **whole(packet, bits))
-        return released(state, packet, private, route)
+        return released(state, packet, private, route, no_scales(flat.shape[0]))
 
-    return Channel(init=no_releases, send=send, source="Chen, Ozgur and Kairouz, ICML 2022")
+    parts = (codec(span, num_trials + 1),)
+    return Channel(init=no_releases, send=send, source="Chen, Ozgur and Kairouz, ICML 2022", codec=parts)
 
 
 def _binomial(uniform: Array, bias: Array, num_trials: int) -> Array:
@@ -163,9 +167,9 @@ def clipped_rounding(*, clip: Any, num_levels: int = 16) -> Channel:
             values=unravel(_finite(flat, at_levels(levels, clip, num_levels))), **whole(packet, level_bits(num_levels))
         )
         nothing = Releases(jnp.zeros(route.node_ids.shape, jnp.uint32))
-        return state, released(nothing, packet, rounded, route)[1]
+        return state, released(nothing, packet, rounded, route, no_scales(flat.shape[0]))[1]
 
-    return Channel(init=stateless, send=send)
+    return Channel(init=stateless, send=send, codec=(codec(clip, num_levels),))
 
 
 def _finite(flat: Array, values: Array) -> Array:

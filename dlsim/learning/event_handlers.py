@@ -43,7 +43,8 @@ def event_fns(algorithm: EventAlgorithm, network: Network, key: Array, kinds: tu
 def _gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
     def gradient(events: Events, rows: Carry) -> tuple[Carry, Array]:
         rows = _moved(algorithm, rows, events.since_a)
-        happens = _present(network, events.a)
+        trainers = network.trainers
+        happens = None if trainers is None else trainers[events.a]
         draws = event_keys(key, events, network.node_ids)
         nodes, info = algorithm.on_gradient(draws, rows.nodes, network.node_ids[events.a])
         return _noted(rows, nodes, info, happens, events.is_event)

@@ -31,7 +31,7 @@ from dlsim.learning.measures import STALENESS_DIMS, measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
 from dlsim.networks.flight.server_messages import asked
-from dlsim.networks.messages import active_edges, open_channels
+from dlsim.networks.messages import Probe, active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.networks.pace.links import Ledger
 from dlsim.networks.pace.seconds import by_node, computed, end_round
@@ -135,6 +135,8 @@ def learn(
             fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.clock_nodes(...))."
             checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
+    if scenario is not None:
+        _check_relays(problem, algorithm, network, scenario, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
     if network.delays is not None and scenario is not None and scenario.properties is not None:
@@ -214,6 +216,25 @@ def _keeps_links(scenario: Scenario, network: Network) -> bool:
     return kept[0]
 
 
+def _check_relays(problem: Problem, algorithm: Algorithm, network: Network, scenario: Scenario, start: Any) -> None:
+    """Where nodes without data relay, the method asks who trains, or ValueError; all is only traced."""
+    probe = Probe()
+
+    def look(key: Array) -> None:
+        _, current = scenario.step(key, scenario.init(key, network), network)
+        if current.has_data is None:
+            probe.knows_relays = True
+            return
+        probing = current.replace(probe=probe)
+        info = algorithm.step(key, algorithm.init(key, start(key), network), probing)[2]
+        probe.knows_relays |= "loss" not in info  # nobody trains
+
+    jax.eval_shape(look, jax.random.key(0))
+    if not probe.knows_relays:
+        fix = f"Give {problem.num_nodes} nodes data, or use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
+        checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
+
+
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:
     if not isinstance(names, set | frozenset):
         checks.fail("learn", argument, "a set of names", checks.describe(names), 'Pass e.g. frozenset({"connected"}).')
@@ -236,13 +257,15 @@ def _status(algorithm: Algorithm, state: PyTree, network: Network, info: Info) -
     if network.delays is not None:
         late = jnp.stack([flight.is_late for flight in network.state.in_flight.values()] or [jnp.zeros((), bool)])
         found = found | status.flag(jnp.any(late), status.BUFFER_OVERFLOW)
-    if "status" in info:
-        found = found | info["status"]
+    for more in (info.get("status"), network.status):
+        found = found if more is None else found | more
     mask = active_edges(network)
     if mask is not None and algorithm.requires & {"row_stochastic", "column_stochastic", "doubly_stochastic"}:
         heard = jax.ops.segment_max(mask.astype(jnp.int32), network.receivers, network.num_nodes) > 0
         there = True if network.is_present is None else network.is_present
         found = found | status.flag(~heard & there, status.ISOLATED_NODE)
+    if network.is_present is not None:
+        found = found | status.flag(~jnp.any(network.is_present), status.NOBODY_PRESENT)
     if network.is_present is not None and "server" in algorithm.requires:
         found = found | status.flag(~jnp.any(asked(network)[1]), status.EMPTY_COHORT)
     return found

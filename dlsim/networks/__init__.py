@@ -6,14 +6,10 @@
 from dlsim.channels import (
     clipped_rounding,
     decode,
-    decode_levels,
-    decode_log,
     dp_gaussian,
     e3m0,
     ef21,
     encode,
-    encode_levels,
-    encode_log,
     error_feedback,
     fedzip,
     gaussian_noise,
@@ -33,13 +29,12 @@ from dlsim.channels import (
     to_server,
     top_k,
 )
-from dlsim.networks.byzantine import byzantine
+from dlsim.networks.byzantine import alie_strength, byzantine
 from dlsim.networks.collectives.all_reduce import Collective, Reduced, collective
 from dlsim.networks.collectives.orders import ring_order
 from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
-from dlsim.networks.dynamics import epidemic, time_varying
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.fields import Membership
 from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
@@ -92,8 +87,14 @@ from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_
 from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.pace.links import Links, Watts, join_links, links
 from dlsim.networks.pace.media import cellular_5g, ethernet, wifi
-from dlsim.networks.peer_churn import peer_churn
-from dlsim.networks.scenarios import churn, crash, link_failure, outages, participation, random_presence
+from dlsim.networks.scenes.batteries import batteries
+from dlsim.networks.scenes.dynamics import epidemic, time_varying
+from dlsim.networks.scenes.mobility import position_trace, random_waypoint
+from dlsim.networks.scenes.outages import disaster, outages, relays, split
+from dlsim.networks.scenes.peer_churn import peer_churn
+from dlsim.networks.scenes.presence import churn, crash, link_failure, participation, random_presence
+from dlsim.networks.scenes.victims import components, victims
+from dlsim.networks.scenes.weighing import reweigh
 
 __all__ = [
     "Arrival",
@@ -112,8 +113,10 @@ __all__ = [
     "Reduced",
     "Synchronized",
     "Watts",
+    "alie_strength",
     "barabasi_albert",
     "base_graph",
+    "batteries",
     "binary_tree",
     "bipartite",
     "byzantine",
@@ -127,12 +130,12 @@ __all__ = [
     "clipped_rounding",
     "collective",
     "complete",
+    "components",
     "connect",
     "crash",
     "decode",
-    "decode_levels",
-    "decode_log",
     "diameter",
+    "disaster",
     "dp_gaussian",
     "draw",
     "e3m0",
@@ -140,8 +143,6 @@ __all__ = [
     "effective_resistances",
     "elect",
     "encode",
-    "encode_levels",
-    "encode_log",
     "epidemic",
     "erdos_renyi",
     "error_feedback",
@@ -187,6 +188,7 @@ __all__ = [
     "period_gap",
     "pipes",
     "poisson_binomial",
+    "position_trace",
     "quantize",
     "random_delay",
     "random_geometric",
@@ -194,9 +196,12 @@ __all__ = [
     "random_presence",
     "random_regular",
     "random_sparsification",
+    "random_waypoint",
     "rate_trace",
     "read_graph_file",
+    "relays",
     "reverse_edges",
+    "reweigh",
     "ring",
     "ring_order",
     "rqm",
@@ -208,6 +213,7 @@ __all__ = [
     "sign",
     "spectral_gap",
     "spectrum",
+    "split",
     "star",
     "state_hash",
     "stochastic_block",
@@ -222,6 +228,7 @@ __all__ = [
     "trace_delay",
     "trace_devices",
     "transfer_seconds",
+    "victims",
     "watts_strogatz",
     "wifi",
 ]

@@ -94,11 +94,13 @@ class NetworkFields:
     links: Links | None
     state: NetworkState
     is_present: Array | None = None  # bool [N]: takes part in this round
+    has_data: Array | None = None  # bool [N]: has data to train on in this round; False: it relays what others know
     is_linked: Array | None = None  # bool [E]: up in this round
     is_edge: Array | None = None  # bool [E]: False in the padding of the list of edges
     cohort: Array | None = None  # int32 [C] positions of the nodes asked in this round
     membership: Membership | None = None  # None: nobody is new, nobody dies on the way
     delays: Delays | None = None  # None: what is sent is heard at once, or never
+    status: Array | None = None  # uint32 [N]: what a scenario found wrong in this round (`dlsim.running.status`)
     lowering: str = dataclasses.field(default="neighbors", metadata={"static": True})
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     offsets: tuple[tuple[int, ...], ...] | None = dataclasses.field(default=None, metadata={"static": True})
@@ -119,6 +121,15 @@ class NetworkFields:
     def num_edges(self) -> int:
         """Directed edges, the padding of their list among them; 0 where a large complete graph keeps no list."""
         return self.senders.shape[0]
+
+    @property
+    def trainers(self) -> Array | None:
+        """Who trains in this round, bool `[N]`: those present that have data; None: all.  Others change by mixing alone."""
+        if self.probe is not None:
+            self.probe.knows_relays = True
+        if self.is_present is None or self.has_data is None:
+            return self.has_data if self.is_present is None else self.is_present
+        return self.is_present & self.has_data
 
     @property
     def is_implicit(self) -> bool:

@@ -104,6 +104,7 @@ class Network(NetworkFields):
         nodes = {
             "node_ids": self.node_ids[order],
             "is_present": None if self.is_present is None else self.is_present[order],
+            "has_data": None if self.has_data is None else self.has_data[order],
             "cohort": None if self.cohort is None else jnp.asarray(place, jnp.int32)[self.cohort],
             "membership": None if self.membership is None else jax.tree.map(lambda x: x[order], self.membership),
             "links": links,

@@ -17,6 +17,7 @@ BUFFER_OVERFLOW = 1 << 1  # a fixed-capacity buffer was full
 ISOLATED_NODE = 1 << 2  # a present node had no working link
 EMPTY_COHORT = 1 << 3  # the server asked nodes and none was there
 WEIGHTS_NOT_STOCHASTIC = 1 << 4  # mixing weights made in the step do not sum to one
+NOBODY_PRESENT = 1 << 5  # every node was away
 
 NAMES = {
     NOT_FINITE: "NOT_FINITE",
@@ -24,6 +25,7 @@ NAMES = {
     ISOLATED_NODE: "ISOLATED_NODE",
     EMPTY_COHORT: "EMPTY_COHORT",
     WEIGHTS_NOT_STOCHASTIC: "WEIGHTS_NOT_STOCHASTIC",
+    NOBODY_PRESENT: "NOBODY_PRESENT",
 }
 MEANINGS = {
     NOT_FINITE: "a node diverged (lower the learning rate)",
@@ -31,6 +33,7 @@ MEANINGS = {
     ISOLATED_NODE: "a present node heard nobody in that round",
     EMPTY_COHORT: "nobody of the cohort was there and the server kept its model",
     WEIGHTS_NOT_STOCHASTIC: "mixing weights did not sum to one",
+    NOBODY_PRESENT: "nobody was there in that round",
 }
 ERRORS = NOT_FINITE | BUFFER_OVERFLOW | WEIGHTS_NOT_STOCHASTIC  # the rest are remarks
 _BITS = tuple(NAMES)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import robust_rules
 
 import dlsim
 from dlsim import aggregators, networks
@@ -42,12 +43,7 @@ def trimmed(candidates: np.ndarray, b: int) -> np.ndarray:
 
 
 def krum(candidates: np.ndarray, f: int, m: int) -> np.ndarray:
-    count = len(candidates)
-    scores = []
-    for k in range(count):
-        others = sorted(((candidates[k] - candidates[j]) ** 2).sum() for j in range(count) if j != k)
-        scores.append(sum(others[: max(count - f - 2, 1)]))
-    return candidates[np.argsort(scores, kind="stable")[:m]].mean(axis=0)
+    return candidates[robust_rules.krum_order(candidates, len(candidates) - f - 2)[:m]].mean(axis=0)
 
 
 def clipped(own: np.ndarray, heard: np.ndarray, weights: np.ndarray, radius: float) -> np.ndarray:
@@ -72,6 +68,7 @@ ORACLES = {
         aggregators.self_centered_clipping(1.5),
         lambda o, h, w: clipped(o, h, w, 1.5),
     ),
+    **robust_rules.ORACLES,
 }
 
 
@@ -118,8 +115,9 @@ RULES = {
     "krum": aggregators.krum(1),
     "geometric_median": aggregators.geometric_median(),
     "self_centered_clipping": aggregators.self_centered_clipping(1.0),
+    **robust_rules.RULES,
 }
-ROBUST = ("median", "trimmed_mean", "krum", "geometric_median", "self_centered_clipping")
+ROBUST = ("median", "trimmed_mean", "krum", "geometric_median", "self_centered_clipping", *robust_rules.RULES)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -192,6 +190,10 @@ def test_mean_is_mix() -> None:
         (lambda: aggregators.trimmed_mean(-1), "trimmed_mean: num_trimmed must be an integer >= 0, got -1"),
         (lambda: aggregators.krum(1.5), "krum: num_byzantine must be an integer >= 0, got 1.5"),
         (lambda: aggregators.krum(1, num_selected=0), "krum: num_selected must be an integer >= 1, got 0"),
+        (lambda: aggregators.minimum_diameter(-1), "minimum_diameter: num_byzantine must be an integer >= 0, got -1"),
+        (lambda: aggregators.bulyan(True), "bulyan: num_byzantine must be an integer >= 0, got True"),
+        (lambda: aggregators.norm_clipping(aggregators.median(), 0.0), "norm_clipping: radius must be a number in"),
+        (lambda: aggregators.nearest_neighbor_mixing(1, 1), "nearest_neighbor_mixing: inner must be"),
         (lambda: aggregators.self_centered_clipping(0.0), "self_centered_clipping: radius must be a number in"),
     ],
 )

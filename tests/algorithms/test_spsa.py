@@ -19,7 +19,8 @@ from six_nodes import DIMENSION, EVERYONE, NUM_NODES, RATE, ROLL_CALL
 
 import dlsim
 from dlsim import algorithms, keys, networks
-from dlsim.core import Process, PyTree
+from dlsim.core import Process, PyTree, Route
+from dlsim.networks.messages import whole_packet
 from dlsim.problems.zeroth_order import directions, seed_of
 from dlsim.running import counters, status
 
@@ -118,7 +119,10 @@ def test_a_log_replayed_gives_the_same_bits() -> None:
         algorithms.spsa_replay(whole.models.values[10, 0], late, optax.sgd(0.05)), whole.models.values[-1, 0]
     )
     for words in log.projections[log.reported].tolist():
-        assert networks.decode_log(networks.encode_log(words), 4) == pytest.approx(words, rel=1e-6)
+        ids, byte = jnp.arange(1), networks.log_quantize()
+        _, packet = byte.send(jax.random.key(0), (), whole_packet(jnp.asarray([words])), Route(ids, ids, ids))
+        bits = networks.encode(byte, packet)
+        assert len(bits) == 32 and networks.decode(byte, bits, jnp.zeros(4)) == pytest.approx(words, rel=1e-6)
 
 
 @pytest.mark.parametrize("catch_up", ["download", "replay"])

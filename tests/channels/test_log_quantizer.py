@@ -32,19 +32,20 @@ def test_what_an_encoder_sends_is_what_is_counted_and_comes_back(num_bits: int, 
     values = np.random.default_rng(0).normal(size=(3, 37)) * np.exp(np.linspace(-9, 9, 37))
     packet = sent(values, num_bits, steps_per_e)
     for row in range(3):
-        code = networks.encode_log(values[row], num_bits, steps_per_e=steps_per_e)
+        channel = networks.log_quantize(num_bits, steps_per_e=steps_per_e)
+        code = networks.encode(channel, packet, row)
         counted = int(packet.num_entries[row] * packet.bits_per_entry[row] + packet.extra_bits[row])
-        assert counted == 37 * num_bits and len(code) == -(-counted // 8)
-        back = networks.decode_log(code, 37, num_bits, steps_per_e=steps_per_e)
-        np.testing.assert_allclose(back, packet.values[row], rtol=2e-6)
-        again = networks.encode_log(packet.values[row], num_bits, steps_per_e=steps_per_e)
-        assert again == code, "what was sent is sent as it is"
+        assert counted == 37 * num_bits == len(code)
+        np.testing.assert_array_equal(networks.decode(channel, code, np.zeros(37, np.float32)), packet.values[row])
+        again = networks.encode(channel, sent(packet.values, num_bits, steps_per_e), row)
+        np.testing.assert_array_equal(again, code, "what was sent is sent as it is")
 
 
 def test_a_byte_has_256_values() -> None:
-    decoded = networks.decode_log(bytes(range(256)), 256)
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)).astype(bool)
+    decoded = networks.decode(networks.log_quantize(), bits, np.zeros(256, np.float32))
     assert len(set(decoded.tolist())) == 256
-    assert networks.encode_log(decoded) == bytes(range(256))
+    np.testing.assert_array_equal(networks.encode(networks.log_quantize(), sent(decoded[None])), bits)
 
 
 def test_it_is_odd_idempotent_and_within_its_relative_error() -> None:
@@ -70,9 +71,9 @@ def test_bits_out_of_range(num_bits: object) -> None:
 
 
 def test_what_is_no_code() -> None:
-    with pytest.raises(ValueError, match=r"^decode_log: code must be 3 bytes long, 3 numbers of 8 bits, got 2 bytes"):
-        networks.decode_log(b"ab", 3)
-    with pytest.raises(ValueError, match=r"^encode_log: values\[1\] must be a finite number, got nan"):
-        networks.encode_log([1.0, np.nan])
+    with pytest.raises(ValueError, match=r"^decode: bits must be a whole message, got one that ends 8 bits early"):
+        networks.decode(networks.log_quantize(), np.zeros(16, bool), np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match=r"^encode: packet must be of finite values"):
+        networks.encode(networks.log_quantize(), sent([[1.0, np.nan]]))
     with pytest.raises(ValueError, match=r"^log_quantize: steps_per_e must be a number in \(0, inf\), got 0"):
         networks.log_quantize(steps_per_e=0.0)

@@ -9,12 +9,11 @@ from contract.arguments_parts import KEY, Call, just, ring
 from dlsim import networks
 
 CHANNELS: dict[str, Call] = {
+    "alie_strength": just(num_nodes=10, num_liars=2),
     "byzantine": just(node_ids=(0, 1)),
     "decode": lambda: {"channel": networks.sign(), "bits": np.zeros(34, bool), "like": jnp.ones(2)},
-    "decode_log": just(code=b"abc", count=3),
     "ef21": lambda: {"compressor": networks.sign()},
     "encode": lambda: {"channel": networks.loss(0.1), "packet": ring().send(KEY, jnp.ones((4, 2)))[0]},
-    "encode_log": just(values=[0.1, -2.0]),
     "error_feedback": lambda: {"compressor": networks.sign()},
     "fixed_delay": just(rounds=1),
     "gaussian_noise": just(standard_deviation=0.1),

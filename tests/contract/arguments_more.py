@@ -5,8 +5,9 @@ from __future__ import annotations
 from contract import arguments_matching as matching
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_scenes import SCENES
 
-from dlsim import problems
+from dlsim import aggregators, problems
 
 TEXTS = {"me": "to be or not to be, " * 4, "you": "that is the question: " * 4}
 
@@ -19,11 +20,19 @@ def _spoken() -> dict[str, object]:
     return {"dataset": problems.text_dataset(TEXTS, 8), "model": problems.lstm(2)}
 
 
+_AROUND = {"inner": aggregators.mean()}
+
 MORE_ROWS: dict[str, dict[str, Call]] = {
-    "aggregators": matching.AGGREGATORS,
-    "metrics": matching.METRICS,
-    "networks": COLLECTIVES,
+    "aggregators": {
+        **matching.AGGREGATORS,
+        **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
+        **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
+        "norm_clipping": just(**_AROUND, radius=1.0),
+        "centered_clipping": just(radius=1.0),
+    },
+    "networks": {**COLLECTIVES, **SCENES},
     "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner) | matching.ALGORITHMS,
+    "metrics": matching.METRICS,
     "problems": {
         **matching.PROBLEMS,
         "language_model": _spoken,

@@ -9,9 +9,7 @@ from contract.arguments_parts import LATER, examples, just, private_curve, proce
 
 PRIVATE_CHANNELS: dict[str, Any] = {
     "clipped_rounding": just(clip=1.0),
-    "decode_levels": just(data=b"\x90", num_entries=4, span=1.0, num_levels=3),
     "dp_gaussian": just(clip=1.0, noise_multiplier=1.0),
-    "encode_levels": lambda: {"values": np.array([1.0, 0.0, -1.0]), "span": 1.0, "num_levels": 3},
     "poisson_binomial": just(clip=1.0, theta=0.25),
     "rqm": just(clip=1.0, extension=1.0),
     "secure_aggregation": lambda: {"clip": 1.0, "weights": np.array([1, 2])},

@@ -73,6 +73,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "krum": just(num_byzantine=1),
         "self_centered_clipping": just(radius=1.0),
         "trimmed_mean": just(num_trimmed=1),
+        **MORE_ROWS["aggregators"],
     },
     "algorithms": {
         "a2cid2": lambda: {**optimized()(), "constants": dlsim.algorithms.a2cid2_constants(ring())},

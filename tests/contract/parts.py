@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from contract import world
 from contract.rows import nothing_hidden
 
@@ -77,7 +78,8 @@ class ScenarioCase(NamedTuple):
 
     def on(self, network: Network) -> Network:
         """The network, with links where it needs them: so slow that a round takes seconds."""
-        links = networks.links(network.num_nodes, upload=100.0, compute=0.5)
+        watts = networks.Watts(compute=0.5, upload=0.1, waiting=0.01)
+        links = networks.links(network.num_nodes, upload=100.0, compute=0.5, watts=watts)
         return network.with_links(links) if self.has_links else network
 
     def network(self) -> Network:
@@ -88,6 +90,8 @@ class ScenarioCase(NamedTuple):
         return f"{self.name}-{self.variant}" if self.variant else self.name
 
 
+# Eight nodes walk across each other's ways in five seconds.
+WALK = (np.arange(6.0), np.random.default_rng(3).random((6, world.NUM_NODES, 2)))
 CYCLES = (world.uneven, world.tree)  # two topologies of the same nodes
 
 SCENARIOS = (
@@ -95,6 +99,21 @@ SCENARIOS = (
     ScenarioCase("churn", lambda: networks.churn(0.3, 0.5)),
     ScenarioCase("crash", lambda: networks.crash(2, 0.4)),
     ScenarioCase("outages", lambda: networks.outages((1, 6, 1), (0, 2, 4), (2, 3, 5))),
+    ScenarioCase("relays", lambda: networks.relays((1, 6), (0, 2))),
+    ScenarioCase("disaster", lambda: networks.disaster(world.HIT, 1, 3)),
+    ScenarioCase("disaster", lambda: networks.disaster(world.HIT, 2, loses="links"), variant="links"),
+    ScenarioCase("disaster", lambda: networks.disaster(world.HIT, 2, loses="data"), variant="data"),
+    ScenarioCase("split", lambda: networks.split(world.HIT.astype(int), 1, 3)),
+    ScenarioCase("reweigh", lambda: networks.reweigh(world.uneven(), "metropolis_hastings"), only_restricts=False),
+    ScenarioCase(
+        "reweigh",
+        lambda: networks.reweigh(world.uneven(), sizes=np.arange(world.NUM_NODES)),
+        variant="sizes",
+        only_restricts=False,
+    ),
+    ScenarioCase("random_waypoint", lambda: networks.random_waypoint(0.5, 7, speed=(0.1, 0.3)), only_restricts=False),
+    ScenarioCase("position_trace", lambda: networks.position_trace(WALK, 0.5, 7), only_restricts=False),
+    ScenarioCase("batteries", lambda: networks.batteries(8.0, recharge=1.0), has_links=True),
     ScenarioCase("participation", lambda: networks.participation(3)),
     ScenarioCase("peer_churn", lambda: networks.peer_churn(0.2, 0.5, leave_rate=0.2)),
     ScenarioCase("link_failure", lambda: networks.link_failure(0.4)),
@@ -139,4 +158,15 @@ AGGREGATORS = (
     AggregatorCase("krum", lambda: aggregators.krum(0, num_selected=3)),
     AggregatorCase("geometric_median", aggregators.geometric_median),
     AggregatorCase("self_centered_clipping", lambda: aggregators.self_centered_clipping(1.0)),
+    AggregatorCase("mean_around_median", lambda: aggregators.mean_around_median(1)),
+    AggregatorCase("minimum_diameter", lambda: aggregators.minimum_diameter(1)),
+    AggregatorCase("bulyan", lambda: aggregators.bulyan(0)),
+    AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
+    AggregatorCase("cge", lambda: aggregators.cge(1)),
+    AggregatorCase("caf", lambda: aggregators.caf(1)),
+    AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
+    AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
+    AggregatorCase(
+        "adaptive_robust_clipping", lambda: aggregators.adaptive_robust_clipping(aggregators.trimmed_mean(1), 1)
+    ),
 )

@@ -47,7 +47,8 @@ def looks(network: Network) -> dict[str, Any]:
     )
     chosen = jnp.ones(size, bool) if network.cohort is None else jnp.zeros(size, bool).at[network.cohort].set(True)
     there = jnp.ones(size, bool) if network.is_present is None else network.is_present
-    return {"weights": weights, "own": network.self_weights, "there": there, "chosen": chosen}
+    data = jnp.ones(size, bool) if network.has_data is None else network.has_data
+    return {"weights": weights, "own": network.self_weights, "there": there, "data": data, "chosen": chosen}
 
 
 def test_every_scenario_has_a_row() -> None:
@@ -83,7 +84,8 @@ def test_it_leaves_the_rest_of_the_network_alone(case: ScenarioCase) -> None:
     if not case.has_links:
         world.same(current.links, network.links)
     if case.only_restricts:
-        restored = current.replace(is_present=None, is_linked=None, cohort=None, membership=None, links=network.links)
+        masks = ("is_present", "has_data", "is_linked", "cohort", "membership")
+        restored = current.replace(**dict.fromkeys(masks), links=network.links)
         world.same(restored, network)
 
 

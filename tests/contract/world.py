@@ -19,6 +19,7 @@ NUM_NODES = 8  # one a fake device
 DIMENSION = 5
 RATE = 0.1
 ABSENT = (2, 5)
+HIT = np.isin(np.arange(NUM_NODES), (1, 6))  # by a disaster
 ORDER = (3, 7, 0, 5, 1, 6, 2, 4)
 
 

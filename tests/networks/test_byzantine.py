@@ -8,6 +8,7 @@ import pytest
 
 import dlsim
 from dlsim import aggregators, algorithms, networks, problems
+from dlsim.networks import attacks
 
 LIARS = (1, 4)
 VALUES = jnp.arange(24.0).reshape(6, 4) ** 1.3
@@ -26,7 +27,20 @@ def heard(channel, step=0):
     return np.stack([said[i][0] for i in range(6)]), network
 
 
-@pytest.mark.parametrize("attack", ["sign_flip", "noise", "alie", "zero"])
+def reach(good, is_inside):
+    """The largest g of a lie mean - g deviation that is inside, by bisection."""
+    low, high = 0.0, 1e3
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_inside(good.mean(0) - middle * good.std(0)) else (low, middle)
+    return low
+
+
+def squares(good, at):
+    return ((good - at) ** 2).sum(axis=1)
+
+
+@pytest.mark.parametrize("attack", attacks.ATTACKS)
 def test_what_liars_say(attack):
     said, network = heard(networks.byzantine(LIARS, attack, 1.5))
     honest = np.array([i not in LIARS for i in range(6)])
@@ -35,8 +49,20 @@ def test_what_liars_say(attack):
     expected = {
         "sign_flip": -1.5 * np.asarray(VALUES)[~honest],
         "zero": np.zeros((2, 4)),
+        "constant": np.full((2, 4), 1.5),
         "alie": np.stack([good.mean(0) - 1.5 * good.std(0)] * 2),
+        "inner_product": np.stack([-1.5 * good.mean(0)] * 2),
+        "mimic": np.stack([good[0]] * 2),
     }
+    apart = max(squares(good, x).max() for x in good)
+    largest = {
+        "min_max": lambda lie: squares(good, lie).max() <= apart,
+        "min_sum": lambda lie: squares(good, lie).sum() <= max(squares(good, x).sum() for x in good),
+    }
+    if attack in largest:
+        lie = good.mean(0) - 1.5 * reach(good, largest[attack]) * good.std(0)
+        expected[attack] = np.stack([lie] * 2)
+
     if attack in expected:
         np.testing.assert_allclose(said[~honest], expected[attack], rtol=1e-5, atol=1e-4)
     else:
@@ -48,6 +74,21 @@ def test_what_liars_say(attack):
     _, plain = heard(networks.perfect_channel())
     for lied, honestly in zip(*map(jax.tree.leaves, (network.state.traffic, plain.state.traffic)), strict=True):
         np.testing.assert_array_equal(lied, honestly)
+
+
+def test_who_hears_no_honest_one_lies_about_nobody():
+    """As where messages pass one at a time."""
+    channel = networks.byzantine(range(6), "min_max", 2.0)
+    said, _ = heard(channel)
+    np.testing.assert_array_equal(said, np.asarray(VALUES))
+
+
+def test_how_far_a_little_is():
+    """n = 50, f = 24 as in the paper's table: s = 2 of 26 honest ones, z = 1.43 (it says 1.5 for a bar rounded up)."""
+    assert networks.alie_strength(50, 24) == pytest.approx(1.4261, abs=1e-4)
+    assert networks.alie_strength(4, 1) == pytest.approx(-0.4307, abs=1e-4)
+    with pytest.raises(ValueError, match=r"alie_strength: num_liars must be an integer in \[1, 4\], got 5"):
+        networks.alie_strength(10, 5)
 
 
 def test_a_robust_rule_stands_what_the_mean_does_not():

@@ -17,6 +17,7 @@ from dlsim import checks
 
 CAPACITY = ("client_id", "computation", "communication", "dl_kbps", "ul_kbps")
 AVAILABILITY = ("client_id", "active", "inactive", "finish_time", "duration", "model")
+PLACES = ("client_id", "Timestamp", "x", "y")
 RATES = ("client_id", "Timestamp", "DL_bitrate", "UL_bitrate")
 _WHEN = "%Y.%m.%d_%H.%M.%S"
 
@@ -163,16 +164,7 @@ def read_rates(where: str, path: str | Path, largest_gap: float | None) -> Rates
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     periods: list[int] = []
     for own in _by_device(rows):
-        steps = np.diff(when[own])
-        for i in np.flatnonzero(steps < 0)[:1]:
-            got = f"an earlier one in {_place(rows, int(own[i + 1]))}"
-            checks.fail(where, f"{rows.path}", "a table in the order of time", got, "Sort it by Timestamp.")
-        usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
-        most = 2 * usual if largest_gap is None else largest_gap
-        for i in np.flatnonzero(steps > most)[:1]:
-            got = f"{steps[i]:g} s before {_place(rows, int(own[i + 1]))}"
-            rule = f"a table without gaps (more than {most:g} s between samples)"
-            checks.fail(where, f"{rows.path}", rule, got, f"Fill it, or pass largest_gap={steps[i]:g}.")
+        usual = _usual_step(where, rows, own, when[own], largest_gap)
         since = when[own] - when[own[0]]
         found.append((since, down[own], up[own]))
         periods.append(int(np.ceil(since[-1] + usual)))
@@ -180,6 +172,35 @@ def read_rates(where: str, path: str | Path, largest_gap: float | None) -> Rates
     times = _padded([one[0] for one in found], width)
     downs, ups = (np.where(np.isinf(m), 1.0, m) for m in (_padded([one[s] for one in found], width) for s in (1, 2)))
     return Rates(times, downs, ups, np.array(periods))
+
+
+class Places(NamedTuple):
+    """Where each of M devices is at `times`, in the units of the file."""
+
+    times: np.ndarray  # float64 [M, K] seconds since the first of the file, infinite in the padding
+    positions: np.ndarray  # float64 [M, K, 2], the last one in the padding
+
+
+def read_positions(where: str, path: str | Path, largest_gap: float | None) -> Places:
+    """Rows `[client_id,] Timestamp, x, y`, in seconds (or as dates); every device is there from first to last."""
+    rows = _read(where, path, PLACES, ("Timestamp", "x", "y"))
+    when = _times(where, rows)
+    when = when - when.min()
+    x, y = (_numbers(where, rows, name, at_least=-np.inf) for name in ("x", "y"))
+    owns = _by_device(rows)
+    usual = [_usual_step(where, rows, own, when[own], largest_gap) for own in owns]
+    for own, step in zip(owns, usual, strict=True):
+        most = 2 * step if largest_gap is None else largest_gap
+        ends = ((own[0], "begins", when[own[0]]), (own[-1], "ends", when.max() - when[own[-1]]))
+        for row, what, missing in ends:
+            if missing > most:
+                got = f"a device that {what} {missing:g} s apart from the others, in {_place(rows, int(row))}"
+                rule = f"a table without gaps (more than {most:g} s)"
+                checks.fail(where, f"{rows.path}", rule, got, f"Fill it, or pass largest_gap={missing:g}.")
+    width = max(len(own) for own in owns)
+    places = [np.pad(axis[own], (0, width - len(own)), mode="edge") for own in owns for axis in (x, y)]
+    positions = np.stack(places).reshape(len(owns), 2, width).swapaxes(1, 2)
+    return Places(_padded([when[own] for own in owns], width), positions)
 
 
 def choose(where: str, num_devices: int, num_nodes: int, seed: int | None) -> np.ndarray:
@@ -249,16 +270,32 @@ def _place(rows: Rows, row: int) -> str:
     return f"line {rows.lines[row]}"
 
 
-def _numbers(where: str, rows: Rows, name: str, positive: bool = False) -> np.ndarray:
-    """A column of finite numbers, at least 0 or above it, float64."""
-    rule = f"a table whose {name} is {'above' if positive else 'at least'} 0"
+def _usual_step(where: str, rows: Rows, own: np.ndarray, when: np.ndarray, largest_gap: float | None) -> float:
+    """The median seconds between samples of a device, in the order of time and without gaps, or ValueError."""
+    steps = np.diff(when)
+    for i in np.flatnonzero(steps < 0)[:1]:
+        got = f"an earlier one in {_place(rows, int(own[i + 1]))}"
+        checks.fail(where, f"{rows.path}", "a table in the order of time", got, "Sort it by Timestamp.")
+    usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+    most = 2 * usual if largest_gap is None else largest_gap
+    for i in np.flatnonzero(steps > most)[:1]:
+        got = f"{steps[i]:g} s before {_place(rows, int(own[i + 1]))}"
+        rule = f"a table without gaps (more than {most:g} s between samples)"
+        checks.fail(where, f"{rows.path}", rule, got, f"Fill it, or pass largest_gap={steps[i]:g}.")
+    return usual
+
+
+def _numbers(where: str, rows: Rows, name: str, positive: bool = False, at_least: float = 0.0) -> np.ndarray:
+    """A column of finite numbers, at least so much or above 0, float64."""
+    rule = f"a table whose {name} is {'above 0' if positive else f'at least {at_least:g}'}"
+    rule = f"a table of finite numbers in {name}" if np.isinf(at_least) else rule
     out = np.empty(len(rows.lines))
     for i, cell in enumerate(rows.columns[name]):
         try:
             out[i] = float(cell)
         except ValueError:
             out[i] = np.nan
-        if not np.isfinite(out[i]) or out[i] < 0 or (positive and out[i] == 0):
+        if not np.isfinite(out[i]) or out[i] < at_least or (positive and out[i] == 0):
             checks.fail(where, f"{rows.path}", rule, f"{cell!r} in {_place(rows, i)}")
     return out
 

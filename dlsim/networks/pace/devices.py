@@ -13,7 +13,7 @@ from dlsim.core import Array, Scenario
 from dlsim.networks.network import Network
 from dlsim.networks.pace.device_traces import choose, read_rates, read_sessions
 from dlsim.networks.pace.seconds import elapse
-from dlsim.networks.scenarios import restrict
+from dlsim.networks.scenes.presence import restrict
 from dlsim.running.counters import Clock
 
 _LINKS = "Call network.with_links(dlsim.networks.links(...)) first."
@@ -43,7 +43,7 @@ def sessions(present_seconds: Any, absent_seconds: Any) -> Scenario:
     checks.number("sessions", "absent_seconds", absent_seconds, 0.0, open_minimum=True)
 
     def init(key: Array, network: Network) -> SessionState:
-        _check_links("sessions", network)
+        check_links("sessions", network)
         share = present_seconds / (present_seconds + jnp.float32(absent_seconds))
         draw = keys.node_uniform(key, network.node_ids, 1)[:, 0]
         return SessionState(draw < share, network.state.traffic.clock)
@@ -52,7 +52,7 @@ def sessions(present_seconds: Any, absent_seconds: Any) -> Scenario:
         share = present_seconds / (present_seconds + jnp.float32(absent_seconds))
         now = network.state.traffic.clock
         rate = 1 / jnp.float32(present_seconds) + 1 / jnp.float32(absent_seconds)
-        kept = jnp.exp(-_between(state.looked, now) * rate)
+        kept = jnp.exp(-between_clocks(state.looked, now) * rate)
         draw = keys.node_uniform(key, network.node_ids, 2)
         there = draw[:, 0] < share + jnp.where(state.is_present, 1 - share, -share) * kept
         # The exponential has no memory: who is away now comes back after a fresh draw of it.
@@ -91,7 +91,7 @@ def session_trace(path: str | Path, *, seed: int | None = None, seconds_per_roun
     def init(key: Array, network: Network) -> Array:
         del key
         if seconds_per_round is None:
-            _check_links(where, network, "Or pass seconds_per_round.")
+            check_links(where, network, "Or pass seconds_per_round.")
         choose(where, len(trace.period), network.num_nodes, seed)
         return jnp.zeros((), jnp.int32)
 
@@ -140,7 +140,7 @@ def rate_trace(
 
     def init(key: Array, network: Network) -> Array:
         del key
-        _check_links(where, network)
+        check_links(where, network)
         choose(where, len(trace.period), network.num_nodes, seed)
         return jnp.zeros((), jnp.int32)
 
@@ -182,7 +182,7 @@ def stragglers(slowest: Any, fastest: Any = None, *, probability: Any = 1.0, las
         return jnp.where(draws[:, 0] < probability, factor, 1.0)
 
     def init(key: Array, network: Network) -> Any:
-        _check_links("stragglers", network)
+        check_links("stragglers", network)
         return draw(key, network) if lasting else ()
 
     def step(key: Array, state: Any, network: Network) -> tuple[Any, Network]:
@@ -210,7 +210,7 @@ def fading(sigma: Any, memory: Any = 0.9) -> Scenario:
     checks.probability("fading", "memory", memory)
 
     def init(key: Array, network: Network) -> Array:
-        _check_links("fading", network)
+        check_links("fading", network)
         return sigma * keys.node_normal(key, network.node_ids, 1)[:, 0]
 
     def step(key: Array, state: Array, network: Network) -> tuple[Array, Network]:
@@ -223,7 +223,8 @@ def fading(sigma: Any, memory: Any = 0.9) -> Scenario:
     return Scenario(init=init, step=step)
 
 
-def _check_links(where: str, network: Network, more: str = "") -> None:
+def check_links(where: str, network: Network, more: str = "") -> None:
+    """The network has links, or ValueError."""
     if network.links is None:
         checks.fail(where, "network", "one with links", "one without", f"{_LINKS} {more}".strip())
 
@@ -247,7 +248,7 @@ def _place(network: Network, rounds: Array, seconds_per_round: Any, period: Arra
     return (clock.seconds % period).astype(jnp.float32) + clock.nanoseconds.astype(jnp.float32) * 1e-9
 
 
-def _between(before: Clock, after: Clock) -> Array:
+def between_clocks(before: Clock, after: Clock) -> Array:
     """Seconds from one reading of a clock to a later one, float32."""
     whole = (after.seconds - before.seconds).astype(jnp.float32)
     return whole + (after.nanoseconds.astype(jnp.float32) - before.nanoseconds.astype(jnp.float32)) * 1e-9

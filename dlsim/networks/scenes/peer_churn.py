@@ -10,7 +10,7 @@ from dlsim import checks, keys
 from dlsim.core import Array, Scenario
 from dlsim.networks.fields import Membership
 from dlsim.networks.network import Network
-from dlsim.networks.scenarios import restrict
+from dlsim.networks.scenes.presence import restrict
 
 
 def peer_churn(

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
@@ -59,64 +58,6 @@ def crash(at_step: int, fraction: Any) -> Scenario:
         return (rounds + 1, survives), restrict(network, survives | (rounds < at_step))
 
     return Scenario(init=init, step=step)
-
-
-def outages(node_ids: Any, start: Any, end: Any | None = None) -> Scenario:
-    """Given nodes are away at given times: node `node_ids[k]` in every round t with `start[k] <= t < end[k]`, k = 0..K-1.
-
-    Rounds count from 0; of methods with clocks they are the windows of simulated time.  A node may stand in the table
-    more than once, and is away while any of its outages lasts.  Whoever is away keeps its state and neither sends nor
-    hears, as in `churn`.  Everything in the table is data and may be traced, so that a sweep over when a disaster comes,
-    how long it lasts and whom it hits is one program: a table of all nodes, `start=jnp.where(is_hit, begin, jnp.inf)`,
-    says who is hit.
-
-    Args:
-      node_ids: integers `[K]`, positions in the network as it was built; a traced one that no node has hits nobody.
-      start: the first round of each outage, a number for all or `[K]`; infinity: never.
-      end: the first round after it, likewise; infinity, or None: for good.
-    """
-    where = "outages"
-    ids = checks.array(where, "node_ids", node_ids, (None,))
-    is_known = checks.is_concrete(ids)
-    if not jnp.issubdtype(ids.dtype, jnp.integer) or (is_known and ids.size and ids.min() < 0):
-        checks.fail(where, "node_ids", "integers >= 0, [K]", checks.describe(node_ids))
-    first, last = (_times(name, given, ids.shape[0]) for name, given in (("start", start), ("end", end)))
-    if checks.is_concrete((first, last)):
-        backward = np.flatnonzero(np.broadcast_to((last < first) & np.isfinite(first), ids.shape))
-        if len(backward):
-            k = int(backward[0])
-            rows = [np.broadcast_to(table, ids.shape)[k] for table in (first, last)]
-            checks.fail(where, "end", "no earlier than start", f"{rows[1]:g} after {rows[0]:g} in row {k}")
-
-    def init(key: Array, network: Network) -> Array:
-        del key
-        if is_known and ids.size and int(ids.max()) >= network.num_nodes:
-            checks.fail(where, "node_ids", f"below the number of nodes, {network.num_nodes}", int(ids.max()))
-        return jnp.zeros((), jnp.int32)
-
-    def step(key: Array, state: Array, network: Network) -> tuple[Array, Network]:
-        del key
-        now = jnp.broadcast_to((first <= state) & (state < last), ids.shape)
-        rows = jnp.where(ids < 0, network.num_nodes, ids)  # below zero would count from the end
-        hits = jnp.zeros(network.num_nodes, jnp.int32).at[rows].add(now.astype(jnp.int32), mode="drop")
-        return state + 1, restrict(network, hits[network.node_ids] == 0)
-
-    return Scenario(init=init, step=step)
-
-
-def _times(name: str, given: Any, num: int) -> Any:
-    """Rounds as numbers `[]` or `[K]`, which may be infinite; tracers stay as they are."""
-    if given is None and name == "end":
-        return np.float32(np.inf)
-    rule = f"a number of rounds, or one for each of the {num} outages"
-    times = given if isinstance(given, jax.core.Tracer) else checks.host("outages", name, given, rule)
-    if not checks.is_real_type(times.dtype) or times.shape not in ((), (num,)):
-        checks.fail("outages", name, rule, checks.describe(given))
-    if isinstance(times, jax.core.Tracer):
-        return times
-    if np.isnan(times).any():
-        checks.fail("outages", name, rule, checks.describe(given))
-    return times.astype(np.float32)
 
 
 def participation(cohort_size: int) -> Scenario:

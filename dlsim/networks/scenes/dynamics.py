@@ -87,10 +87,7 @@ def time_varying(
         if dwell_rounds is not None:
             turn = jnp.asarray(turns)[turn]
         now = {name: values[turn] for name, values in stacked.items()}
-        if network.is_linked is not None:
-            checks.fail(
-                where, "place", "before scenarios that take links away", "after one", "Put it first in chain()."
-            )
+        check_first(where, network)
         network = network.replace(
             **{"is_edge": None, **now},
             matrix=None,
@@ -103,6 +100,12 @@ def time_varying(
         return state + 1, network
 
     return Scenario(init=init, step=step, properties=properties)
+
+
+def check_first(where: str, network: Network) -> None:
+    """Nobody has taken links away yet, of a topology that is about to be replaced, or ValueError."""
+    if network.is_linked is not None:
+        checks.fail(where, "place", "before scenarios that take links away", "after one", "Put it first in chain().")
 
 
 def _stacked(networks: Sequence[Network]) -> dict[str, Array]:
@@ -156,8 +159,7 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
         return ()
 
     def step(key: Array, state: tuple[()], network: Network) -> tuple[tuple[()], Network]:
-        if network.is_linked is not None:
-            checks.fail("epidemic", "place", "before scenarios that take links away", "after one", "Put it first.")
+        check_first("epidemic", network)
         fresh = network.replace(is_edge=None, matrix=None, grid=None, offsets=None, labels=None, properties=properties)
         return state, draw(key, fresh, out_degree)
 

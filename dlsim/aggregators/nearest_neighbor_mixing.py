@@ -1,0 +1,47 @@
+"""NNM: every candidate is replaced by the mean of those nearest to it, before a rule sees it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dlsim import checks
+from dlsim.aggregators.candidates import distances, squared_distances, weighted_sum, with_own
+from dlsim.core import Aggregator, Array, PyTree
+from dlsim.networks.network import Inbox
+
+
+def nearest_neighbor_mixing(inner: Aggregator, num_byzantine: int) -> Aggregator:
+    """`inner` of v'_k = mean of the c - f candidates nearest to v_k, itself among them; c candidates, the own one too.
+
+    Honest candidates come closer to each other, so that the rule inside errs less where nodes hold different data.  What
+    is not finite is far from everything and is not shown to the rule inside.
+
+    Args:
+      inner: the rule that sees the mixed values.
+      num_byzantine: f >= 0, structural.  With f = 0 all candidates become the plain mean.
+    Source: Allouah, Farhadkhani, Guerraoui, Gupta, Pinot and Stephan, Fixing by mixing, AISTATS 2023.
+    """
+    checks.instance("nearest_neighbor_mixing", "inner", inner, Aggregator, "Pass a rule, e.g. krum(1).")
+    checks.integer("nearest_neighbor_mixing", "num_byzantine", num_byzantine, 0)
+
+    def apply(key: Array, state: PyTree, own: PyTree, inbox: Inbox) -> tuple[PyTree, PyTree]:
+        values, mask = with_own(own, inbox)
+        is_pair = mask[:, :, None] & mask[:, None, :]
+        lengths = distances(values, squared_distances(values), is_pair)
+        is_sound = is_pair & jnp.isfinite(lengths)
+        rank = jnp.argsort(jnp.argsort(jnp.where(is_sound, lengths, jnp.inf), axis=2, stable=True), axis=2)
+        kept = jnp.maximum(jnp.sum(mask, axis=1) - num_byzantine, 1)[:, None, None]
+        near = is_sound & (rank < kept)
+        share = near / jnp.maximum(jnp.sum(near, axis=2, keepdims=True), 1)
+
+        def mixed(k: Array) -> PyTree:
+            return weighted_sum(jax.lax.dynamic_index_in_dim(share, k, axis=1, keepdims=False), values)
+
+        rows = jax.lax.map(mixed, jnp.arange(mask.shape[1]))
+        mine = jax.tree.map(lambda v: v[0], rows)
+        heard = jax.tree.map(lambda v: jnp.moveaxis(v[1:], 0, 1), rows)
+        seen = inbox.mask & jnp.any(near[:, 1:], axis=2)
+        return inner.apply(key, state, mine, inbox._replace(values=heard, mask=seen))
+
+    return Aggregator(init=inner.init, apply=apply, source="Allouah et al., AISTATS 2023")
