@@ -106,7 +106,8 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
         num = jax.tree.leaves(params)[0].shape[0]
         if np.ndim(num_matchings) == 1 and np.size(num_matchings) != num:
             checks.fail(where, "num_matchings", f"a number or {num}, one a node", f"{np.size(num_matchings)} numbers")
-        left = jnp.broadcast_to(jnp.asarray(num_matchings, jnp.float32), (num,))
+        most = jnp.finfo(jnp.float32).max  # in place of infinity: states are finite
+        left = jnp.broadcast_to(jnp.minimum(jnp.asarray(num_matchings, jnp.float32), most), (num,))
         return AlignedState(inner.init(params), left, jnp.zeros(num, jnp.uint32), jnp.zeros(num, jnp.float32))
 
     def merge(

@@ -25,7 +25,7 @@ class _Search(NamedTuple):
     before: Array  # int32 [n] the row before each column on that path
     is_settled: Array  # bool [n] columns whose path is final
     is_found: Array  # bool [] a free column was reached: the path is being turned round
-    count: Array  # int32 [] steps so far
+    passes: Array  # int32 [] so far
 
 
 @checks.typed
@@ -47,7 +47,7 @@ def linear_assignment(scores: Array) -> Array:
       Computing 1987; Crouse, On implementing 2D rectangular assignment algorithms, IEEE TAES 2016.  Differs: reduction of
       rows and columns alone comes before the paths, no augmenting row reduction.
     """
-    shape = getattr(scores, "shape", ())
+    shape: tuple[int, ...] = getattr(scores, "shape", ())
     if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
         rule = "square matrices [..., H, H] with H >= 1"
         checks.fail("linear_assignment", "scores", rule, checks.describe(scores))
@@ -69,7 +69,7 @@ def _solve(scores: Array) -> Array:
     column_of = jnp.where(first < num, first, -1)
     row_of = jnp.where(first[offered] == columns, offered, -1)
 
-    def begin(prices: Array, row_of: Array, column_of: Array, count: Array) -> _Search:
+    def begin(prices: Array, row_of: Array, column_of: Array, passes: Array) -> _Search:
         root = jnp.argmax(column_of < 0).astype(jnp.int32)
         return _Search(
             prices=prices,
@@ -83,15 +83,16 @@ def _solve(scores: Array) -> Array:
             before=jnp.zeros(num, jnp.int32),
             is_settled=jnp.zeros(num, bool),
             is_found=jnp.zeros((), bool),
-            count=count,
+            passes=passes,
         )
 
     def is_open(search: _Search) -> Array:
-        return jnp.any(search.column_of < 0) & (search.count < num * (2 * num + 1))
+        return jnp.any(search.column_of < 0) & (search.passes < num * (2 * num + 1))
 
     def step(search: _Search) -> _Search:
-        count = search.count + 1
-        return jax.lax.cond(search.is_found, turn, seek, search._replace(count=count))
+        on = search._replace(passes=search.passes + 1)
+        found: _Search = jax.lax.cond(search.is_found, turn, seek, on)
+        return found
 
     def seek(search: _Search) -> _Search:
         """The nearest column that is not settled yet."""
@@ -122,7 +123,7 @@ def _solve(scores: Array) -> Array:
         left = search.column_of[row]
         row_of, column_of = search.row_of.at[search.column].set(row), search.column_of.at[row].set(search.column)
         is_last = row == search.root
-        anew = begin(search.prices, row_of, column_of, search.count)
+        anew = begin(search.prices, row_of, column_of, search.passes)
         on = search._replace(row_of=row_of, column_of=column_of, column=left)
         return jax.tree.map(lambda new, old: jnp.where(is_last, new, old), anew, on)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -119,7 +120,7 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
         def layer(place: int, orders: tuple[Array, ...]) -> tuple[Array, ...]:
             others = tuple(jnp.asarray(identity[i]) if i == place else order for i, order in enumerate(orders))
             mine = units.touching(place, units.permute(trained(heard), others))
-            scores = sum(r @ h.T for r, h in zip(against[place], mine, strict=True))
+            scores: Array = functools.reduce(jnp.add, [r @ h.T for r, h in zip(against[place], mine, strict=True)])
             new = linear_assignment(scores)
             index = jnp.arange(new.shape[0])
             # An order that is as good stays, or rounding would go round in circles.
@@ -242,7 +243,7 @@ def _check_heard(where: str, example: PyTree, inbox: Inbox) -> None:
     """Models of other shapes than the problem's cannot be merged with them."""
     like, heard = jax.tree_util.tree_leaves_with_path(example), jax.tree_util.tree_leaves_with_path(inbox.values)
     fix = "All nodes need the same layers and widths."
-    if jax.tree.structure(example) != jax.tree.structure(inbox.values):
+    if str(jax.tree.structure(example)) != str(jax.tree.structure(inbox.values)):
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in heard[:4])
         checks.fail(where, "models", "of the problem's structure", f"arrays {names}", fix)
     for (path, one), (_, leaf) in zip(like, heard, strict=True):

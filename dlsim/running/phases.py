@@ -56,9 +56,9 @@ def phase_identity(phases: Sequence[Phase | None]) -> dict[str, Any]:
 def _worked(phase: Phase, key: Any, step: int, view: PyTree) -> PyTree:
     """What the host makes of one run's view, NumPy; of the structure, shapes and dtypes that it had, or one line."""
     new = phase.work(key, step, view)
-    if jax.tree.structure(new) != jax.tree.structure(view):
-        got = str(jax.tree.structure(new))
-        checks.fail("simulate", "process.phase.work", f"one that gives a view, {jax.tree.structure(view)}", got)
+    made, wanted = str(jax.tree.structure(new)), str(jax.tree.structure(view))
+    if made != wanted:
+        checks.fail("simulate", "process.phase.work", f"one that gives a view, {wanted}", made)
 
     def leaf(path: Any, made: Any, old: Any) -> np.ndarray:
         made = np.asarray(made)

@@ -226,7 +226,8 @@ def compile_traced(
     began = time.perf_counter()
     start, advance, around = _functions(traced)
     if data.own[2].ndim:
-        start, advance, *around = for_runs(start, advance, *around, num_runs=data.own[2].shape[0], at_once=at_once)
+        start, advance, *both = for_runs(start, advance, *around, num_runs=data.own[2].shape[0], at_once=at_once)
+        around = tuple(both)
     carry = jax.eval_shape(start, *data)
     lead = data.own[2].shape
     row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), traced.measure.shapes)
@@ -240,7 +241,7 @@ def compile_traced(
     count = np.zeros((), np.int32)
     start_program = jax.jit(start, **first).lower(*data).compile()
     program = jax.jit(advance, donate_argnums=(2,), **then).lower(*data, carry, count, count).compile()
-    phase = None if traced.read is None else _compiled_phase(*around, data, carry, placement)
+    phase = None if not around else _compiled_phase(around[0], around[1], data, carry, placement)
     seconds = time.perf_counter() - began
     return Executable(start_program, program, (carry, row), seconds, _bytes_needed(program), traced, phase)
 
