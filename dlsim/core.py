@@ -180,6 +180,17 @@ class GradientFn(Protocol):
     def __call__(self, key: Array, params: PyTree, node_ids: Array, /) -> tuple[PyTree, Array]: ...
 
 
+class WarmProximal(NamedTuple):
+    """A proximal map that is found by iterations, each call going on from where the node's last one ended.
+
+    `init(node_ids [n]) -> memory [n, ...]`; `solve(params [n, ...], rho [] or [n], node_ids [n], memory) -> (prox of
+    f_i / rho at params, memory)`.  rho is above 0; at a fixed point of the method that calls it, the map is exact.
+    """
+
+    init: Any
+    solve: Any
+
+
 class Problem(NamedTuple):
     """What the nodes want.  Knows nothing of networks or algorithms.
 
@@ -195,9 +206,10 @@ class Problem(NamedTuple):
     full_gradient: GradientFn  # the same on all of each node's data; the key is not used
     evaluate: Any  # (params [n, ...], node_ids [n] | None) -> dict of [n]: the global objective and test metrics
     num_examples: Any  # [N] sizes of the nodes' data (host array), the usual aggregation weights
-    batch_size: int = 1  # gradient evaluations behind one call of `gradient`, per node
+    batch_size: int = 1  # examples behind one call of `gradient`, per node
     optimum: PyTree | None = None  # argmin of f where a closed form is known, [...]
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
+    warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
     # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
@@ -210,10 +222,16 @@ class Problem(NamedTuple):
     # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
     start: Any | None = None
     model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
+    num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
+
+    @property
+    def evaluations(self) -> int:
+        """Gradient evaluations behind one call of `gradient`, per node."""
+        return self.batch_size * self.num_passes
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "smoothness", "start", "node_block")
+        known = ("optimum", "proximal", "warm_proximal", "smoothness", "start", "node_block")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -253,6 +271,10 @@ class EventAlgorithm(NamedTuple):
 
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
+
+    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives, with `hear` saying of which:
+    "newest" leaves out those that a later one over the same link overtook, "all" hears them too.  Methods that need both
+    ends of a meeting to act at one instant say `prompt` among their requirements.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
@@ -267,6 +289,8 @@ class EventAlgorithm(NamedTuple):
     trains: bool = True  # whether its infos hold losses
     requires: frozenset[str] = frozenset()
     source: str = ""
+    hear: str = "newest"
+    on_late: Any = None  # as `on_message`, for a message that was under way; None: the same
 
 
 class ArrivalAlgorithm(NamedTuple):
@@ -356,13 +380,27 @@ class Scenario(NamedTuple):
     properties: frozenset[str] | None = None  # among PROPERTIES; None: those of the network it is given
 
 
+class LinearRule(NamedTuple):
+    """What a rule needs that asks for no message by itself, only for weighted means of them and of a few numbers of each.
+
+    `reduce(values [n, ...]) -> numbers [n, ...]`, row by row, what is asked of a message beside its values; `()`: nothing.
+    `finish(own, mixed, share [n]) -> aggregated [n, ...]`, where `own` and `mixed` are pairs (values, numbers), of the node
+    itself and own + sum_j w_j (heard_j - own), and share = sum_j w_j is the weight of all that was heard.
+    """
+
+    reduce: Any
+    finish: Any
+
+
 class Aggregator(NamedTuple):
     """How a receiver turns what it heard into one value: mean, median, Krum, ...
 
     `init(params [N, ...]) -> state`, every leaf leading with N; `apply(key, state, own [n, ...], inbox) -> (state,
-    aggregated [n, ...])`.
+    aggregated [n, ...])`.  Where `linear` says the same of means alone nobody holds the messages, `[N, K, ...]`
+    (`dlsim.aggregators.linear`).
     """
 
     init: Any
     apply: Any
     source: str = ""
+    linear: LinearRule | None = None

@@ -118,7 +118,7 @@ def mean(tree: PyTree, weights: Array | None = None) -> PyTree:
 def squared_norm(tree: PyTree) -> Array:
     """Squared Euclidean norm of each node's row, float32 `[n]`."""
     parts = [
-        jnp.sum(jnp.square(leaf.reshape(leaf.shape[0], -1)).astype(jnp.float32), axis=1)
+        jnp.sum(jnp.square(leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))).astype(jnp.float32), axis=1)
         for leaf in jax.tree.leaves(widen(tree))
     ]
     return sum(parts[1:], start=parts[0])

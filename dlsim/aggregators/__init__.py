@@ -17,6 +17,7 @@ from dlsim.aggregators.minimum_diameter import minimum_diameter
 from dlsim.aggregators.nearest_neighbor_mixing import nearest_neighbor_mixing
 from dlsim.aggregators.self_centered_clipping import self_centered_clipping
 from dlsim.aggregators.trimmed_mean import trimmed_mean
+from dlsim.aggregators.variance_corrected import variance_corrected
 
 __all__ = [
     "Matching",
@@ -39,5 +40,6 @@ __all__ = [
     "norm_clipping",
     "self_centered_clipping",
     "trimmed_mean",
+    "variance_corrected",
     "weight_matching",
 ]

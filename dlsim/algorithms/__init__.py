@@ -29,6 +29,7 @@ from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
+from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.nids import nids
 from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
@@ -82,6 +83,7 @@ __all__ = [
     "local_events",
     "local_updates",
     "lt_admm",
+    "network_lasso",
     "nids",
     "power_sgd",
     "proxskip",

@@ -33,7 +33,7 @@ def ad_psgd(problem: Problem, optimizer: optax.GradientTransformation, *, read: 
 
     A gradient event is the end of a computation: the gradient is that of the model which node i read when the
     computation began, at its last gradient event (x^_i); since then it may have been averaged several times.  How
-    often is its staleness.
+    often is its staleness.  Where messages take time, x_i <- (x_i + x_j(sent)) / 2 when x_j arrives, and so j.
 
     Args:
       problem: what the nodes learn.

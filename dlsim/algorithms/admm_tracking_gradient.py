@@ -11,6 +11,7 @@ from dlsim.algorithms import edge_duals
 from dlsim.algorithms.gradient_tracking import gradient_count
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.edge_messages import sum_at_receivers
 from dlsim.networks.network import Network
 
 
@@ -74,7 +75,7 @@ def admm_tracking_gradient(
 
     def step(key: Array, state: ADMMTrackingState, network: Network) -> tuple[ADMMTrackingState, Network, Info]:
         gradient, loss = oracle(keys.stream(key, "batch"), state.params, network.node_ids)
-        total = trees.add((state.params, gradient), edge_duals.summed(network, state.duals))
+        total = trees.add((state.params, gradient), sum_at_receivers(network, state.duals))
         y, s = said = trees.scale(1 / (1 + penalty * edge_duals.degrees(network)), total)
         params = jax.tree.map(lambda x, y, s: x + step_size * (y - learning_rate * s - x), state.params, y, s)
         duals, network = edge_duals.exchange(network, key, state.duals, said, penalty, relaxation)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from dlsim import checks, keys, trees
+import jax.numpy as jnp
+
+from dlsim import checks, trees
+from dlsim.aggregators.linear import aggregate, initial_state
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Aggregator, Algorithm, Array, Info, Problem, PyTree
@@ -18,7 +21,7 @@ ORDERS = ("adapt_then_combine", "combine_then_adapt")
 
 class DSGDState(NamedTuple):
     params: PyTree  # [N, ...]
-    optimizer_state: PyTree  # [N, ...]
+    optimizer_state: PyTree  # [N, ...]; where it starts anew each round, int32 []: the rounds so far
     aggregator_state: PyTree
 
 
@@ -28,6 +31,8 @@ def dsgd(
     *,
     num_local_steps: int = 1,
     num_local_epochs: int | None = None,
+    num_gossip_steps: int = 1,
+    fresh_optimizer: bool = False,
     order: str = "adapt_then_combine",
     aggregator: Aggregator | None = None,
     weighting: str = "uniform",
@@ -41,15 +46,21 @@ def dsgd(
 
     where g_i is node i's stochastic gradient.  Papers call both D-PSGD or DGD; on the complete graph only the first is
     centralised SGD.  With K = `num_local_steps` > 1 the gradient step becomes K optimiser steps from x_i (local SGD
-    over a graph); combine-then-adapt adds their displacement to the mixed parameters.
+    over a graph); combine-then-adapt adds their displacement to the mixed parameters.  With Q = `num_gossip_steps` > 1 a
+    round mixes Q times, with W^Q in place of W, each time with messages of its own.
 
-    Under the scenario `dlsim.networks.epidemic(s)` this is Epidemic Learning.
+    Under the scenario `dlsim.networks.epidemic(s)` this is Epidemic Learning.  With K > 1 it is DFedAvg, with a momentum
+    that starts anew each round DFedAvgM; on `dlsim.problems.sharpness_aware(problem, rho)` it is DFedSAM, and with Q > 1
+    DFedSAM-MGS.
 
     Args:
       problem: what the nodes learn.
       optimizer: the local optimiser, one state a node; its floats may be traced.
       num_local_steps: K, structural.
       num_local_epochs: E, in place of K: a node goes E times through its own data, see `local_updates`; structural.
+      num_gossip_steps: Q >= 1, structural.
+      fresh_optimizer: the optimiser's state (momentum, moments) starts anew each round, and its schedules count
+        rounds; else it is kept, and they count local steps.  Structural.
       order: `"adapt_then_combine"` or `"combine_then_adapt"`.
       aggregator: a rule for what a node hears, in place of the linear mix (`dlsim.aggregators`); adapt-then-combine.
       weighting: `"uniform"` (the mean of the f_i), or `"examples"` (the mean over all data: gradients of f_i are taken
@@ -57,10 +68,12 @@ def dsgd(
 
     Returns:
       Algorithm whose state holds the parameters and optimiser states of all nodes.
-    Cost per round: K gradients and one message of D numbers a neighbour, per node.
+    Cost per round: K gradients and Q messages of D numbers a neighbour, per node.
     Assumes: connected network with row-stochastic weights; the mean is preserved where they are doubly stochastic.
     Source: Lian et al., Can decentralized algorithms outperform centralized algorithms? NeurIPS 2017
-      (combine-then-adapt); Chen and Sayed, Diffusion adaptation strategies, IEEE TSP 2012 (adapt-then-combine).
+      (combine-then-adapt); Chen and Sayed, Diffusion adaptation strategies, IEEE TSP 2012 (adapt-then-combine);
+      Sun, Li and Wang, Decentralized federated averaging, IEEE TPAMI 2023 (DFedAvg, DFedAvgM); Shi et al., Improving the
+      model consistency of decentralized federated learning, ICML 2023 (DFedSAM, DFedSAM-MGS).
     """
     problem = weighted("dsgd", problem, weighting)
     checks.one_of("dsgd", "order", order, ORDERS)
@@ -68,31 +81,39 @@ def dsgd(
         checks.instance("dsgd", "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")
     if aggregator is not None and order != "adapt_then_combine":
         checks.fail("dsgd", "order", "'adapt_then_combine' where an aggregator is given", repr(order))
-    local = local_updates(problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="dsgd")
+    if num_gossip_steps == 0 and not isinstance(num_gossip_steps, bool):
+        fix = "Nodes that never talk are dlsim.algorithms.isolated_training."
+        checks.fail("dsgd", "num_gossip_steps", "an integer >= 1", num_gossip_steps, fix)
+    checks.integer("dsgd", "num_gossip_steps", num_gossip_steps, 1)
+    is_fresh = checks.flag("dsgd", "fresh_optimizer", fresh_optimizer)
+    local = local_updates(
+        problem, optimizer, num_local_steps, num_local_epochs=num_local_epochs, where="dsgd", restarts=is_fresh
+    )
 
     def init(key: Array, params: PyTree, network: Network) -> DSGDState:
         del key, network
-        aggregator_state = () if aggregator is None else aggregator.init(params)
-        return DSGDState(params, local.init(params), aggregator_state)
+        optimizer_state = jnp.zeros((), jnp.int32) if is_fresh else local.init(params)
+        return DSGDState(params, optimizer_state, initial_state(aggregator, params))
 
     def step(key: Array, state: DSGDState, network: Network) -> tuple[DSGDState, Network, Info]:
-        aggregator_state = state.aggregator_state
-        base = None
+        aggregator_state, base = state.aggregator_state, None
         if order == "combine_then_adapt":
-            base, network = network.mix(key, state.params)
+            _, base, network = aggregate(network, key, None, (), state.params, num_steps=num_gossip_steps)
+        optimizer_state, round = state.optimizer_state, None
+        if is_fresh:
+            optimizer_state, round = local.init(state.params), state.optimizer_state
         # With a base the updates, of gradients at the nodes' own models, are added to it instead, block by block.
-        adapted, optimizer_state, info = local.run(
-            key, state.params, state.optimizer_state, network.node_ids, network.trainers, onto=base
+        params, optimizer_state, info = local.run(
+            key, state.params, optimizer_state, network.node_ids, network.trainers, onto=base, round=round
         )
-        if aggregator is not None:
-            inbox, network = network.gather(key, adapted)
-            aggregator_state, params = aggregator.apply(keys.stream(key, "aggregate"), aggregator_state, adapted, inbox)
-            aggregator_state = trees.select(network.is_present, aggregator_state, state.aggregator_state)
-        elif order == "adapt_then_combine":
-            params, network = network.mix(key, adapted)
+        if is_fresh:
+            optimizer_state = state.optimizer_state + 1
+        if order == "adapt_then_combine":
+            aggregator_state, params, network = aggregate(
+                network, key, aggregator, aggregator_state, params, num_steps=num_gossip_steps
+            )
         else:
-            params = adapted
-        params = trees.select(network.is_present, params, state.params)
+            params = trees.select(network.is_present, params, state.params)
         return DSGDState(params, optimizer_state, aggregator_state), network, info
 
     return Algorithm(

@@ -58,7 +58,7 @@ def full_count(problem: Problem, node_ids: Array) -> Array:
 
 def batch_count(problem: Problem, node_ids: Array) -> Array:
     """Gradient evaluations of one stochastic gradient of these nodes, uint32 `[n]`."""
-    return jnp.full(node_ids.shape, problem.batch_size, jnp.uint32)
+    return jnp.full(node_ids.shape, problem.evaluations, jnp.uint32)
 
 
 def _memoryless(problem: Problem, use_full_gradient: bool) -> Estimator:

@@ -115,6 +115,6 @@ def at_pace(schedule: Any, pace: Any, problem: Problem, where: str) -> Any:
             checks.fail(where, "pace", "given for a network without links", "None", fix)
         model = jax.eval_shape(lambda key: trees.replicate(problem.init(key), 1), jax.random.key(0))
         bits = trees.num_bits(model)
-        return schedule(arrivals.pace_from_links(network.links, problem.batch_size, bits, bits))
+        return schedule(arrivals.pace_from_links(network.links, problem.evaluations, bits, bits))
 
     return made

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlsim import checks, keys, trees
+from dlsim import checks
+from dlsim.aggregators.linear import aggregate, initial_state
 from dlsim.core import Aggregator, Algorithm, Array, Info, PyTree
 from dlsim.networks.network import Network
 
@@ -37,19 +38,11 @@ def gossip(*, aggregator: Aggregator | None = None) -> Algorithm:
 
     def init(key: Array, params: PyTree, network: Network) -> GossipState:
         del key, network
-        return GossipState(params, () if aggregator is None else aggregator.init(params))
+        return GossipState(params, initial_state(aggregator, params))
 
     def step(key: Array, state: GossipState, network: Network) -> tuple[GossipState, Network, Info]:
-        aggregator_state = state.aggregator_state
-        if aggregator is None:
-            params, network = network.mix(key, state.params)
-        else:
-            inbox, network = network.gather(key, state.params)
-            aggregator_state, params = aggregator.apply(
-                keys.stream(key, "aggregate"), aggregator_state, state.params, inbox
-            )
-        new = trees.select(network.is_present, GossipState(params, aggregator_state), state)
-        return new, network, {}
+        aggregator_state, params, network = aggregate(network, key, aggregator, state.aggregator_state, state.params)
+        return GossipState(params, aggregator_state), network, {}
 
     return Algorithm(
         init=init,

@@ -50,7 +50,8 @@ def gossip_learning(
         update:              num_local_steps optimiser steps on j's data, t + num_local_steps
 
     Without a gradient clock: nodes train when a model comes.  Staleness is how many updates the received model has less
-    than the receiver's, max(t_j - t, 0), before either is trained.
+    than the receiver's, max(t_j - t, 0), before either is trained.  Models that take time on their way are all merged when
+    they come, also those that others overtook.
 
     Args:
       problem: what the nodes learn.
@@ -115,6 +116,7 @@ def gossip_learning(
         on_message=on_message,
         message=lambda rows: AgedModel(rows.params, rows.age),
         communication="nodes",
+        hear="all",  # every model is on a way of its own
         requires=frozenset({"connected"}),
         source="Ormandi et al., Concurrency and Computation 2013; Hegedus et al., DAIS 2019",
     )

@@ -125,7 +125,7 @@ def local_updates(
 
         mapped = map_nodes(of_block, problem.node_block)
         new_params, new_state, losses, asked = mapped(params, optimizer_state, node_ids, extra, onto)
-        count = work.evaluations(node_ids) + asked * jnp.uint32(problem.batch_size)
+        count = work.evaluations(node_ids) + asked * jnp.uint32(problem.evaluations)
         count = count if is_present is None else jnp.where(is_present, count, 0)
         new_params = trees.select(is_present, new_params, params if onto is None else onto)
         new_state = trees.select(is_present, new_state, optimizer_state)
@@ -171,7 +171,7 @@ def _batches(problem: Problem, num_local_steps: int, num_local_epochs: int | Non
 
     return _Batches(
         go=go,
-        evaluations=lambda node_ids: jnp.full(node_ids.shape, num_local_steps * problem.batch_size, jnp.uint32),
+        evaluations=lambda node_ids: jnp.full(node_ids.shape, num_local_steps * problem.evaluations, jnp.uint32),
         steps_of=lambda node_ids: jnp.full(node_ids.shape, num_local_steps, jnp.int32),
         most=num_local_steps,
     )
@@ -215,7 +215,9 @@ def _epochs(problem: Problem, num_local_epochs: int, where: str) -> _Batches:
 
     return _Batches(
         go=go,
-        evaluations=lambda node_ids: (num_local_epochs * jnp.asarray(sizes)[node_ids]).astype(jnp.uint32),
+        evaluations=lambda node_ids: (num_local_epochs * problem.num_passes * jnp.asarray(sizes)[node_ids]).astype(
+            jnp.uint32
+        ),
         steps_of=lambda node_ids: num_local_epochs * batches_of(node_ids),
         most=num_local_epochs * longest,
     )
@@ -332,7 +334,7 @@ def local_jobs(
         start = (params, steps.init(params), trees.zeros_like(params), *nothing)
         params, _, total, loss, asked = jax.lax.fori_loop(0, jnp.max(num_steps), step, start)
         share = 1 / jnp.maximum(num_steps, 1).astype(jnp.float32)
-        count = (num_steps.astype(jnp.uint32) + asked) * jnp.uint32(problem.batch_size)
+        count = (num_steps.astype(jnp.uint32) + asked) * jnp.uint32(problem.evaluations)
         return params, trees.scale(share, total), {"loss": share * loss, "num_gradients": count}
 
     return run

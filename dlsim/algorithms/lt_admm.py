@@ -13,6 +13,7 @@ from dlsim.algorithms.estimators import estimator_of
 from dlsim.algorithms.gradient_tracking import of_present
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.edge_messages import sum_at_receivers
 from dlsim.networks.network import Network
 
 
@@ -82,7 +83,7 @@ def lt_admm(
 
     def step(key: Array, state: LTADMMState, network: Network) -> tuple[LTADMMState, Network, Info]:
         pulled = trees.scale(penalty * edge_duals.degrees(network), state.params)
-        pull = jax.tree.map(lambda x, z: consensus_step_size * (x - z), pulled, edge_duals.summed(network, state.duals))
+        pull = jax.tree.map(lambda x, z: consensus_step_size * (x - z), pulled, sum_at_receivers(network, state.duals))
         batches = keys.stream(key, "batch")
 
         def local(carry: tuple[PyTree, PyTree], k: Array) -> tuple[tuple[PyTree, PyTree], tuple[Array, Array]]:

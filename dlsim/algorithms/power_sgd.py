@@ -24,7 +24,7 @@ class PowerSGDState(NamedTuple):
     params: PyTree  # [...] x, which all that have heard the last update hold
     optimizer_state: PyTree
     momentum: PyTree  # [...] m, or () without
-    factors: tuple[Array, ...]  # [b, r] Q of each matrix, from the last round
+    factors: tuple[Array, ...]  # [r, b] Q^T of each matrix, from the last round
     error: tuple[Array, ...]  # [N, a, b] e_i of each matrix, what node i has not said yet
     version: Array  # int32 [] updates so far
     heard: Array  # int32 [N] the last of them that node i has heard: it holds that x and Q
@@ -162,7 +162,7 @@ def power_sgd(
         if rows is not None:
             heard = state.heard.at[rows].set(heard, unique_indices=True)
             left_over = trees.put(state.error, rows, left_over)
-        info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.batch_size), jnp.uint32(0))}
+        info = {"loss": losses, "num_gradients": jnp.where(has_model, jnp.uint32(problem.evaluations), jnp.uint32(0))}
         new = PowerSGDState(model, optimizer_state, held, kept_factors, left_over, version, heard)
         return new, network, info
 

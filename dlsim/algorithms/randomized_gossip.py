@@ -25,6 +25,9 @@ def randomized_gossip(*, step_size: Any = 0.5) -> EventAlgorithm:
     second eigenvalue of the expected mixing matrix: E ||x - mean||^2 decays at least at the rate
     2 a (1 - a) lambda_2(L) a second, L the Laplacian whose weights are the rates r_ij.
 
+    Where messages take time (`dlsim.networks.fixed_seconds`) a meeting is two messages, x_i and x_j as they are then, and
+    each node moves when it hears: nodes agree still, but the sum is not kept, and they agree on a weighted mean.
+
     They average what they start with: `dlsim.average(values, network, randomized_gossip())`.
 
     Args:

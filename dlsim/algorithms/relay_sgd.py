@@ -11,7 +11,7 @@ from dlsim import checks, trees
 from dlsim.algorithms.local import local_updates
 from dlsim.algorithms.weighting import weighted
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.edge_messages import reverse_edges, send_edges, sum_at_receivers
 from dlsim.networks.network import Network, host_graph
 
 if TYPE_CHECKING:
@@ -79,12 +79,9 @@ def relay_sgd(
         )
         back = reverse_edges(network)
 
-        def received(messages: Array) -> Array:
-            return jax.ops.segment_sum(messages, network.receivers, network.num_nodes, indices_are_sorted=True)
-
         def relay(own: Array, heard: Array) -> Array:
             # All that i heard but what came from j itself, over the edge i -> j.
-            return (own + received(heard))[network.senders] - heard[back]
+            return (own + sum_at_receivers(network, heard))[network.senders] - heard[back]
 
         ones = jnp.ones(network.num_nodes)
         message = (jax.tree.map(relay, adapted, state.heard), relay(ones, state.counts))
@@ -92,8 +89,8 @@ def relay_sgd(
         there = None if network.is_present is None else network.is_present[network.receivers]
         silence = trees.select(there, trees.zeros_like(message), (state.heard, state.counts))
         heard, counts = trees.select(arrival.mask, arrival.values, silence)
-        total = trees.add(adapted, jax.tree.map(received, heard))
-        params = trees.scale(1 / (ones + received(counts)), total)
+        total = trees.add(adapted, sum_at_receivers(network, heard))
+        params = trees.scale(1 / (ones + sum_at_receivers(network, counts)), total)
         params = trees.select(network.is_present, params, state.params)
         return RelaySGDState(params, optimizer_state, heard, counts), network, info
 

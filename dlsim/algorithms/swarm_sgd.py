@@ -56,6 +56,7 @@ def swarm_sgd(
     Compressed messages (the paper's quantiser codes differences to the receiver's model) are the network's channel's
     affair, e.g. `network.with_channel(quantize(8))`.  Departure: who does not hear its partner keeps its model and copy,
     with its own steps.  Staleness is that of the gradients, as in `ad_psgd`: 0, or 1 where the averaging does not wait.
+    Where messages take time nobody waits for them: steps are taken at the meeting, averaging follows when a message comes.
     Cost of a meeting: 2 H gradients and two messages of D numbers.
     Source: Nadiradze, Sabour, Davies, Li, Alistarh, Asynchronous decentralized SGD with quantized and local updates,
       NeurIPS 2021.
@@ -86,9 +87,15 @@ def swarm_sgd(
         averaged = towards(rows.start, heard, 0.5)
         return rows._replace(params=trees.add(averaged, trees.subtract(rows.params, rows.start)), copy=averaged), {}
 
+    def on_late(keys: Array, rows: SwarmSGDState, heard: PyTree, node_ids: Array) -> tuple[SwarmSGDState, Info]:
+        # Several may come before the next steps are taken: what the steps are added to moves on with each.
+        rows, info = on_message(keys, rows, heard, node_ids)
+        return rows._replace(start=rows.copy), info
+
     return EventAlgorithm(
         init=init,
         on_message=on_message,
+        on_late=None if blocking else on_late,
         before_message=before_message,
         message=lambda rows: rows.params if blocking else rows.copy,
         requires=frozenset({"undirected", "connected"}),

@@ -36,12 +36,20 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
 
         return of_rows
 
-    def proximal(params: PyTree, rho: Any, node_ids: Array) -> PyTree:
-        # argmin s f_i(y) + rho/2 ||y - x||^2 is that of f_i with rho / s; a node without examples stays where it is.
-        assert problem.proximal is not None
+    # argmin s f_i(y) + rho/2 ||y - x||^2 is that of f_i with rho / s; a node without examples stays where it is.
+    def eased(rho: Any, node_ids: Array) -> tuple[Array, Array]:
         share = shares[node_ids]
-        heavy = problem.proximal(params, rho / jnp.where(share > 0, share, 1), node_ids)
-        return trees.select(share > 0, heavy, params)
+        return rho / jnp.where(share > 0, share, 1), share > 0
+
+    def proximal(params: PyTree, rho: Any, node_ids: Array) -> PyTree:
+        assert problem.proximal is not None
+        rho, counts = eased(rho, node_ids)
+        return trees.select(counts, problem.proximal(params, rho, node_ids), params)
+
+    def solve(params: PyTree, rho: Any, node_ids: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
+        assert problem.warm_proximal is not None
+        rho, counts = eased(rho, node_ids)
+        return trees.select(counts, problem.warm_proximal.solve(params, rho, node_ids, memory), (params, memory))
 
     smoothness = problem.smoothness
     return problem._replace(
@@ -49,6 +57,7 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
         full_gradient=scaled(problem.full_gradient),
         gradient_at=None if problem.gradient_at is None else scaled(problem.gradient_at),
         proximal=None if problem.proximal is None else proximal,
+        warm_proximal=None if problem.warm_proximal is None else problem.warm_proximal._replace(solve=solve),
         with_statistics=None
         if problem.with_statistics is None
         else weighted(where, problem.with_statistics, weighting),

@@ -86,4 +86,4 @@ def anarchic(
             if rows.is_full:
                 yield rows.take()
 
-    return Schedule(where, pace.num_clients, jobs, None, "Yang et al., ICML 2022")
+    return Schedule(where, pace.num_clients, jobs, None, "Yang et al., ICML 2022", waits=False)

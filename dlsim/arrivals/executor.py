@@ -17,6 +17,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.arrivals.jobs import Jobs, Schedule, joined
+from dlsim.arrivals.pace import JobParts
 from dlsim.clocks.clocks import TICKS_PER_SECOND, to_ticks
 from dlsim.clocks.waves import choose_width
 from dlsim.core import Array, Feed
@@ -45,6 +46,7 @@ class JobBlocks:
     is_direct: Array  # bool [B, C]
     is_last: Array  # bool [B, C]
     is_job: Array  # bool [B, C]
+    seconds: dict[str, Array]  # float32 [B, C] compute, upload, download and waiting, where books are kept
 
 
 class JobWindows(NamedTuple):
@@ -56,10 +58,13 @@ class JobWindows(NamedTuple):
     num_versions: int  # V, places of the pool
 
 
-def job_windows(schedule: Schedule, window: float, *, one_by_one: bool = False) -> JobWindows:
+def job_windows(
+    schedule: Schedule, window: float, *, one_by_one: bool = False, parts: JobParts | None = None
+) -> JobWindows:
     """The windows of a schedule, `window` seconds each: window w has what is used in (w window, (w + 1) window].
 
-    `one_by_one` gives every job a block of its own, as wide as the others: the same bits, slowly.
+    `one_by_one` gives every job a block of its own, as wide as the others: the same bits, slowly.  With `parts` the jobs say
+    how their clients have spent their seconds (`_spent`).
     """
     ticks = max(1, int(to_ticks(window)))
     if schedule.max_live is not None and schedule.max_live > schedule.num_clients:
@@ -72,7 +77,7 @@ def job_windows(schedule: Schedule, window: float, *, one_by_one: bool = False) 
         rate = max(rate, natural.jobs_per_tick * ticks)
     overhead = CPU_OVERHEAD if jax.default_backend() == "cpu" else ACCELERATOR_OVERHEAD
     width = choose_width(np.concatenate(sizes), overhead)
-    cut = _Cut(ticks, width, 1 if one_by_one else width)
+    cut = _Cut(ticks, width, 1 if one_by_one else width, parts)
     count = int(np.clip(SLOTS // rate, 1, 1024))
     for seed in range(PILOTS):
         made = _windows(schedule, seed, cut, num_versions)
@@ -148,6 +153,7 @@ class _Cut(NamedTuple):
     ticks: int  # a window
     width: int  # C
     most: int  # jobs of a block
+    parts: JobParts | None
 
 
 def _windows(schedule: Schedule, seed: int, cut: _Cut, num_versions: int) -> Iterator[Window]:
@@ -163,12 +169,13 @@ def _windows(schedule: Schedule, seed: int, cut: _Cut, num_versions: int) -> Ite
         index = _index(reader.jobs.use, cut.ticks)
         until = int(index[-1])
         num = int(np.searchsorted(index, until))
-        if schedule.max_live is None:
+        if schedule.max_live is None or cut.parts is not None:
             reader.read_beyond(made + int(reader.jobs.is_last[:num].sum()))
         jobs = reader.jobs.part(slice(0, num))
+        seconds = {} if cut.parts is None else _spent(reader.jobs, num, cut.parts, schedule.waits)
         ends = _cuts(jobs, index[:num], cut.most, made)
         source, target = pool.places(reader.jobs, num, made)
-        piece = _blocks(jobs, ends, cut.width, source, target, schedule.num_clients)
+        piece = _blocks(jobs, ends, cut.width, source, target, schedule.num_clients, seconds)
         first_of_block = index[ends[:-1]] if num else np.zeros(0, np.int64)
         bounds = np.searchsorted(first_of_block, np.arange(window, until + 1))
         for begin, end in itertools.pairwise(bounds):
@@ -242,8 +249,34 @@ def _last_positions(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found, len(values) - 1 - from_end
 
 
+def _spent(jobs: Jobs, num: int, parts: JobParts, waits: bool) -> dict[str, np.ndarray]:
+    """How the clients of the first `num` jobs have spent their seconds until they begin anew, float64 `[num]` each.
+
+    What a job lasted is shared among its steps, the way down and the way up as the links' times of these are.  Then its
+    client waits until the job is used, or it begins the next.
+    """
+    client, steps = jobs.client[:num], jobs.num_steps[:num]
+    shares = {"compute": parts.step[client] * steps, "download": parts.down[client], "upload": parts.up[client]}
+    lasted = (jobs.finish - jobs.start)[:num] / TICKS_PER_SECOND
+    whole = np.sum(list(shares.values()), axis=0)
+    spent = {name: lasted * share / whole for name, share in shares.items()}
+    order = np.lexsort((jobs.number, jobs.client))
+    following = np.full(len(jobs), np.iinfo(np.int64).max)
+    same = jobs.client[order][1:] == jobs.client[order][:-1]
+    following[order[:-1][same]] = jobs.start[order[1:][same]]
+    until = np.minimum(jobs.use[:num], following[:num])
+    waited = np.maximum(until - jobs.finish[:num], 0) / TICKS_PER_SECOND
+    return {**spent, "waiting": waited if waits else np.zeros(num)}
+
+
 def _blocks(
-    jobs: Jobs, ends: np.ndarray, width: int, source: np.ndarray, target: np.ndarray, num_clients: int
+    jobs: Jobs,
+    ends: np.ndarray,
+    width: int,
+    source: np.ndarray,
+    target: np.ndarray,
+    num_clients: int,
+    seconds: dict[str, np.ndarray],
 ) -> JobBlocks:
     num_blocks = max(len(ends) - 1, 1)
     sizes = np.diff(ends)
@@ -267,4 +300,5 @@ def _blocks(
         is_direct=spread(jobs.is_direct, bool),
         is_last=spread(jobs.is_last, bool),
         is_job=spread(np.ones(len(jobs), bool), bool),
+        seconds={name: spread(each, np.float32) for name, each in seconds.items()},
     )

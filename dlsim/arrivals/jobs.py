@@ -50,7 +50,8 @@ def joined(pieces: Sequence[Jobs]) -> Jobs:
 class Schedule(NamedTuple):
     """When clients work, on what, and when the server uses it: everything that depends on times alone.
 
-    `jobs(seed)` yields pieces of one schedule, without end, never empty.
+    `jobs(seed)` yields pieces of one schedule, without end, never empty.  A client that is back waits for the use of what it
+    brought, or until it begins anew; `waits` is False where it goes its own ways instead.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Schedule(NamedTuple):
     jobs: Callable[[int], Iterator[Jobs]]
     max_live: int | None = None  # versions that jobs can be behind, where that is known
     source: str = ""
+    waits: bool = True
 
 
 class JobRows:

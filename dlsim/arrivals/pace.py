@@ -138,11 +138,26 @@ def pace_from_links(links: Links, batch_size: int, bits_down: float, bits_up: fl
         if getattr(links, name) is not None:
             fix = f"Pass pace=dlsim.arrivals.pace(M, ..., sigma=...), or links._replace({name}=None)."
             checks.fail("pace_from_links", f"links.{name}", "None, as a job's time is one client's own", "given", fix)
-    arrives = 1.0 if links.loss is None else 1 - np.asarray(links.loss, np.float64)
-    down = np.minimum(np.asarray(links.download, np.float64) * arrives, float(links.server_upload))
-    up = np.minimum(np.asarray(links.upload, np.float64) * arrives, float(links.server_download))
-    beside = 2 * np.asarray(links.latency, np.float64) + bits_down / down + bits_up / up
-    return pace(len(down), np.asarray(links.compute, np.float64) * batch_size, beside, sigma=sigma)
+    parts = job_parts(links, batch_size, float(bits_down), float(bits_up))
+    return pace(len(parts.step), parts.step, parts.down + parts.up, sigma=sigma)
+
+
+class JobParts(NamedTuple):
+    """Seconds of what a job is made of, float64 `[M]`."""
+
+    step: np.ndarray  # of one local step
+    down: np.ndarray  # latency included
+    up: np.ndarray  # likewise
+
+
+def job_parts(links: Links, batch_size: int, bits_down: float, bits_up: float) -> JobParts:
+    """What the parts of a job take by the links; see `pace_from_links`."""
+    through = 1.0 if links.loss is None else 1 - np.asarray(links.loss, np.float64)
+    latency = np.asarray(links.latency, np.float64)
+    down = np.minimum(np.asarray(links.download, np.float64) * through, float(links.server_upload))
+    up = np.minimum(np.asarray(links.upload, np.float64) * through, float(links.server_download))
+    step = np.asarray(links.compute, np.float64) * batch_size
+    return JobParts(step, latency + bits_down / down, latency + bits_up / up)
 
 
 def _per_client(name: str, value: Any, num: int) -> np.ndarray:

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks, keys
+from dlsim.channels import draws
 from dlsim.channels.bits import PLAIN
-from dlsim.channels.packets import is_sent, stateless
+from dlsim.channels.packets import pieces, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
 
@@ -32,9 +33,11 @@ def gaussian_noise(standard_deviation: Any) -> Channel:
     checks.number("gaussian_noise", "standard_deviation", standard_deviation, 0.0)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        noise = keys.node_normal(key, route.node_ids, flat.shape[1]).astype(flat.dtype)
-        noise = jnp.where(is_sent(flat, packet), standard_deviation * noise, 0)
-        return state, packet._replace(values=unravel(flat + noise), beside=(*packet.beside, ()))
+        leaves, rebuild = pieces(packet.values)
+        noisy = []
+        for piece in leaves:
+            noise = standard_deviation * piece.draw(draws.normal, key, route.node_ids)
+            noisy.append(piece.numbers + jnp.where(piece.is_sent(packet), noise, 0))
+        return state, packet._replace(values=rebuild(noisy), beside=(*packet.beside, ()))
 
     return Channel(init=stateless, send=send, codec=(PLAIN,))

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks, keys
+from dlsim import checks
+from dlsim.channels import draws
 from dlsim.channels.bits import BITS, fixed_width, one_scale, scale_a_leaf
-from dlsim.channels.packets import as_sent, flat_leaves, is_sent, stateless, whole_message
+from dlsim.channels.packets import as_sent, one_piece, pieces, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
 SCALES = ("leaf", "message")
@@ -37,10 +38,10 @@ def integers(bits: int = 8, *, rounding: str = "nearest", scale: str = "leaf") -
     checks.one_of("integers", "scale", scale, SCALES)
     largest = 2 ** (bits - 1) - 1
 
-    def apply(x: Array, sent: Array, draws: Array | None) -> tuple[Array, Array]:
+    def apply(x: Array, sent: Array, random: Array | None) -> tuple[Array, Array]:
         size = jnp.max(jnp.abs(x), axis=1, keepdims=True, initial=0)
         step = as_sent(size / largest, x.dtype)
-        level = jnp.clip(_rounded(x * (largest / jnp.where(size > 0, size, 1)), rounding, draws), -largest, largest)
+        level = jnp.clip(_rounded(x * (largest / jnp.where(size > 0, size, 1)), rounding, random), -largest, largest)
         return jnp.where(level == 0, 0, level) * step, step  # a zero has no sign
 
     def to_code(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def min_max(bits: int = 8, *, rounding: str = "nearest", scale: str = "leaf") ->
     checks.one_of("min_max", "scale", scale, SCALES)
     largest = 2**bits - 1
 
-    def apply(x: Array, sent: Array, draws: Array | None) -> tuple[Array, Array]:
+    def apply(x: Array, sent: Array, random: Array | None) -> tuple[Array, Array]:
         low = jnp.min(x, axis=1, keepdims=True, where=sent, initial=jnp.inf)
         high = jnp.max(x, axis=1, keepdims=True, where=sent, initial=-jnp.inf)
         is_any = jnp.any(sent, axis=1, keepdims=True)
@@ -84,7 +85,7 @@ def min_max(bits: int = 8, *, rounding: str = "nearest", scale: str = "leaf") ->
         alone = jnp.where(low == 0, 1, jnp.abs(low))  # all are equal: the start itself is the step
         step = as_sent(jnp.where(high == low, alone, (high - low) / largest), x.dtype)
         start = as_sent(low / step, x.dtype)
-        level = jnp.clip(_rounded((x - low) / step, rounding, draws), 0, largest)
+        level = jnp.clip(_rounded((x - low) / step, rounding, random), 0, largest)
         level = jnp.where((x >= high) & (high > low), largest, level)  # rounding must not lose the last step
         return jnp.where(sent, (level + start) * step, 0), jnp.concatenate([step, start], axis=1)
 
@@ -100,11 +101,11 @@ def min_max(bits: int = 8, *, rounding: str = "nearest", scale: str = "leaf") ->
     return Channel(init=stateless, send=send, source="Keiblinger et al., PCCL, 2025", codec=(codec,))
 
 
-def _rounded(level: Array, rounding: str, draws: Array | None) -> Array:
+def _rounded(level: Array, rounding: str, random: Array | None) -> Array:
     if rounding == "nearest":
         return jnp.round(level)
     down = jnp.floor(level)
-    return down if draws is None else down + (draws < level - down)
+    return down if random is None else down + (random < level - down)
 
 
 def _sender(
@@ -114,16 +115,14 @@ def _sender(
     rounding: str,
     scale: str,
 ) -> Callable[..., tuple[tuple[()], Packet]]:
-    """`apply(x [n, d], sent [n, d], draws [n, d] | None) -> (x as it arrives, scales [n, num_scales])`, part by part."""
+    """`apply(x [n, d], sent [n, d], random [n, d] | None) -> (x as it arrives, scales [n, num_scales])`, part by part."""
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        parts, rebuild = flat_leaves(packet.values) if scale == "leaf" else whole_message(packet.values)
-        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
-        draws = keys.node_uniform(key, route.node_ids, int(ends[-1])) if rounding == "stochastic" else None
+        parts, rebuild = pieces(packet.values) if scale == "leaf" else one_piece(packet.values)
         values, scales = [], []
-        for part, at, end in zip(parts, ends[:-1], ends[1:], strict=True):
-            sent = is_sent(part, packet, slice(at, end), int(ends[-1]))
-            value, side = apply(part, sent, None if draws is None else draws[:, at:end])
+        for piece in parts:
+            random = piece.draw(draws.uniform, key, route.node_ids) if rounding == "stochastic" else None
+            value, side = apply(piece.numbers, piece.is_sent(packet), random)
             values.append(value)
             scales.append(side.astype(jnp.float32))
         return state, packet._replace(

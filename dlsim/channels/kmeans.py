@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.channels import cluster_codes
 from dlsim.channels.packets import as_sent, check_codable, flat_leaves, ranks, stateless
+from dlsim.channels.selection import how_many, ordered, reached_by
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 
@@ -98,22 +100,11 @@ def thinned_out(tree: PyTree, sparsity: Any) -> PyTree:
             return one
         size = flat.shape[1]
         kept = jnp.maximum(size - jnp.round(size * jnp.asarray(sparsity, jnp.float32)).astype(jnp.int32), 1)
-        words = jax.lax.bitcast_convert_type(jnp.abs(flat).astype(jnp.float32), jnp.int32)  # in the order of magnitudes
-        small = words < _kth_largest(words, kept)[:, None]
+        wide = flat.astype(jnp.float32)
+        small = ordered(wide) < reached_by(wide, jnp.broadcast_to(kept, flat.shape[:1]))[:, None]
         return jnp.where(small, 0, flat).reshape(one.shape)
 
     return jax.tree.map(leaf, tree)
-
-
-def _kth_largest(words: Array, k: Array) -> Array:
-    """The k-th largest of each row of integers `[n, d]` >= 0, exact: its bits from the top, one at a time."""
-
-    def narrow(turn: Array, least: Array) -> Array:
-        candidate = least + (jnp.int32(1) << (30 - turn))
-        enough = jnp.sum(words >= candidate[:, None], axis=1) >= k
-        return jnp.where(enough, candidate, least)
-
-    return jax.lax.fori_loop(0, 31, narrow, jnp.zeros(words.shape[0], jnp.int32))
 
 
 def clustered(
@@ -128,11 +119,10 @@ def clustered(
         sent = jnp.ones((1, x.shape[1]), bool) if packet.is_sent is None else packet.is_sent[:, at:end]
         rank = ranks(sent, packet.is_sent is None)
         centroids = _centroids(x, sent, num_clusters, num_iterations)
-        cluster = _nearest(x, centroids)
+        cluster, counts = _nearest(x, centroids), _sizes(x, sent, centroids)
         if snap_zero:
             nearest = jnp.argmin(jnp.abs(centroids), axis=1)[:, None]
             centroids = jnp.where(numbers == nearest, 0, centroids)
-        counts = jnp.sum(sent[:, None] & (cluster[:, None] == numbers[:, None]), axis=2, dtype=jnp.int32)
         centroids = as_sent(centroids, x.dtype)
         value = jnp.zeros_like(x)
         for j in range(num_clusters):
@@ -165,6 +155,13 @@ def _nearest(x: Array, centroids: Array) -> Array:
     return cluster
 
 
+def _sizes(x: Array, sent: Array, centroids: Array) -> Array:
+    """How many of the numbers that are sent are nearest to each centroid, int32 `[n, K]`."""
+    beyond = [how_many(sent & (x > middle[:, None])) for middle in _middles(centroids)]
+    total = jnp.broadcast_to(how_many(sent), beyond[0].shape)
+    return jnp.stack([a - b for a, b in itertools.pairwise([total, *beyond, jnp.zeros_like(total)])], axis=1)
+
+
 def _centroids(x: Array, sent: Array, num_clusters: int, num_iterations: int) -> Array:
     """Ascending centroids `[n, K]` of the numbers `[n, d]` that are sent."""
     low = jnp.min(x, axis=1, where=sent, initial=jnp.inf)
@@ -174,14 +171,29 @@ def _centroids(x: Array, sent: Array, num_clusters: int, num_iterations: int) ->
     share = jnp.arange(num_clusters) / (num_clusters - 1)
     start = low[:, None] * (1 - share) + high[:, None] * share
 
+    whole = jnp.sum(jnp.where(sent, x, 0), axis=1, keepdims=True)
+    least, most = jnp.full_like(start[:, :1], -jnp.inf), jnp.full_like(start[:, :1], jnp.inf)
+
     def improve(_: int, centroids: Array) -> Array:
-        cluster = _nearest(x, centroids)
+        count = _sizes(x, sent, centroids)
+        # The largest cluster has what the others leave of the whole: a pass less, and its mean is as exact, since it has
+        # at least one number in K.
+        largest = jnp.argmax(count, axis=1, keepdims=True)
+        other = jnp.arange(num_clusters - 1)
+        other = other + (other >= largest)  # [n, K - 1]
+        edges = jnp.concatenate([least, jnp.stack(_middles(centroids), axis=1), most], axis=1)
+        above, up_to = jnp.take_along_axis(edges, other, axis=1), jnp.take_along_axis(edges, other + 1, axis=1)
 
-        def mean(j: Array) -> tuple[Array, Array]:
-            mine = sent & (cluster == j)
-            return jnp.sum(mine, axis=1), jnp.sum(jnp.where(mine, x, 0), axis=1)
+        def add_up(place: Array) -> Array:
+            a, b = (jax.lax.dynamic_index_in_dim(one, place, 1) for one in (above, up_to))
+            return jnp.sum(jnp.where(sent & (x > a) & (x <= b), x, 0), axis=1)
 
-        count, total = jax.vmap(mean, out_axes=1)(jnp.arange(num_clusters))
+        totals = jax.lax.map(add_up, jnp.arange(num_clusters - 1)).T
+        rest = whole - jnp.sum(totals, axis=1, keepdims=True)
+        at = jnp.arange(num_clusters)
+        before = jnp.pad(totals, ((0, 0), (0, 1)))
+        after = jnp.pad(totals, ((0, 0), (1, 0)))
+        total = jnp.where(at == largest, rest, jnp.where(at < largest, before, after))
         return jnp.where(count > 0, total / jnp.maximum(count, 1), centroids)
 
     return jax.lax.fori_loop(0, num_iterations, improve, start)

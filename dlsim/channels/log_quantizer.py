@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks, trees
+from dlsim import checks
 from dlsim.channels.bits import Part, fixed_width, no_scales, one_scale
-from dlsim.channels.packets import as_sent, is_sent, stateless
+from dlsim.channels.packets import as_sent, pieces, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
 MOST_BITS = 16
@@ -40,14 +40,16 @@ def log_quantize(num_bits: int = 8, *, steps_per_e: Any = 8.0) -> Channel:
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         del key, route
-        flat, unravel = trees.ravel(packet.values)
-        level = jnp.clip(jnp.round(steps_per_e * jnp.log(jnp.abs(flat))), low, high)
-        size = _sizes(level, step).astype(flat.dtype)
-        values = jnp.where(is_sent(flat, packet), jnp.where(flat < 0, -size, size), 0)
+        leaves, rebuild = pieces(packet.values)
+        values = []
+        for piece in leaves:
+            level = jnp.clip(jnp.round(steps_per_e * jnp.log(jnp.abs(piece.numbers))), low, high)
+            size = _sizes(level, step)
+            values.append(jnp.where(piece.is_sent(packet), jnp.where(piece.numbers < 0, -size, size), 0))
         return state, packet._replace(
-            values=unravel(values),
+            values=rebuild(values),
             bits_per_entry=jnp.full_like(packet.bits_per_entry, num_bits),
-            beside=(*packet.beside, no_scales(flat.shape[0])),
+            beside=(*packet.beside, no_scales(len(packet.num_entries))),
         )
 
     codec = (_codec(num_bits, steps_per_e),)

@@ -45,10 +45,13 @@ def matrix_shapes(tree: PyTree, rank: int) -> list[Shape]:
 
 
 def starts(shapes: list[Shape]) -> list[Array | None]:
-    """The right factors that power iteration starts from, `[b, r]`, normal numbers that every node knows; None: whole."""
+    """The right factors that power iteration starts from, `[r, b]`, normal numbers that every node knows; None: whole.
+
+    They lie with the long side last, as which they are multiplied fastest.
+    """
     key = jax.random.key(0)
     return [
-        jax.random.normal(jax.random.fold_in(key, place), (shape.columns, shape.rank)) if shape.rank else None
+        jax.random.normal(jax.random.fold_in(key, place), (shape.columns, shape.rank)).T if shape.rank else None
         for place, shape in enumerate(shapes)
     ]
 
@@ -59,20 +62,20 @@ def as_matrix(leaf: Array, shape: Shape) -> Array:
 
 
 def left(matrix: Array, right: Array) -> Array:
-    """M Q, `[n, a, r]`; `right` `[n, b, r]`, or `[b, r]` for all."""
-    side = "br" if right.ndim == 2 else "nbr"
+    """M Q, `[n, a, r]`; `right` `[n, r, b]`, or `[r, b]` for all."""
+    side = "rb" if right.ndim == 2 else "nrb"
     return jnp.einsum(f"nab,{side}->nar", matrix, right, precision=EXACT)
 
 
 def right(matrix: Array, left: Array) -> Array:
-    """M^T P, `[n, b, r]`; `left` `[n, a, r]`, or `[a, r]` for all."""
+    """(M^T P)^T, `[n, r, b]`; `left` `[n, a, r]`, or `[a, r]` for all."""
     side = "ar" if left.ndim == 2 else "nar"
-    return jnp.einsum(f"nab,{side}->nbr", matrix, left, precision=EXACT)
+    return jnp.einsum(f"nab,{side}->nrb", matrix, left, precision=EXACT)
 
 
 def product(left: Array, right: Array) -> Array:
-    """P Q^T, `[..., a, b]`."""
-    return jnp.einsum("...ar,...br->...ab", left, right, precision=EXACT)
+    """P Q^T, `[..., a, b]`, of `[..., a, r]` and `[..., r, b]`."""
+    return jnp.einsum("...ar,...rb->...ab", left, right, precision=EXACT)
 
 
 def multiplied(left: Array, right: Array) -> Array:
@@ -97,8 +100,8 @@ def orthonormal(columns: Array) -> Array:
 
 
 def revived(right: Array, start: Array) -> Array:
-    """Columns of `right` `[..., b, r]` that are zero begin anew: power iteration never leaves zero."""
-    return jnp.where(jnp.any(right != 0, axis=-2, keepdims=True), right, start.astype(right.dtype))
+    """Rows of `right` `[..., r, b]` that are zero begin anew: power iteration never leaves zero."""
+    return jnp.where(jnp.any(right != 0, axis=-1, keepdims=True), right, start.astype(right.dtype))
 
 
 def _codec(rank: int) -> Part:
@@ -127,8 +130,8 @@ def _codec(rank: int) -> Part:
                 out[mine] = PLAIN.get(reader, all_of(numbers.layout, None, len(mine)), ())
                 continue
             basis, factor = (
-                PLAIN.get(reader, all_of(numbers.layout, None, size * shape.rank), ()).reshape(1, size, shape.rank)
-                for size in (shape.rows, shape.columns)
+                PLAIN.get(reader, all_of(numbers.layout, None, math.prod(size)), ()).reshape(1, *size)
+                for size in ((shape.rows, shape.rank), (shape.rank, shape.columns))
             )
             out[mine] = np.asarray(jax.jit(multiplied)(basis, factor)).ravel()
         return out

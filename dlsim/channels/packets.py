@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,41 @@ def flat_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTr
     ], rebuild
 
 
-def whole_message(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
-    """`flat_leaves` of a message taken for one leaf."""
+class Piece(NamedTuple):
+    """One leaf among the D numbers of a message, so that what is done number by number needs no copy of all of them."""
+
+    numbers: Array  # [n, d], float32 or wider
+    at: slice  # its place among the D
+    dimension: int  # D
+
+    def is_sent(self, packet: Packet) -> Array:
+        """`is_sent` of these numbers."""
+        return is_sent(self.numbers, packet, self.at, self.dimension)
+
+    def draw(self, how: Callable[..., Array], key: Array, node_ids: Array) -> Array:
+        """What a function of `dlsim.channels.draws` gives these places, `[n, d]`."""
+        return how(key, node_ids, self.numbers.shape[1], self.at.start)
+
+
+def pieces(tree: PyTree) -> tuple[list[Piece], Callable[[list[Array]], PyTree]]:
+    """The leaves of a message as pieces of it, and the function that makes a message of new numbers for them."""
+    parts, rebuild = flat_leaves(tree)
+    ends = np.cumsum([0, *(part.shape[1] for part in parts)]).tolist()
+    return [
+        Piece(part, slice(at, end), ends[-1]) for part, at, end in zip(parts, ends[:-1], ends[1:], strict=True)
+    ], rebuild
+
+
+def side_by_side(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """`trees.ravel` once: without the barrier a compiler lays leaves side by side anew wherever their numbers are used."""
     flat, unravel = trees.ravel(tree)
-    return [flat], lambda parts: unravel(parts[0])
+    return (flat if len(jax.tree.leaves(tree)) == 1 else jax.lax.optimization_barrier(flat)), unravel
+
+
+def one_piece(tree: PyTree) -> tuple[list[Piece], Callable[[list[Array]], PyTree]]:
+    """`pieces` of a message taken for one leaf."""
+    flat, unravel = side_by_side(tree)
+    return [Piece(flat, slice(0, flat.shape[1]), flat.shape[1])], lambda parts: unravel(parts[0])
 
 
 def on_air(packet: Packet, chosen: Array) -> Array:

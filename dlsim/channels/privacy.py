@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks, trees
+from dlsim.channels import draws
 from dlsim.channels.bits import PLAIN
-from dlsim.channels.packets import whole
+from dlsim.channels.packets import pieces, whole
 from dlsim.core import SERVER, Array, Channel, Packet, PyTree, Route
 
 
@@ -47,11 +49,17 @@ def released(
 
 def clipped_rows(flat: Array, clip: Any) -> Array:
     """Rows `[n, D]` scaled down to a Euclidean norm of at most `clip`; what is not finite gives NaN."""
-    top = jnp.max(jnp.abs(flat), axis=1, keepdims=True, initial=0)
+    return flat * clipped_share([flat], clip)
+
+
+def clipped_share(parts: list[Array], clip: Any) -> Array:
+    """By how much rows that lie in parts `[n, d]` are scaled down, `[n, 1]`."""
+    tops = [jnp.max(jnp.abs(part), axis=1, keepdims=True, initial=0) for part in parts]
+    top = functools.reduce(jnp.maximum, tops)
     unit = jnp.where(top > 0, top, 1)  # squares of numbers up to one neither overflow nor vanish
-    norm = jnp.linalg.norm(flat / unit, axis=1, keepdims=True)
-    share = jnp.minimum(1, clip / jnp.maximum(norm, jnp.finfo(flat.dtype).tiny) / unit)
-    return flat * share
+    squares = [jnp.sum(jnp.square(part / unit), axis=1, keepdims=True) for part in parts]
+    norm = jnp.sqrt(functools.reduce(jnp.add, squares))
+    return jnp.minimum(1, clip / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny) / unit)
 
 
 def dp_gaussian(*, clip: Any, noise_multiplier: Any) -> Channel:
@@ -77,11 +85,12 @@ def dp_gaussian(*, clip: Any, noise_multiplier: Any) -> Channel:
     checks.number("dp_gaussian", "noise_multiplier", noise_multiplier, 0.0)
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        noise = keys.node_normal(key, route.node_ids, flat.shape[1]).astype(flat.dtype)
-        noisy = clipped_rows(flat, clip) + clip * noise_multiplier * noise
+        leaves, rebuild = pieces(packet.values)
+        share = clipped_share([piece.numbers for piece in leaves], clip)
+        spread = clip * noise_multiplier
+        noisy = [piece.numbers * share + spread * piece.draw(draws.normal, key, route.node_ids) for piece in leaves]
         width = max(jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(packet.values)) * 8
-        private = packet._replace(values=unravel(noisy.astype(flat.dtype)), **whole(packet, width))
+        private = packet._replace(values=rebuild(noisy), **whole(packet, width))
         return released(state, packet, private, route)
 
     codec = PLAIN._replace(nodes_only=True, anew=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks, keys, trees
+from dlsim import checks, trees
+from dlsim.channels import draws
 from dlsim.channels.bits import BITS, Numbers, Part, Reader, Writer, fixed_width, one_scale, scales
 from dlsim.channels.codes import gaps, omega_bits, read_omega, write_omega
-from dlsim.channels.packets import as_sent, check_codable, is_sent, ranks, stateless
+from dlsim.channels.packets import as_sent, check_codable, is_sent, pieces, ranks, stateless
 from dlsim.core import Array, Channel, Packet, Route
 
 NORMS = ("l2", "max")
@@ -39,21 +41,22 @@ def quantize(bits: int, *, norm: str = "l2", code: str = "fixed") -> Channel:
     levels = 2 ** (bits - 1) - 1
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        size = (
-            jnp.linalg.norm(flat, axis=1, keepdims=True) if norm == "l2" else jnp.max(jnp.abs(flat), 1, keepdims=True)
-        )
-        level = jnp.abs(flat) * (levels / jnp.where(size > 0, size, 1))
-        up = keys.node_uniform(key, route.node_ids, flat.shape[1]) < level - jnp.floor(level)
-        rounded = jnp.minimum(jnp.floor(level) + up, levels)
-        signed = jnp.where(rounded == 0, 0, jnp.sign(flat) * rounded)  # a zero has no sign
-        step = as_sent(size / levels, flat.dtype)
+        leaves, rebuild = pieces(packet.values)
+        size = _norm([piece.numbers for piece in leaves], norm)
+        step = as_sent(size / levels, size.dtype)
+        rounded, values = [], []
+        for piece in leaves:
+            level = jnp.abs(piece.numbers) * (levels / jnp.where(size > 0, size, 1))
+            up = piece.draw(draws.uniform, key, route.node_ids) < level - jnp.floor(level)
+            rounded.append(jnp.minimum(jnp.floor(level) + up, levels))
+            # A zero has no sign.
+            values.append(jnp.where(rounded[-1] == 0, 0, jnp.sign(piece.numbers) * rounded[-1]) * step)
         extra_bits, width = packet.extra_bits + jnp.uint32(BITS), bits
         if code == "elias":
-            check_codable("quantize", flat.shape[1])
-            extra_bits, width = extra_bits + _elias_bits(rounded, packet), 0
+            check_codable("quantize", leaves[0].dimension)
+            extra_bits, width = extra_bits + _elias_bits(jnp.concatenate(rounded, axis=1), packet), 0
         return state, packet._replace(
-            values=unravel((signed * step).astype(flat.dtype)),
+            values=rebuild(values),
             bits_per_entry=jnp.full_like(packet.bits_per_entry, width),
             extra_bits=extra_bits,
             beside=(*packet.beside, step[:, None].astype(jnp.float32)),
@@ -61,6 +64,15 @@ def quantize(bits: int, *, norm: str = "l2", code: str = "fixed") -> Channel:
 
     codec = _signed_levels(bits) if code == "fixed" else _elias_levels()
     return Channel(init=stateless, send=send, source="Alistarh et al., QSGD, NeurIPS 2017", codec=(codec,))
+
+
+def _norm(parts: list[Array], norm: str) -> Array:
+    """Of rows that lie in parts `[n, d]`, `[n, 1]`."""
+    if norm == "max":
+        return functools.reduce(
+            jnp.maximum, [jnp.max(jnp.abs(part), axis=1, keepdims=True, initial=0) for part in parts]
+        )
+    return jnp.sqrt(functools.reduce(jnp.add, [jnp.sum(jnp.square(part), axis=1, keepdims=True) for part in parts]))
 
 
 def _elias_bits(rounded: Array, packet: Packet) -> Array:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks, keys
+from dlsim.channels import draws
 from dlsim.channels.bits import no_scales
 from dlsim.channels.levels import MOST_LEVELS, at_levels, codec, level_bits, positions
-from dlsim.channels.packets import stateless, whole
+from dlsim.channels.packets import Piece, pieces, stateless, whole
 from dlsim.channels.privacy import Releases, no_releases, released
 from dlsim.core import Array, Channel, Packet, Route
 
@@ -28,8 +31,8 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     `dlsim.privacy.rqm` says exactly.  Sends ceil(log2 m) bits a number.  Scale-free: privacy depends on Delta / c, m and q.
     What a server sends goes as it is.  A number that is not finite stays so.
 
-    Drawn from one word of 32 bits a number, not m: going down from x, the kept level is found after a geometric number of
-    dropped ones, and so going up.  Probabilities are right to about 1e-6; the divergences are those of exact ones.
+    Drawn from three words of 32 bits a number, not m: going down from x, the kept level is found after a geometric number
+    of dropped ones, and so going up.  Probabilities are right to about 1e-7; the divergences are those of exact ones.
 
     Args:
       clip: c > 0; may be traced.
@@ -50,49 +53,41 @@ def rqm(*, clip: Any, extension: Any, num_levels: int = 16, keep_probability: An
     span = clip + extension
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        words = keys.node_bits(key, route.node_ids, flat.shape[1])
-        place = positions(jnp.clip(flat, -clip, clip), span, num_levels)
-        levels = _rounded_among_kept(place, words, num_levels, keep_probability)
-        private = packet._replace(
-            values=unravel(_finite(flat, at_levels(levels, span, num_levels))), **whole(packet, level_bits(num_levels))
-        )
-        return released(state, packet, private, route, no_scales(flat.shape[0]))
+
+        def rounded(piece: Piece) -> Array:
+            def draw(name: str) -> Array:
+                return piece.draw(draws.words, keys.stream(key, name), route.node_ids)
+
+            place = positions(jnp.clip(piece.numbers, -clip, clip), span, num_levels)
+            return _rounded_among_kept(place, draw, num_levels, keep_probability)
+
+        private = _at_levels(packet, rounded, span, num_levels)
+        return released(state, packet, private, route, no_scales(route.node_ids.shape[0]))
 
     return Channel(init=no_releases, send=send, source="Youn et al., 2023", codec=(codec(span, num_levels),))
 
 
-def _rounded_among_kept(place: Array, words: Array, num_levels: int, keep_probability: Any) -> Array:
-    """The level z of each position `[n, D]`, from one random word each."""
+def _rounded_among_kept(place: Array, draw: Callable[[str], Array], num_levels: int, keep_probability: Any) -> Array:
+    """The level z of each position `[n, d]`; `draw` gives random words of a name, `[n, d]`."""
     below = jnp.minimum(jnp.floor(place), num_levels - 2)
-    # A float32 holds the small ones, which drop many levels, as finely as the others.
-    num_down, left = _geometric((words.astype(jnp.float32) + 0.5) * jnp.float32(2**-32), num_levels, keep_probability)
-    num_up, left = _geometric(left, num_levels, keep_probability)
-    low = jnp.maximum(below - num_down, 0)
-    high = jnp.minimum(below + 1 + num_up, num_levels - 1)
-    return jnp.where(left * (high - low) < place - low, high, low)
+    low = jnp.maximum(below - _geometric(draw("down"), num_levels, keep_probability), 0)
+    high = jnp.minimum(below + 1 + _geometric(draw("up"), num_levels, keep_probability), num_levels - 1)
+    share = (draw("which") >> 8).astype(jnp.float32) * jnp.float32(2**-24)
+    return jnp.where(share * (high - low) < place - low, high, low)
 
 
-def _geometric(uniform: Array, num_levels: int, keep_probability: Any) -> tuple[Array, Array]:
-    """How many levels are dropped before one is kept (m - 2 stands for more), and what is left of the draw, uniform again.
-
-    The number is G where (1 - q)^(G + 1) <= u < (1 - q)^G; within that cell u is uniform.
-    """
+def _geometric(words: Array, num_levels: int, keep_probability: Any) -> Array:
+    """How many levels are dropped before one is kept, G where (1 - q)^(G + 1) <= u < (1 - q)^G; m - 2 stands for more."""
     drop = 1 - keep_probability
     if num_levels <= MOST_COMPARED:
-        number, cell = jnp.zeros_like(uniform), jnp.ones_like(uniform)
+        number = jnp.zeros(words.shape, jnp.float32)
         for g in range(1, num_levels - 1):
-            edge = jnp.float32(drop**g)
-            passed = uniform < edge
-            number, cell = jnp.where(passed, jnp.float32(g), number), jnp.where(passed, 1 / edge, cell)
-    else:
-        number = jnp.minimum(jnp.floor(jnp.log(uniform) / jnp.log(jnp.float32(drop))), num_levels - 2)
-        cell = jnp.exp(-number * jnp.log(jnp.float32(drop)))
-    left = (uniform * cell - drop) / keep_probability
-    # Beyond the last number the cell goes down to zero, and nothing is asked of what is left but that it is a draw.
-    last = number >= num_levels - 2
-    left = jnp.where(last, uniform * cell, left)
-    return number, jnp.clip(left, jnp.float32(2**-32), jnp.float32(1 - 2**-24))
+            edge = jnp.minimum(jnp.float32(drop**g) * 2.0**32, 2.0**32 - 256)  # a float32 below 2^32
+            number = number + jnp.where(words < jnp.round(edge).astype(jnp.uint32), 1.0, 0.0)
+        return number
+    # A float32 holds the small ones, which drop many levels, as finely as the others.
+    uniform = (words.astype(jnp.float32) + 0.5) * jnp.float32(2**-32)
+    return jnp.minimum(jnp.floor(jnp.log(uniform) / jnp.log(jnp.float32(drop))), num_levels - 2)
 
 
 def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
@@ -118,28 +113,31 @@ def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
     span = clip / (2 * theta)  # received where all or no coins show heads
 
     def send(key: Array, state: Releases, packet: Packet, route: Route) -> tuple[Releases, Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        bias = theta * jnp.clip(flat / clip, -1, 1)
-        heads = _binomial(keys.node_uniform(key, route.node_ids, flat.shape[1]), bias, num_trials)
-        values = at_levels(heads, span, num_trials + 1)
-        bits = level_bits(num_trials + 1)
-        private = packet._replace(values=unravel(_finite(flat, values)), **whole(packet, bits))
-        return released(state, packet, private, route, no_scales(flat.shape[0]))
+
+        def heads(piece: Piece) -> Array:
+            bias = theta * jnp.clip(piece.numbers / clip, -1, 1)
+            return _binomial(piece.draw(draws.uniform, key, route.node_ids), bias, num_trials)
+
+        private = _at_levels(packet, heads, span, num_trials + 1)
+        return released(state, packet, private, route, no_scales(route.node_ids.shape[0]))
 
     parts = (codec(span, num_trials + 1),)
     return Channel(init=no_releases, send=send, source="Chen, Ozgur and Kairouz, ICML 2022", codec=parts)
 
 
 def _binomial(uniform: Array, bias: Array, num_trials: int) -> Array:
-    """Binomial(M, 1/2 + bias) by inversion; of the rarer side, whose probability of zero is at least 2^-M."""
+    """Binomial(M, 1/2 + bias) by inversion; of the rarer side, whose probability of zero is at least 2^-M.
+
+    All in units of that probability: the terms are C(M, k) (p / (1 - p))^k.
+    """
     rare = 0.5 - jnp.abs(bias)
     odds = rare / (1 - rare)
-    chance = (1 - rare) ** num_trials
-    total, count = chance, jnp.zeros_like(chance)
-    for k in range(num_trials):
-        count = count + (uniform >= total)
-        chance = chance * odds * ((num_trials - k) / (k + 1))
-        total = total + chance
+    drawn = uniform / (1 - rare) ** num_trials
+    power, total, count = jnp.ones_like(odds), jnp.ones_like(odds), jnp.zeros_like(odds)
+    for k in range(1, num_trials + 1):
+        count = count + jnp.where(drawn >= total, 1.0, 0.0)
+        power = power * odds
+        total = total + float(math.comb(num_trials, k)) * power
     return jnp.where(bias > 0, num_trials - count, count)
 
 
@@ -159,19 +157,23 @@ def clipped_rounding(*, clip: Any, num_levels: int = 16) -> Channel:
     checks.integer("clipped_rounding", "num_levels", num_levels, 2, MOST_LEVELS)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        place = positions(flat, clip, num_levels)
-        levels = jnp.floor(place + keys.node_uniform(key, route.node_ids, flat.shape[1]))
-        levels = jnp.minimum(levels, num_levels - 1)  # place + draw may round up to the next whole number
-        rounded = packet._replace(
-            values=unravel(_finite(flat, at_levels(levels, clip, num_levels))), **whole(packet, level_bits(num_levels))
-        )
-        nothing = Releases(jnp.zeros(route.node_ids.shape, jnp.uint32))
-        return state, released(nothing, packet, rounded, route, no_scales(flat.shape[0]))[1]
+
+        def rounded(piece: Piece) -> Array:
+            place = positions(piece.numbers, clip, num_levels)
+            levels = jnp.floor(place + piece.draw(draws.uniform, key, route.node_ids))
+            return jnp.minimum(levels, num_levels - 1)  # place + draw may round up to the next whole number
+
+        out, nothing = _at_levels(packet, rounded, clip, num_levels), jnp.zeros(route.node_ids.shape, jnp.uint32)
+        return state, released(Releases(nothing), packet, out, route, no_scales(len(nothing)))[1]
 
     return Channel(init=stateless, send=send, codec=(codec(clip, num_levels),))
 
 
-def _finite(flat: Array, values: Array) -> Array:
-    """`values` where the message was finite; elsewhere what it was, which clipping would hide."""
-    return jnp.where(jnp.isfinite(flat), values, flat).astype(flat.dtype)
+def _at_levels(packet: Packet, levels: Callable[[Piece], Array], span: Any, num_levels: int) -> Packet:
+    """Every number at the level it is given; one that is not finite as it was, which clipping would hide."""
+    leaves, rebuild = pieces(packet.values)
+    values = [
+        jnp.where(jnp.isfinite(piece.numbers), at_levels(levels(piece), span, num_levels), piece.numbers)
+        for piece in leaves
+    ]
+    return packet._replace(values=rebuild(values), **whole(packet, level_bits(num_levels)))

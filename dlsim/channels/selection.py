@@ -23,30 +23,15 @@ def largest(values: Array, k: int, around: tuple[int, int] | None = None) -> Arr
     Floats are compared by magnitude, in the order of `jax.lax.top_k` (NaN above infinity); unsigned integers are compared
     as they are.  Each device looks through its own rows.
 
-    What is looked for is a threshold that exactly k numbers of a row reach.  The interval it lies in is halved, as one of
-    integers: bits of floats without sign are in the order of the floats.  A pass over all numbers costs what it costs to
+    What is looked for is a threshold that exactly k numbers of a row reach.  The interval it lies in is made smaller, as one
+    of integers: bits of floats without sign are in the order of the floats.  A pass over all numbers costs what it costs to
     read them, so three numbers stand for each group of them, the largest three.  They decide a row unless four of its
     largest are in one group.  Rows that are not decided, the few that are left when most are, and those with equals at the
     threshold, are looked through alone, a few at a time.  `around`: words between which the k-th largest lies in most rows;
     the others are looked through alone too.  Zeros, of which a sparse message has many, are no numbers to look for: rows
     with fewer than k others are filled up with them in the end.
     """
-    return by_part(lambda rows: _filled(rows, _largest(rows, k, around), k), values.shape[0])(values)
-
-
-def _filled(values: Array, chosen: Array, k: int) -> Array:
-    """Exactly k of each row, with the first zeros where there are fewer others."""
-    if not jnp.issubdtype(values.dtype, jnp.floating) or k >= values.shape[1]:
-        return jnp.ones_like(chosen) if k >= values.shape[1] else chosen
-
-    def fill(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        chosen, count = state
-        turn = jnp.cumsum(~chosen, axis=1, dtype=jnp.int32)  # where too few are chosen, all the others are zero
-        return chosen | (turn <= (k - count)[:, None]), jnp.full_like(count, k)
-
-    # A loop of one turn or none: of runs side by side, a condition would be computed for all.
-    chosen, _ = jax.lax.while_loop(lambda state: jnp.any(state[1] < k), fill, (chosen, _count(chosen)))
-    return chosen
+    return by_part(lambda rows: _largest(rows, k, around), values.shape[0])(values)
 
 
 # Compiled once where it is called outside of a program too, loops and all.
@@ -57,16 +42,16 @@ def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     # The least key that counts.
     floor = 1 if jnp.issubdtype(values.dtype, jnp.floating) else jnp.iinfo(keys.dtype).min
     if k >= dimension:
-        return keys >= floor
+        return jnp.ones(values.shape, bool)
     if dimension <= SHORT:
         places = jax.lax.top_k(keys, k)[1]
         nothing = jnp.zeros(dimension, bool)
-        return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places) & (keys >= floor)
+        return jax.vmap(lambda at: nothing.at[at].set(True, unique_indices=True))(places)
     few = min(num, max(16, num // 32))
     size = math.floor(CROWDED * dimension / k)
     if size > KEPT:
         threshold, _ = _halve(_of_groups(keys, size), k, few, floor)
-        count = _count(keys >= threshold[:, None])  # those that do not stand for their group as well
+        count = how_many(keys >= threshold[:, None])  # those that do not stand for their group as well
     elif around is None:
         threshold, count = _halve(keys, k, few, floor)
     else:
@@ -86,8 +71,25 @@ def _largest(values: Array, k: int, around: tuple[int, int] | None) -> Array:
     is_known = (count <= k) if around is None else (count == k)
     state = (~is_known, threshold, last)
     _, threshold, last = jax.lax.while_loop(lambda state: jnp.any(state[0]), alone, state)
+    if floor == 1:
+        threshold, last = _filled(keys, k, count < k, threshold, last)
     place = jnp.arange(dimension, dtype=jnp.int32)
     return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
+
+
+def _filled(keys: Array, k: int, is_short: Array, threshold: Array, last: Array) -> tuple[Array, Array]:
+    """Threshold and last place of rows with fewer than k numbers that are not zero: with them go the first zeros."""
+
+    def fill(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        is_short, threshold, last = state
+        missing = k - how_many(keys > 0)
+        before = how_many(jnp.cumsum(keys == 0, axis=1, dtype=jnp.int32) < missing[:, None])
+        last = jnp.where(is_short, before.astype(last.dtype) + 1, last)
+        return jnp.zeros_like(is_short), jnp.where(is_short, jnp.zeros_like(threshold), threshold), last
+
+    # A loop of one turn or none: of runs side by side, a condition would be computed for all.
+    state = jax.lax.while_loop(lambda state: jnp.any(state[0]), fill, (is_short, threshold, last))
+    return state[1], state[2]
 
 
 def ordered(values: Array) -> Array:
@@ -117,7 +119,7 @@ def _of_groups(keys: Array, size: int) -> Array:
     return jnp.concatenate([*tops, keys[:, size * groups :]], axis=1)
 
 
-def _count(mask: Array) -> Array:
+def how_many(mask: Array) -> Array:
     """How many of a row hold, int32 `[n]`: lanes first, since a sum along a row waits for each of its additions."""
     width = mask.shape[1] // LANES
     total = jnp.sum(mask[:, LANES * width :].astype(jnp.int32), axis=1)
@@ -134,7 +136,7 @@ def _halve(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
     """
     bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
 
-    is_found = _count(keys > bound[:, None]) < k  # many equals, zeros most of all
+    is_found = how_many(keys > bound[:, None]) < k  # many equals, zeros most of all
     high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
     return _search(keys, k, few, bound, high)
 
@@ -145,33 +147,46 @@ def _between(keys: Array, k: int, few: int, around: tuple[int, int]) -> tuple[Ar
     return _search(keys, k, few, low, high)
 
 
-def _search(keys: Array, k: int, few: int, low: Array, high: Array) -> tuple[Array, Array]:
-    """The interval from low to high, halved."""
+def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array) -> tuple[Array, Array]:
+    """The interval from low to high made smaller, where the counts at its ends say that k is reached, or in its middle.
 
-    def going(state: tuple[Array, Array, Array]) -> Array:
-        low, high, count = state
+    Counts fall evenly over a small interval, so that a few passes are near; with few numbers left, and in one of three
+    turns in case that they do not, it is halved.  `k` may be one a row.
+    """
+
+    def going(state: tuple[Array, ...]) -> Array:
+        low, high, count, _, _ = state
         return jnp.sum((count > k) & (low < high)) > few
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, count = state
-        middle = low + _half(low, high)
-        reached = _count(keys >= middle[:, None])
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        low, high, count, beyond, turn = state  # `beyond` are larger than high
+        gap = _gap(low, high)
+        share = (count - k + 0.5).astype(jnp.float32) / jnp.maximum(count - beyond, 1).astype(jnp.float32)
+        share = jnp.where((turn % 3 == 2) | (count - k < 8), 0.5, jnp.clip(share, 2.0**-10, 1 - 2.0**-10))
+        # From 1 to the gap itself, whose float may be rounded up.
+        ahead = jnp.clip(share * gap.astype(jnp.float32), 0, 2.0 ** (8 * gap.dtype.itemsize) * (1 - 2.0**-23))
+        ahead = jnp.clip(jnp.ceil(ahead).astype(gap.dtype), 1, jnp.maximum(gap, 1))
+        middle = low + jax.lax.bitcast_convert_type(ahead, low.dtype)
+        reached = how_many(keys >= middle[:, None])
         moves, is_up = (count > k) & (low < high), reached >= k
         return (
             jnp.where(moves & is_up, middle, low),
             jnp.where(moves & ~is_up, middle - 1, high),
             jnp.where(moves & is_up, reached, count),
+            jnp.where(moves & ~is_up, reached, beyond),
+            turn + 1,
         )
 
-    threshold, _, count = jax.lax.while_loop(going, step, (low, high, _count(keys >= low[:, None])))
+    count = how_many(keys >= low[:, None])
+    state = (low, high, count, jnp.zeros_like(count), jnp.zeros((), jnp.int32))
+    threshold, _, count, _, _ = jax.lax.while_loop(going, step, state)
     return threshold, count
 
 
-def _half(low: Array, high: Array) -> Array:
-    """Half of high - low, rounded up; the difference itself may not fit the type."""
+def _gap(low: Array, high: Array) -> Array:
+    """high - low, unsigned: it may not fit the type."""
     unsigned = jnp.dtype(f"uint{8 * low.dtype.itemsize}")
-    gap = jax.lax.bitcast_convert_type(high, unsigned) - jax.lax.bitcast_convert_type(low, unsigned)
-    return jax.lax.bitcast_convert_type((gap >> 1) + (gap & 1), low.dtype)
+    return jax.lax.bitcast_convert_type(high, unsigned) - jax.lax.bitcast_convert_type(low, unsigned)
 
 
 def _bound(keys: Array, k: int) -> Array:
@@ -193,10 +208,19 @@ def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array]:
     def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = state  # before `high` there are enough of them, before `low` there are not
         middle = (low + high) // 2
-        enough = _count(above | (equal & (place < middle[:, None]))) >= k
+        enough = how_many(above | (equal & (place < middle[:, None]))) >= k
         moves = (count > k) & (low < high)
         return jnp.where(moves & ~enough, middle + 1, low), jnp.where(moves & enough, middle, high)
 
     zero = jnp.zeros(keys.shape[0], jnp.int32)
     _, last = jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))
     return threshold, last
+
+
+def reached_by(values: Array, k: Array) -> Array:
+    """A key (`ordered`) that the k largest magnitudes of each row and their equals reach, and no other, `[n]`.
+
+    `k [n]` from 1 to D may be data.
+    """
+    keys = ordered(values)
+    return _search(keys, k, 0, jnp.zeros(keys.shape[0], keys.dtype), jnp.max(keys, axis=1))[0]

@@ -7,24 +7,34 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks
+from dlsim.channels import draws
 from dlsim.channels.error_feedback import error_feedback as with_error_feedback
-from dlsim.channels.packets import check_fraction, is_sent, num_kept, on_air, seed_words, stateless
+from dlsim.channels.packets import (
+    check_fraction,
+    is_sent,
+    num_kept,
+    on_air,
+    pieces,
+    seed_words,
+    side_by_side,
+    stateless,
+)
 from dlsim.channels.places import index_width, indices, seed
-from dlsim.channels.selection import largest
+from dlsim.channels.selection import how_many, largest
 from dlsim.core import Array, Channel, Packet, Route
 
 
 def _draw_k(key: Array, node_ids: Array, dimension: int, k: int) -> Array:
     """k of D places a node, bool `[n, D]`."""
-    return largest(keys.node_bits(key, node_ids, dimension), k, around=_expected(k, dimension))
+    return largest(draws.words(key, node_ids, dimension), k, around=_expected(k, dimension))
 
 
 def _count(packet: Packet, chosen: Array, k: int) -> Array:
     """How many of the k chosen numbers are sent, uint32 `[n]`."""
     if packet.is_sent is None:
         return jnp.minimum(packet.num_entries, k).astype(jnp.uint32)
-    return jnp.sum(chosen & packet.is_sent, axis=1, dtype=jnp.uint32)
+    return how_many(chosen & packet.is_sent).astype(jnp.uint32)
 
 
 def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
@@ -43,7 +53,7 @@ def top_k(fraction: float | int, *, error_feedback: bool = False) -> Channel:
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         del key, route
-        flat, unravel = trees.ravel(packet.values)
+        flat, unravel = side_by_side(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension)
         chosen = largest(flat, k)
@@ -77,14 +87,14 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
     checks.flag("random_k", "is_unbiased", is_unbiased)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
+        flat, unravel = side_by_side(packet.values)
         dimension = flat.shape[1]
         k = num_kept(fraction, dimension, "random_k")
         kept = _draw_k(key, route.node_ids, dimension, k) & is_sent(flat, packet)
         scale = dimension / k if is_unbiased else 1.0
         return state, packet._replace(
             values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
-            num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
+            num_entries=how_many(kept).astype(jnp.uint32),
             extra_bits=packet.extra_bits + jnp.uint32(64),
             is_sent=kept,
             beside=(*packet.beside, seed_words(key, flat.shape[0])),
@@ -119,19 +129,23 @@ def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Chan
     checks.flag("random_sparsification", "is_unbiased", is_unbiased)
 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
-        flat, unravel = trees.ravel(packet.values)
-        kept = (keys.node_uniform(key, route.node_ids, flat.shape[1]) < probability) & is_sent(flat, packet)
+        leaves, rebuild = pieces(packet.values)
         scale = 1 / probability if is_unbiased else 1.0
+        kept, values = [], []
+        for piece in leaves:
+            drawn = piece.draw(draws.uniform, key, route.node_ids) < probability
+            kept.append(drawn & piece.is_sent(packet))
+            values.append(jnp.where(kept[-1], piece.numbers * jnp.asarray(scale, piece.numbers.dtype), 0))
         return state, packet._replace(
-            values=unravel(jnp.where(kept, flat * jnp.asarray(scale, flat.dtype), 0)),
-            num_entries=jnp.sum(kept, axis=1, dtype=jnp.uint32),
+            values=rebuild(values),
+            num_entries=sum(how_many(mask) for mask in kept).astype(jnp.uint32),
             extra_bits=packet.extra_bits + jnp.uint32(64),
-            is_sent=kept,
-            beside=(*packet.beside, seed_words(key, flat.shape[0])),
+            is_sent=jnp.concatenate(kept, axis=1),
+            beside=(*packet.beside, seed_words(key, len(packet.num_entries))),
         )
 
     def draw(key: Array, node_ids: Array, dimension: int) -> Array:
-        return keys.node_uniform(key, node_ids, dimension) < probability
+        return draws.uniform(key, node_ids, dimension) < probability
 
     def scale(dimension: int) -> Any:
         del dimension

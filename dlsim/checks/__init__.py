@@ -1,6 +1,7 @@
 """One clear line for bad input, in one form: see `dlsim.checks.values`; by annotation: `dlsim.checks.annotations`."""
 
 from dlsim.checks.annotations import typed
+from dlsim.checks.packages import package
 from dlsim.checks.values import (
     LARGEST_INTEGER,
     LARGEST_SEED,
@@ -61,6 +62,7 @@ __all__ = [
     "number",
     "one_of",
     "optimizer",
+    "package",
     "path",
     "probability",
     "real",

@@ -87,7 +87,7 @@ def poisson(rate: Any) -> Clock:
     mean = TICKS_PER_SECOND / rate
 
     def gaps(words: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return _whole(-np.log(_uniform(words)) * _at(mean, rows))
+        return _whole(-np.log(uniform(words)) * _at(mean, rows))
 
     return Clock(gaps=gaps, rate=rate, size=_size("poisson", rate), is_random=True)
 
@@ -127,7 +127,7 @@ def log_normal(median: Any, sigma: Any) -> Clock:
         from scipy.special import ndtri
 
         del numbers
-        return _whole(np.exp(_at(sigma, rows) * ndtri(_uniform(words))) * _at(median * TICKS_PER_SECOND, rows))
+        return _whole(np.exp(_at(sigma, rows) * ndtri(uniform(words))) * _at(median * TICKS_PER_SECOND, rows))
 
     rate = np.exp(-(sigma**2) / 2) / median
     return Clock(gaps=gaps, rate=rate, size=_size("log_normal", median, sigma), is_random=True)
@@ -187,7 +187,7 @@ def cursor(clock: Clock, ids: Any, key: Array) -> Cursor:
         )
     if ids.ndim == 1:
         ids = np.stack([ids, np.full_like(ids, -1)], axis=1)  # as uint32 the last word, which is no node's id
-    words = _hash(key_words(key), ids.astype(np.uint32)) if clock.is_random else np.zeros((len(ids), 2), np.uint32)
+    words = own_words(key, ids) if clock.is_random else np.zeros((len(ids), 2), np.uint32)
     zeros = np.zeros(len(ids), np.int64)
     return Cursor(words=words, numbers=zeros, last=zeros)
 
@@ -245,6 +245,11 @@ def key_words(key: Array) -> np.ndarray:
         return np.asarray(jax.random.key_data(key)).astype(np.uint32)[..., :2]
 
 
+def own_words(key: Array, ids: np.ndarray) -> np.ndarray:
+    """Two words, uint32 `[L, 2]`, that belong to a key and a pair of ids, `[L, 2]`: a key of each pair's own."""
+    return _hash(key_words(key), ids.astype(np.uint32))
+
+
 def draw_words(words: np.ndarray, numbers: np.ndarray, purpose: int = 0) -> np.ndarray:
     """Two random words, uint32 `[2, L]`, of each clock (`words [L, 2]`) for its event `numbers [L]`."""
     counters = np.stack([numbers.astype(np.uint32), np.full(len(numbers), purpose, np.uint32)], axis=1)
@@ -297,7 +302,7 @@ def _hash(words: np.ndarray, counters: np.ndarray) -> np.ndarray:
     return np.asarray(drawn)[:length]
 
 
-def _uniform(words: np.ndarray) -> np.ndarray:
+def uniform(words: np.ndarray) -> np.ndarray:
     """Centres of 2^53 cells of (0, 1), float64."""
     high, low = words[0] >> np.uint32(5), words[1] >> np.uint32(6)
     return (high * 67108864.0 + low + 0.5) * 2.0**-53

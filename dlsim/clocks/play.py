@@ -28,6 +28,13 @@ class Events(NamedTuple):
     columns: dict[str, Array]  # [C, ...] of the tape
 
 
+class Pooled(NamedTuple):
+    """A carry of nodes, and of slots that the nodes beyond N on the tape stand for: what messages under way say."""
+
+    nodes: PyTree  # [N, ...]
+    slots: PyTree  # [P, ...]; the b of every event of two nodes is one of these
+
+
 class EventFn(Protocol):
     """What events of a kind do: `(events, rows_a [C, ...], rows_b [C, ...]) -> (rows_a, rows_b)`, or with one node
     `(events, rows_a) -> rows_a`; with `collect` followed by what to collect, `[C, ...]`."""
@@ -56,7 +63,7 @@ def play(
     Donate the carry to the compiled function around this one to update it in place.
 
     Args:
-      carry: what the nodes hold, leaves `[N, ...]`.
+      carry: what the nodes hold, leaves `[N, ...]`; or `Pooled`.
       blocks: see `pack`.
       event_fns: see `EventFn`; one, or one for each kind on the tape.
       start: first block to play, may be traced; default 0.
@@ -211,12 +218,22 @@ def event_keys(key: Array, events: Events, node_ids: Array | None = None) -> Arr
 
 def _check_rows(where: str, carry: PyTree, blocks: Blocks) -> None:
     """A row a node in every leaf, and at least one leaf."""
-    leaves = jax.tree.leaves(carry)
-    for leaf in leaves or [carry]:
-        shape = getattr(leaf, "shape", ())
-        if not shape or shape[0] != blocks.num_nodes:
-            got = f"one of shape {list(shape)}" if shape else checks.describe(leaf)
-            checks.fail(where, "carry", f"of leaves [{blocks.num_nodes}, ...]", got)
+    num = blocks.num_nodes
+    parts: list[tuple[PyTree, int]] = [(carry, num)]
+    if isinstance(carry, Pooled):
+        num_slots = _num_rows(carry.slots)
+        parts = [(carry.nodes, num - num_slots), (carry.slots, num_slots)]
+    for part, size in parts:
+        for leaf in jax.tree.leaves(part) or [part]:
+            shape = getattr(leaf, "shape", ())
+            if not shape or shape[0] != size:
+                got = f"one of shape {list(shape)}" if shape else checks.describe(leaf)
+                checks.fail(where, "carry", f"of leaves [{size}, ...]", got)
+
+
+def _num_rows(tree: PyTree) -> int:
+    shape = jnp.shape(jax.tree.leaves(tree)[0])
+    return shape[0] if shape else 0
 
 
 def _functions(blocks: Blocks, event_fns: EventFn | Mapping[int, EventFn]) -> list[EventFn]:
@@ -237,14 +254,19 @@ def _turn(
 ) -> tuple[PyTree, Any]:
     """The carry after a block of this kind; untouched where the block is not of this kind (`is_mine`)."""
     function, number, is_pair = kind
-    last, is_event, index_a, index_b = block.num_nodes - 1, block.position != NOTHING, block.a, block.b
+    is_event, index_a, index_b = block.position != NOTHING, block.a, block.b
+    slots = _num_rows(carry.slots) if isinstance(carry, Pooled) else 0
+    last = block.num_nodes - slots - 1
     if is_mine is not None:
         nobody = block.num_nodes + jnp.arange(block.width, dtype=block.a.dtype)
         is_event = _if_mine(is_mine, is_event, jnp.zeros_like(is_event))
         index_a, index_b = _if_mine(is_mine, index_a, nobody), _if_mine(is_mine, index_b, nobody)
+    if slots:
+        index_b = index_b - (last + 1)  # what is left of those of no events is beyond the slots still
+    last_b = slots - 1 if slots else last
     events = Events(
         a=jnp.minimum(index_a, last),
-        b=jnp.minimum(index_b, last) if is_pair else jnp.full_like(index_b, -1),
+        b=jnp.minimum(index_b, last_b) if is_pair else jnp.full_like(index_b, -1),
         kind=number,
         number=block.number,
         position=block.position,
@@ -254,11 +276,18 @@ def _turn(
         is_event=is_event,
         columns=block.columns,
     )
-    rows = [("rows_a", index_a, _gather(carry, index_a))]
+    first, second = (carry.nodes, carry.slots) if isinstance(carry, Pooled) else (carry, carry)
+    rows = [("rows_a", index_a, _gather(first, index_a))]
     if is_pair:
-        rows.append(("rows_b", index_b, _gather(carry, index_b)))
+        rows.append(("rows_b", index_b, _gather(second, index_b)))
     result = function(events, *(old for _, _, old in rows))
     *changed, collected = result if collect else ((*result, None) if is_pair else (result, None))
+    if isinstance(carry, Pooled):
+        kept = [
+            _scatter(held, index, _like(name, new, old), old)
+            for held, (name, index, old), new in zip(carry, rows, changed, strict=False)
+        ]
+        return Pooled(kept[0], kept[1] if is_pair else carry.slots), collected
     for (name, index, old), new in zip(rows, changed, strict=True):
         carry = _scatter(carry, index, _like(name, new, old), old)
     return carry, collected

@@ -197,7 +197,7 @@ def tape(
             checks.fail("tape", f"columns[{name!r}]", f"as long as ticks ({length})", f"shape {list(values.shape)}")
         kept[name] = values[order]
     last = np.zeros(num_nodes, np.int64)
-    return _linked(kind, a, b, ticks, number, last, 0, stop, _kinds(kind, b), kept)
+    return link_events(kind, a, b, ticks, number, last, 0, stop, _kinds(kind, b), kept)
 
 
 def check_tape(where: str, tape: Tape, network: Network | Graph) -> None:
@@ -261,7 +261,7 @@ def _merge(
     rank = np.concatenate([before[i] + ends.rank[found.rows] for i, (_, ends, found, _) in enumerate(drawn)])
     order = _sorted(ticks, rank)
     kinds = tuple((kind, kind == COMMUNICATION) for kind, _, _, _ in drawn)
-    return _linked(kind[order], a[order], b[order], ticks[order], number[order], last, start, stop, kinds, {})
+    return link_events(kind[order], a[order], b[order], ticks[order], number[order], last, start, stop, kinds, {})
 
 
 def _sorted(ticks: np.ndarray, rank: np.ndarray) -> np.ndarray:
@@ -275,7 +275,7 @@ def _sorted(ticks: np.ndarray, rank: np.ndarray) -> np.ndarray:
     return order
 
 
-def _linked(
+def link_events(
     kind: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,

@@ -176,12 +176,8 @@ def from_jaxmarl(jaxmarl_environment: Any) -> Environment:
 
 def _jaxmarl(where: str) -> Any:
     """The package, or one line that says how to get it."""
-    try:
-        import jaxmarl
-        import jaxmarl.environments.multi_agent_env
-    except ImportError as error:
-        raise ImportError(f"{where}: jaxmarl must be installed, got {error}. Use pip install dlsim[rl].") from None
-    return jaxmarl
+    checks.package(where, "jaxmarl.environments.multi_agent_env", "rl")
+    return checks.package(where, "jaxmarl", "rl")
 
 
 def _their_space(space: Space) -> Any:

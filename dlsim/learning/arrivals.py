@@ -9,11 +9,14 @@ import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
 from dlsim.arrivals.executor import JobBlocks, job_windows
+from dlsim.arrivals.pace import job_parts
 from dlsim.clocks.windows import Timing, timing
 from dlsim.core import SERVER, Array, ArrivalAlgorithm, Drawn, Info, InitFn, Job, Problem, Process, PyTree, Route
 from dlsim.learning.measures import STALENESS_BINS, STALENESS_DIMS, measured, measured_staleness
 from dlsim.networks.messages import message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network, NetworkState
+from dlsim.networks.pace.links import Ledger
+from dlsim.networks.pace.seconds import by_node
 from dlsim.running import counters, status
 from dlsim.running.stretches import Stretch
 
@@ -41,6 +44,9 @@ def learn_arrivals(
     A step uses what a window of simulated time brings: jobs side by side where their versions exist, their messages taken
     in one by one in the order of the schedule.  Uploads pass through the network's channel, one transmission a job;
     downloads are whole (a channel with a memory for the way down would make every job wait for the one before).
+
+    Of a network with a ledger every client's seconds are kept: of each job when it is used, its length as the schedule has
+    it, shared among computing and the ways there and back as the links' times are, of whole messages; and what it waited.
     """
     when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
     for name in ("gradient", "communication"):
@@ -51,8 +57,15 @@ def learn_arrivals(
     if schedule.num_clients != network.num_nodes:
         fix = "Give the pace one value, or one a node."
         checks.fail("learn", "schedule", f"of {network.num_nodes} clients", f"one of {schedule.num_clients}", fix)
-    jobs = job_windows(schedule, when.window, one_by_one=when.serial)
     num = network.num_nodes
+    books = isinstance(network.state.ledger, Ledger)
+    parts = None
+    if books:
+        model = jax.eval_shape(lambda key: trees.replicate(start(key), 1), jax.random.key(0))
+        bits_of_model = float(trees.num_bits(model))
+        links: Any = network.links
+        parts = job_parts(links, problem.batch_size, bits_of_model, bits_of_model)
+    jobs = job_windows(schedule, when.window, one_by_one=when.serial, parts=parts)
 
     def work(network: Network, draws: Array, versions: PyTree, channel: PyTree, block: JobBlocks) -> tuple[Any, ...]:
         """What the clients of a block send, whether it arrives, what they say, and what it costs, `[C]` each."""
@@ -128,8 +141,8 @@ def learn_arrivals(
         traffic = state.network.traffic
         _, begin, end = state.buffer.find(state.window)
 
-        def one(i: Array, both: tuple[ArrivalState, Array, Any]) -> tuple[ArrivalState, Array, Any]:
-            now, count, spent = both
+        def one(i: Array, both: tuple[ArrivalState, Array, Any, Any]) -> tuple[ArrivalState, Array, Any, Any]:
+            now, count, spent, seconds = both
             block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), now.buffer.blocks)
             channel = now.network.channels.get("jobs", ())
             messages, arrived, info, bits, channel = work(current, draws, now.versions, channel, block)
@@ -149,10 +162,13 @@ def learn_arrivals(
                 num_jobs=now.num_jobs + jnp.sum(ones, dtype=jnp.uint32),
                 staleness=now.staleness.at[stale].add(ones),
             )
-            return now, count.at[block.client].add(done, mode="drop"), _count(spent, block.client, ones, bits)
+            seconds = {name: s.at[block.client].add(block.seconds[name], mode="drop") for name, s in seconds.items()}
+            return now, count.at[block.client].add(done, mode="drop"), _count(spent, block.client, ones, bits), seconds
 
         count = jnp.zeros(num, jnp.uint32)
-        state, count, spent = jax.lax.fori_loop(begin, end, one, (state, count, (traffic.messages, traffic.bits)))
+        seconds = {name: jnp.zeros(num, jnp.float32) for name in state.buffer.blocks.seconds}
+        first = (state, count, (traffic.messages, traffic.bits), seconds)
+        state, count, spent, seconds = jax.lax.fori_loop(begin, end, one, first)
         down = counters.product(state.num_jobs, jnp.uint32(trees.num_bits(trees.replicate(state.params, 1))))
         traffic = traffic._replace(
             messages=spent[0],
@@ -164,8 +180,13 @@ def learn_arrivals(
         evaluations = counters.add(state.gradient_evaluations, counters.total(counters.from_words(count)))
         bad = ~jnp.isfinite(state.losses) & (count > 0)
         info = {"loss": state.losses, "num_gradients": count, "status": status.flag(bad, status.NOT_FINITE)}
+        after = state.network._replace(traffic=traffic)
+        if books:
+            ledger: Any = after.ledger
+            clocks = {name: counters.advance(getattr(ledger, name), each) for name, each in seconds.items()}
+            after = after._replace(ledger=ledger._replace(**clocks))
         return state._replace(
-            network=state.network._replace(traffic=traffic),
+            network=after,
             gradient_evaluations=evaluations,
             window=state.window + 1,
         ), info
@@ -176,7 +197,7 @@ def learn_arrivals(
     def measure(state: ArrivalState, info: Info) -> Info:
         out = measured(problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info)
         made = {"num_aggregations": state.num_versions, "num_jobs": state.num_jobs}
-        return {**out, **made, **measured_staleness(state.staleness)}
+        return {**out, **made, **measured_staleness(state.staleness), **by_node(state.network, network.links)}
 
     sources = (problem.source, algorithm.source, schedule.source, network.channel.source)
     return Process(

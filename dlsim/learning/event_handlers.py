@@ -14,6 +14,7 @@ from dlsim.core import Array, EventAlgorithm, Info, PyTree, Route
 from dlsim.learning.measures import STALENESS_BINS
 from dlsim.networks.messages import both, message_bits, whole_packet
 from dlsim.networks.network import PERFECT, Network
+from dlsim.networks.pace.seconds import booked_at, work_seconds
 from dlsim.running import counters
 
 Split = tuple[list[Array], list[Array], Any]
@@ -27,27 +28,75 @@ class Carry(NamedTuple):
     num_gradients: Array  # uint32, in this window
     channel: PyTree
     counts: tuple[counters.Counter, counters.Counter] | tuple[()]  # messages and bits, where they are counted here
+    heard: Any = ()  # Counter, bits in this window, where books are kept
+    books: Any = ()  # a Ledger without `elapsed`, where seconds are told apart by node
+    newest: Any = ()  # uint32 [N, K] of the messages under way that each link has brought, the newest: its number and one
 
 
 def event_fns(algorithm: EventAlgorithm, network: Network, key: Array, kinds: tuple[int, ...]) -> dict[int, Any]:
     """The functions that `dlsim.clocks.play_between` wants, by kind of event."""
     found: dict[int, Any] = {}
     if GRADIENT in kinds:
-        found[GRADIENT] = _gradient_fn(algorithm, network, key)
+        found[GRADIENT] = gradient_fn(algorithm, network, key)
     if COMMUNICATION in kinds:
         makes = _meeting_fn if algorithm.communication == "edges" else _push_fn
         found[COMMUNICATION] = makes(algorithm, network, key)
     return found
 
 
-def _gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
+def booked(function: Any, network: Network) -> Any:
+    """The function, with what its events take of each node's seconds in the books (`dlsim.networks.pace.seconds`)."""
+
+    def with_books(events: Events, *given: Any) -> tuple[Any, ...]:
+        *changed, added = function(events, *given)
+        for i, (place, name) in enumerate(((events.a, "gap_a"), (events.b, "gap_b"))):
+            if i < len(given) and isinstance(given[i], Carry):
+                before, after = given[i], changed[i]
+                there = present(network, place)
+                gap = events.columns[name] if there is None else jnp.where(there, events.columns[name], 0)
+                sent = sent_between(before, after)
+                work = work_seconds(
+                    network.links,
+                    place,
+                    after.num_gradients - before.num_gradients,
+                    counters.as_float(sent),
+                    counters.as_float(_difference(after.heard, before.heard)),
+                )
+                changed[i] = after._replace(books=booked_at(before.books, gap, work))
+        return *changed, added
+
+    return with_books
+
+
+def sent_between(before: Carry, after: Carry) -> counters.Counter:
+    """Bits that nodes have sent."""
+    assert before.counts and after.counts
+    return _difference(after.counts[1], before.counts[1])
+
+
+def _difference(after: counters.Counter, before: counters.Counter) -> counters.Counter:
+    borrow = (after.low < before.low).astype(jnp.uint32)
+    return counters.Counter(low=after.low - before.low, high=after.high - before.high - borrow)
+
+
+def hearing(rows: Carry, bits: counters.Counter, hears: Array | None) -> Carry:
+    """The rows with what they hear in the books, if some are kept; `hears` None: all do."""
+    if not isinstance(rows.heard, counters.Counter):
+        return rows
+    heard = bits if hears is None else jax.tree.map(lambda word: jnp.where(hears, word, 0), bits)
+    return rows._replace(heard=counters.add(rows.heard, heard))
+
+
+def gradient_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
+    """A node takes a gradient."""
+
     def gradient(events: Events, rows: Carry) -> tuple[Carry, Array]:
-        rows = _moved(algorithm, rows, events.since_a)
+        rows = moved(algorithm, rows, events.since_a)
         trainers = network.trainers
         happens = None if trainers is None else trainers[events.a]
         draws = event_keys(key, events, network.node_ids)
         nodes, info = algorithm.on_gradient(draws, rows.nodes, network.node_ids[events.a])
-        return _noted(rows, nodes, info, happens, events.is_event)
+        return noted(rows, nodes, info, happens, events.is_event)
 
     return gradient
 
@@ -57,23 +106,27 @@ def _meeting_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
 
     def meet(events: Events, *given: Carry) -> tuple[Carry, Carry, Array]:
         places, since = (events.a, events.b), (events.since_a, events.since_b)
-        ends = [_moved(algorithm, rows, seconds) for rows, seconds in zip(given, since, strict=True)]
+        ends = [moved(algorithm, rows, seconds) for rows, seconds in zip(given, since, strict=True)]
         ids = [network.node_ids[place] for place in places]
-        happens = both(_present(network, events.a), _present(network, events.b))
+        happens = both(present(network, events.a), present(network, events.b))
         draws = event_keys(key, events, network.node_ids)
         added = jnp.zeros(STALENESS_BINS, jnp.uint32)
         if algorithm.before_message is not None:
             rows, split = _joined(ends)
             twice = None if happens is None else jnp.concatenate([happens, happens])
             nodes, info = algorithm.before_message(_both_keys(draws, "prepare"), rows.nodes, jnp.concatenate(ids))
-            rows, added = _noted(rows, nodes, info, twice, jnp.concatenate([events.is_event] * 2))
+            rows, added = noted(rows, nodes, info, twice, jnp.concatenate([events.is_event] * 2))
             ends = split(rows)
-        sends = [both(happens, _up(network, *links)) for links in (places, places[::-1])]
+        sends = [both(happens, up(network, *links)) for links in (places, places[::-1])]
         said = [algorithm.message(rows.nodes) for rows in ends]
+        silent = ends
         values, arrives, ends = _exchanged(network, draws, said, ends, ids, sends, events.is_event)
+        if isinstance(ends[0].heard, counters.Counter):
+            bits = [sent_between(*both_rows) for both_rows in zip(silent, ends, strict=True)]
+            ends = [hearing(ends[i], bits[1 - i], arrives[1 - i]) for i in (0, 1)]
         for i, other in enumerate((1, 0)):
-            nodes, info = algorithm.on_message(_keys(draws, "receive", i), ends[i].nodes, values[other], ids[i])
-            ends[i], more = _noted(ends[i], nodes, info, arrives[other], events.is_event)
+            nodes, info = algorithm.on_message(keys_of(draws, "receive", i), ends[i].nodes, values[other], ids[i])
+            ends[i], more = noted(ends[i], nodes, info, arrives[other], events.is_event)
             added = added + more
         return ends[0], ends[1], added
 
@@ -84,27 +137,43 @@ def _push_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
     """a sends, b hears."""
 
     def push(events: Events, rows_a: Carry, rows_b: Carry) -> tuple[Carry, Carry, Array]:
-        rows_a = _moved(algorithm, rows_a, events.since_a)
-        rows_b = _moved(algorithm, rows_b, events.since_b)
+        rows_a = moved(algorithm, rows_a, events.since_a)
+        rows_b = moved(algorithm, rows_b, events.since_b)
         ids_a, ids_b = network.node_ids[events.a], network.node_ids[events.b]
-        sends = _present(network, events.a)
+        sends = present(network, events.a)
         draws = event_keys(key, events, network.node_ids)
         added = jnp.zeros(STALENESS_BINS, jnp.uint32)
         if algorithm.before_message is not None:
-            nodes, info = algorithm.before_message(_keys(draws, "prepare", 0), rows_a.nodes, ids_a)
-            rows_a, added = _noted(rows_a, nodes, info, sends, events.is_event)
-        said = algorithm.message(rows_a.nodes)
-        if network.channel is PERFECT:
-            values, arrives, rows_a = said, sends, _counted(rows_a, said, both(events.is_event, sends))
-        else:
-            pays = both(events.is_event, sends)
-            values, arrives, rows_a = _transmit(network, draws, said, rows_a, ids_a, pays, ids_b)
-        hears = both(_present(network, events.b), _up(network, events.a, events.b))
-        nodes, info = algorithm.on_message(_keys(draws, "receive", 0), rows_b.nodes, values, ids_b)
-        rows_b, more = _noted(rows_b, nodes, info, both(arrives, hears), events.is_event)
+            nodes, info = algorithm.before_message(keys_of(draws, "prepare", 0), rows_a.nodes, ids_a)
+            rows_a, added = noted(rows_a, nodes, info, sends, events.is_event)
+        silent = rows_a
+        values, arrives, rows_a = sent_alone(network, algorithm, draws, rows_a, events, sends, ids_a, ids_b)
+        hears = both(present(network, events.b), up(network, events.a, events.b))
+        if isinstance(rows_b.heard, counters.Counter):
+            rows_b = hearing(rows_b, sent_between(silent, rows_a), both(arrives, hears))
+        nodes, info = algorithm.on_message(keys_of(draws, "receive", 0), rows_b.nodes, values, ids_b)
+        rows_b, more = noted(rows_b, nodes, info, both(arrives, hears), events.is_event)
         return rows_a, rows_b, added + more
 
     return push
+
+
+def sent_alone(
+    network: Network,
+    algorithm: EventAlgorithm,
+    draws: Array,
+    rows: Carry,
+    events: Events,
+    sends: Array | None,
+    ids: Array,
+    to_ids: Array,
+) -> tuple[PyTree, Array | None, Carry]:
+    """What one end of each event puts on the air, whether it gets through (None: always), and its rows after it."""
+    said = algorithm.message(rows.nodes)
+    pays = both(events.is_event, sends)
+    if network.channel is PERFECT:
+        return said, sends, counted(rows, said, pays)
+    return transmit(network, draws, said, rows, ids, pays, to_ids)
 
 
 def _exchanged(
@@ -119,11 +188,11 @@ def _exchanged(
     """What both ends put on the air, whether it arrives (None: always), and their rows after it."""
     pays = [both(is_event, one) for one in sends]
     if network.channel is PERFECT:
-        return said, sends, [_counted(*one) for one in zip(ends, said, pays, strict=True)]
+        return said, sends, [counted(*one) for one in zip(ends, said, pays, strict=True)]
     num = is_event.shape[0]
     rows, split = _joined(ends)
     whole = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *said)
-    values, arrives, rows = _transmit(network, draws, whole, rows, jnp.concatenate(ids), jnp.concatenate(pays), None)
+    values, arrives, rows = transmit(network, draws, whole, rows, jnp.concatenate(ids), jnp.concatenate(pays), None)
     halves = (slice(0, num), slice(num, None))
     return [jax.tree.map(lambda leaf, s=s: leaf[s], values) for s in halves], [arrives[s] for s in halves], split(rows)
 
@@ -143,16 +212,17 @@ def _joined(ends: list[Carry]) -> tuple[Carry, Any]:
     return joined, split
 
 
-def _moved(algorithm: EventAlgorithm, rows: Carry, seconds: Array) -> Carry:
+def moved(algorithm: EventAlgorithm, rows: Carry, seconds: Array) -> Carry:
+    """The rows so many seconds later, `[C]`, without events."""
     return rows if algorithm.flow is None else rows._replace(nodes=algorithm.flow(rows.nodes, seconds))
 
 
-def _present(network: Network, places: Array) -> Array | None:
+def present(network: Network, places: Array) -> Array | None:
     """Whether nodes are there, bool `[C]`; None: all."""
     return None if network.is_present is None else network.is_present[places]
 
 
-def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_event: Array) -> tuple[Carry, Array]:
+def noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_event: Array) -> tuple[Carry, Array]:
     """The rows after what happened to some of them (None: all), and how often each staleness was met."""
 
     def chosen(new: Array, old: Array) -> Array:
@@ -174,7 +244,7 @@ def _noted(rows: Carry, nodes: PyTree, info: Info, happens: Array | None, is_eve
     return rows, jnp.sum(met, axis=0, dtype=jnp.uint32)
 
 
-def _counted(rows: Carry, said: PyTree, sends: Array) -> Carry:
+def counted(rows: Carry, said: PyTree, sends: Array) -> Carry:
     """The rows with messages that pass through no channel counted, where they are counted here."""
     return _added(rows, message_bits(whole_packet(said)), sends) if rows.counts else rows
 
@@ -190,14 +260,14 @@ def _added(rows: Carry, bits: counters.Counter, sends: Array) -> Carry:
 _PURPOSES = {"prepare": 0, "receive": 2, "channel": 4}
 
 
-def _keys(draws: Array, purpose: str, end: int) -> Array:
-    """Keys of one end of each event, `[C]`: 0 is a, 1 is b."""
+def keys_of(draws: Array, purpose: str, end: Any) -> Array:
+    """Keys of one end of each event, `[C]`: 0 is a, 1 is b; one number, or one an event."""
     return keys.fold_in(draws, _PURPOSES[purpose] + end)
 
 
 def _both_keys(draws: Array, purpose: str) -> Array:
     """Keys of both ends, `[2C]`: those of a, then those of b."""
-    return jnp.concatenate([_keys(draws, purpose, 0), _keys(draws, purpose, 1)])
+    return jnp.concatenate([keys_of(draws, purpose, 0), keys_of(draws, purpose, 1)])
 
 
 def compressible(said: PyTree) -> Split:
@@ -218,7 +288,7 @@ def compressible(said: PyTree) -> Split:
     return numbers, headers, join
 
 
-def _up(network: Network, senders: Array, receivers: Array) -> Array | None:
+def up(network: Network, senders: Array, receivers: Array) -> Array | None:
     """Whether the link from each sender to its receiver works, bool `[C]`; None: all do."""
     if network.is_linked is None:
         return None
@@ -229,7 +299,7 @@ def _up(network: Network, senders: Array, receivers: Array) -> Array | None:
     return jnp.any(is_it & up, axis=1)
 
 
-def _transmit(
+def transmit(
     network: Network, draws: Array, said: PyTree, rows: Carry, ids: Array, sends: Array, to_ids: Array | None
 ) -> tuple[PyTree, Array, Carry]:
     """Messages of C events through the channel, `[C, ...]`, or `[2C, ...]` where both ends send (`to_ids` None).
@@ -254,7 +324,7 @@ def _transmit(
         delivered = jnp.ones(ends, bool) if packet.delivered is None else packet.delivered
         return packet.values, delivered, state, message_bits(packet)
 
-    out = jax.vmap(one)(_keys(draws, "channel", 0), by_event, other)
+    out = jax.vmap(one)(keys_of(draws, "channel", 0), by_event, other)
     values, delivered, state, bits = jax.tree.map(
         lambda leaf: leaf.swapaxes(0, 1).reshape(ends * num, *leaf.shape[2:]), out
     )

@@ -30,6 +30,7 @@ from dlsim.learning.events import learn_events
 from dlsim.learning.measures import STALENESS_DIMS, measured
 from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
+from dlsim.networks.flight.delays import check_unit
 from dlsim.networks.flight.server_messages import asked
 from dlsim.networks.messages import Probe, active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
@@ -79,7 +80,9 @@ def learn(
     losses), and the four axes `bits_sent`, `messages_sent`, `gradient_evaluations`, `simulated_seconds`.
 
     Where messages take rounds (`Network.with_delays`) it measures `staleness` too: how often a message was used so many
-    exchanges after it was sent, and `mean_staleness`.
+    exchanges after it was sent, and `mean_staleness`.  Where messages of a method by clocks take seconds it measures
+    `message_staleness` and `mean_message_staleness`: how often a message was heard after its sender had taken so many
+    gradients, and heard so many messages, since it was sent.
 
     Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
     is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
@@ -110,15 +113,16 @@ def learn(
         if name in algorithm.requires and name not in properties:
             held = ", ".join(sorted(properties)) or "none of these properties"
             checks.fail("learn", "network", f"{name} for this algorithm", held, _FIXES[name])
-    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and isinstance(network.state.ledger, Ledger):
-        fix = "Its nodes act by clocks or a pace: use with_links(links) without by_node, watts and a barrier of rounds."
-        checks.fail("learn", "network", "without a ledger of seconds for this algorithm", "one with it", fix)
+    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):
+        _check_books(network)
     if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
         check_single("learn", network)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
-    if network.delays is not None and not isinstance(algorithm, Algorithm):
-        fix = "Its messages take what the pace of clients says." if isinstance(algorithm, ArrivalAlgorithm) else ""
-        checks.fail("learn", "network", "one without delays in rounds for a method without rounds", "delays", fix)
+    if network.delays is not None and isinstance(algorithm, ArrivalAlgorithm):
+        fix = "Its messages take what the pace of clients says."
+        checks.fail("learn", "network", "one without delays for a method with a schedule", "delays", fix)
+    if network.delays is not None:
+        check_unit("learn", network.delays, "seconds" if isinstance(algorithm, EventAlgorithm) else "rounds")
     if network.delays is not None and ("prompt" in algorithm.requires or network.channel.is_sum):
         fix = "What is said in a round is void in the next one: the basis, direction or mask it belongs to is another."
         checks.fail("learn", "network", "one without delays for this algorithm and channel", "delays", fix)
@@ -132,7 +136,7 @@ def learn(
             fix = "Its clocks belong to the edges of the network."
             checks.fail("learn", "scenario", "one that keeps the topology for this algorithm", "another", fix)
         if scenario is not None and not _keeps_links(scenario, network):
-            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.clock_nodes(...))."
+            fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.poisson(rates))."
             checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
     if scenario is not None:
@@ -199,6 +203,21 @@ def learn(
         dims=None if network.delays is None else STALENESS_DIMS,
         phase=None if algorithm.phase is None else phase_of(algorithm.phase),
     )
+
+
+def _check_books(network: Network) -> None:
+    """What a method without rounds can say of each node's seconds, or one line."""
+    links = network.links
+    if links is None or not isinstance(network.state.ledger, Ledger):
+        return
+    if network.barrier == "round":
+        fix = "Its nodes do not wait for each other: use with_links(links, by_node=True)."
+        checks.fail("learn", "network.barrier", "'exchange' for a method without rounds", "'round'", fix)
+    for name in ("upload_cells", "download_cells", "jitter", "compute_jitter"):
+        if getattr(links, name) is not None:
+            fix = f"Use links._replace({name}=None), or a method of rounds."
+            rule = "None where seconds by node are kept for a method without rounds"
+            checks.fail("learn", f"links.{name}", rule, "given", fix)
 
 
 def _keeps_links(scenario: Scenario, network: Network) -> bool:

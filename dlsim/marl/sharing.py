@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim import checks, keys, trees
+from dlsim import checks
+from dlsim.aggregators.linear import aggregate, initial_state
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.environments.environment import Environment
 from dlsim.networks.messages import both
@@ -101,17 +102,11 @@ def exchange_of(where: str, sharing: Sharing, environment: Environment) -> Excha
         return {name: params[name] for name in sharing.parts}, kept
 
     def init(params: PyTree) -> PyTree:
-        return () if sharing.aggregator is None else sharing.aggregator.init(chosen(params)[0])
+        return initial_state(sharing.aggregator, chosen(params)[0])
 
     def talk(key: Array, state: PyTree, params: PyTree, network: Network) -> tuple[PyTree, PyTree, Network]:
         sent, kept = chosen(params)
-        if sharing.aggregator is None:
-            mixed, network = network.mix(key, sent, stream="gossip")
-        else:
-            inbox, network = network.gather(key, sent, stream="gossip")
-            new, mixed = sharing.aggregator.apply(keys.stream(key, "aggregate"), state, sent, inbox)
-            state = trees.select(network.is_present, new, state)
-        mixed = trees.select(network.is_present, mixed, sent)
+        state, mixed, network = aggregate(network, key, sharing.aggregator, state, sent, stream="gossip")
         return state, mixed if sharing.parts is None else {**mixed, **kept}, network
 
     def run(

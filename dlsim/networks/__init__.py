@@ -35,9 +35,10 @@ from dlsim.networks.collectives.orders import ring_order
 from dlsim.networks.collectives.pipes import Pipes, pipes, transfer_seconds
 from dlsim.networks.collectives.shared_state import Synchronized, elect, state_hash, synchronize
 from dlsim.networks.compose import chain, no_scenario, perfect_channel
-from dlsim.networks.edge_messages import reverse_edges, send_edges
+from dlsim.networks.edge_messages import reverse_edges, send_edges, sum_at_receivers
 from dlsim.networks.fields import Membership
 from dlsim.networks.flight.delays import Delays, fixed_delay, geometric_delay, link_delay, random_delay, trace_delay
+from dlsim.networks.flight.timed import fixed_seconds, link_seconds, log_normal_seconds, random_seconds, trace_seconds
 from dlsim.networks.graphs.converters import from_jraph, from_matrix, from_networkx, to_jraph, to_networkx
 from dlsim.networks.graphs.drawing import draw
 from dlsim.networks.graphs.finite_time import base_graph, one_peer_exponential
@@ -93,6 +94,14 @@ from dlsim.networks.scenes.mobility import position_trace, random_waypoint
 from dlsim.networks.scenes.outages import disaster, outages, relays, split
 from dlsim.networks.scenes.peer_churn import peer_churn
 from dlsim.networks.scenes.presence import churn, crash, link_failure, participation, random_presence
+from dlsim.networks.scenes.schedules import (
+    given_rounds,
+    periodic_rounds,
+    ramp_rounds,
+    random_neighbors,
+    scheduled_links,
+    window_rounds,
+)
 from dlsim.networks.scenes.victims import components, victims
 from dlsim.networks.scenes.weighing import reweigh
 
@@ -151,12 +160,14 @@ __all__ = [
     "fading",
     "fedzip",
     "fixed_delay",
+    "fixed_seconds",
     "from_edge_list",
     "from_jraph",
     "from_matrix",
     "from_networkx",
     "gaussian_noise",
     "geometric_delay",
+    "given_rounds",
     "graph",
     "grid",
     "host_graph",
@@ -168,7 +179,9 @@ __all__ = [
     "laplacian",
     "link_delay",
     "link_failure",
+    "link_seconds",
     "links",
+    "log_normal_seconds",
     "log_quantize",
     "lognormal_devices",
     "loss",
@@ -186,15 +199,19 @@ __all__ = [
     "peer_churn",
     "perfect_channel",
     "period_gap",
+    "periodic_rounds",
     "pipes",
     "poisson_binomial",
     "position_trace",
     "quantize",
+    "ramp_rounds",
     "random_delay",
     "random_geometric",
     "random_k",
+    "random_neighbors",
     "random_presence",
     "random_regular",
+    "random_seconds",
     "random_sparsification",
     "random_waypoint",
     "rate_trace",
@@ -205,6 +222,7 @@ __all__ = [
     "ring",
     "ring_order",
     "rqm",
+    "scheduled_links",
     "second_eigenvalue",
     "secure_aggregation",
     "send_edges",
@@ -218,6 +236,7 @@ __all__ = [
     "state_hash",
     "stochastic_block",
     "stragglers",
+    "sum_at_receivers",
     "synchronize",
     "time_varying",
     "to_jraph",
@@ -227,8 +246,10 @@ __all__ = [
     "torus",
     "trace_delay",
     "trace_devices",
+    "trace_seconds",
     "transfer_seconds",
     "victims",
     "watts_strogatz",
     "wifi",
+    "window_rounds",
 ]

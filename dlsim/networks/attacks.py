@@ -20,7 +20,7 @@ class Attack(NamedTuple):
 
 
 class _Honest(NamedTuple):
-    count: Array  # at least one
+    num: Array  # at least one
     mean: Array  # [D]
     deviation: Array  # [D] standard deviation, entry by entry
 

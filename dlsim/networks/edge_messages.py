@@ -1,11 +1,14 @@
-"""A different message over every edge."""
+"""What belongs to edges and not to nodes: a message of its own over each, values and weights of each, sums by receiver."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks
+from dlsim import checks, trees
 from dlsim.core import Array, PyTree, Route
 from dlsim.networks import messages
 from dlsim.networks.fields import check_single
@@ -29,6 +32,56 @@ def reverse_edges(network: Network) -> Array:
         return jnp.asarray(back)
     order = jnp.lexsort((network.receivers, network.senders))
     return jnp.zeros_like(order).at[order].set(jnp.arange(network.num_edges), unique_indices=True).astype(jnp.int32)
+
+
+@checks.typed
+def sum_at_receivers(network: Network, tree: PyTree) -> PyTree:
+    """The sum over the edges into each node of `tree [E, ...]`, `[N, ...]`; those of the padding are the last node's."""
+    messages.check_leading("sum_at_receivers", tree, network.num_edges)
+
+    def leaf(rows: Array) -> Array:
+        return jax.ops.segment_sum(rows, network.receivers, network.num_nodes, indices_are_sorted=True)
+
+    return jax.tree.map(leaf, tree)
+
+
+def from_receivers(network: Network, tree: PyTree) -> PyTree:
+    """The receiver's row of `tree [N, ...]` at every edge, `[E, ...]`; zero in the padding."""
+    rows = trees.take(tree, network.receivers)
+    return trees.select(network.is_edge, rows, trees.zeros_like(rows))
+
+
+def heard_edges(network: Network, arrival: Arrival) -> Array:
+    """Over which edges something came to somebody who is there, bool `[E]`: what is under way finds some of them gone."""
+    if network.is_present is None:
+        return arrival.mask
+    return arrival.mask & network.is_present[network.receivers]
+
+
+def check_edge_weights(where: str, argument: str, weights: Any, num_nodes: int) -> Any:
+    """Weights of the links, apart from those of mixing: `[N, N]` by node id, symmetric, >= 0 and 0 on the diagonal.
+
+    None (1 a link) and tracers pass.  Entries without a link mean nothing, but must be numbers.
+    """
+    if weights is None:
+        return None
+    given = checks.array(where, argument, weights, (num_nodes, num_nodes), minimum=0.0)
+    if checks.is_concrete(given):
+        for i, j in np.argwhere(given != given.T)[:1].tolist():
+            got = f"{given[i, j]:g} at [{i}, {j}] and {given[j, i]:g} at [{j}, {i}]"
+            checks.fail(where, argument, "symmetric", got, "Pass np.maximum(a, a.T), say.")
+        for (i,) in np.argwhere(np.diagonal(given))[:1].tolist():
+            checks.fail(where, argument, "0 on the diagonal", f"{given[i, i]:g} at [{i}, {i}]", "A link has two ends.")
+    return jnp.asarray(given, float)
+
+
+def edge_weights(network: Network, weights: Array | None) -> Array:
+    """Of every edge its entry of the matrix `weights [N, N]` (by node id; None: 1), `[E]`; 0 in the padding."""
+    if weights is None:
+        found = jnp.ones(network.num_edges)
+    else:
+        found = weights[network.node_ids[network.receivers], network.node_ids[network.senders]]
+    return found if network.is_edge is None else jnp.where(network.is_edge, found, 0)
 
 
 @checks.typed

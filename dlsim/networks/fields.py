@@ -165,7 +165,8 @@ class NetworkFields:
         return self.replace(links=links, barrier=barrier, state=state)
 
     def with_delays(self, delays: Delays) -> Self:
-        """Messages are under way for some rounds (see `dlsim.networks.fixed_delay`); delays of zero are none."""
+        """Messages are under way for some rounds (see `dlsim.networks.fixed_delay`), or, for methods by clocks, seconds
+        (`dlsim.networks.fixed_seconds`); delays of zero are none."""
         check_delays("with_delays", delays, self)
         return self.replace(delays=None if delays.are_none else delays)
 

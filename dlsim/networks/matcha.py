@@ -112,12 +112,7 @@ def _laplacian(pairs: np.ndarray, num_nodes: int) -> np.ndarray:
 def _probabilities(laplacians: np.ndarray, budget: float) -> np.ndarray:
     if budget == 1:
         return np.ones(len(laplacians))
-    try:
-        import cvxpy
-    except ImportError:
-        raise ImportError(
-            "matcha: cvxpy must be installed to choose probabilities. Run: pip install 'dlsim[opt]'"
-        ) from None
+    cvxpy: Any = checks.package("matcha", "cvxpy", "opt")
     num, size = laplacians.shape[:2]
     p, gap = cvxpy.Variable(num, nonneg=True), cvxpy.Variable()
     apart = np.eye(size) - 1 / size

@@ -66,4 +66,11 @@ def dp_sgd(problem: Problem, *, clip: Any, noise_multiplier: Any) -> Problem:
         return checks.fail("dp_sgd", "algorithm", "one that asks for no exact gradients", "one that does", fix)
 
     sources = "; ".join(filter(None, (problem.source, "Abadi et al., CCS 2016")))
-    return problem._replace(gradient=gradient, full_gradient=refused, gradient_at=None, proximal=None, source=sources)
+    return problem._replace(
+        gradient=gradient,
+        full_gradient=refused,
+        gradient_at=None,
+        proximal=None,
+        warm_proximal=None,
+        source=sources,
+    )

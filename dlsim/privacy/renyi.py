@@ -175,9 +175,4 @@ def _host(where: str, mechanism: Renyi) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _package(where: str) -> Any:
-    try:
-        from dp_accounting.rdp import rdp_privacy_accountant
-    except ImportError:
-        fix = "pip install -e '.[privacy]'"
-        checks.fail(where, "dp-accounting", "installed", "no such package", fix)
-    return rdp_privacy_accountant
+    return checks.package(where, "dp_accounting.rdp.rdp_privacy_accountant", "privacy")

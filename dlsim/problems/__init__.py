@@ -12,6 +12,8 @@ from dlsim.problems.language_models import lstm, transformer
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
+from dlsim.problems.one_class_svm import one_class_svm
+from dlsim.problems.own_start import own_start
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -27,6 +29,7 @@ from dlsim.problems.partition_plot import describe, plot_partition
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
+from dlsim.problems.sharpness import sharpness_aware
 from dlsim.problems.supervised import supervised
 from dlsim.problems.text import language_model, text_dataset
 from dlsim.problems.variables import Variables
@@ -64,6 +67,8 @@ __all__ = [
     "map_nodes",
     "max_pool",
     "mlp",
+    "one_class_svm",
+    "own_start",
     "partition",
     "partition_from_lists",
     "pathological",
@@ -73,6 +78,7 @@ __all__ = [
     "rotation_shift",
     "shards",
     "shared_inputs",
+    "sharpness_aware",
     "softmax_regression",
     "supervised",
     "synthetic_classification",

@@ -44,7 +44,7 @@ def zeroth_order(
 
     Cost of a gradient: 2 S forward passes of a batch and S D random numbers a node; `batch_size`, which the gradient
     evaluations are counted by, is 2 S times the problem's.  `full_gradient` stays exact; epochs (`gradient_at`) and
-    closed proximal maps, which take derivatives, are gone.
+    proximal maps, which take derivatives, are gone.
     Source: Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient approximation, IEEE TAC
       1992 (Rademacher); Nesterov and Spokoiny, Random gradient-free minimization of convex functions, FoCM 2017 (normal).
     """
@@ -69,6 +69,7 @@ def zeroth_order(
         batch_size=2 * num_directions * problem.batch_size,
         gradient_at=None,
         proximal=None,
+        warm_proximal=None,
         source="; ".join(filter(None, (problem.source, "Spall, IEEE TAC 1992"))),
     )
 

@@ -71,7 +71,7 @@ def test_it_is_the_papers(present: np.ndarray, momentum: float | None) -> None:
         algorithm = algorithms.power_sgd(of, optax.sgd(RATE), rank=RANK, momentum=momentum)
         states, _ = play(algorithm, networks.complete(NODES), present)
         first = dlsim.trees.replicate(of.init(None), NODES)
-        factors = {"w": np.asarray(starts(matrix_shapes(first, RANK))[1])}
+        factors = {"w": np.asarray(starts(matrix_shapes(first, RANK))[1]).T}
 
         def gradient(i, x):
             rows = {name: jnp.asarray(leaf)[None] for name, leaf in x.items()}

@@ -52,12 +52,14 @@ WITH_RATE = {
     "k_gt": "local_learning_rate",
     "led": "learning_rate",
     "lt_admm": "learning_rate",
+    "network_lasso": "coupling",
     "nids": "learning_rate",
     "proxskip": "learning_rate",
     "quasi_global_momentum": "learning_rate",
     "scaffold": "local_learning_rate",
     "wang_elia": "learning_rate",
 }
+MAY_BE_ZERO = {"network_lasso"}  # of these rates
 # Asynchronous methods, and what they are called with beside the problem and the optimiser or the rate.
 PACE = {"pace": dlsim.arrivals.pace(NUM_NODES, 0.1), "num_local_steps": 1}
 WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
@@ -100,6 +102,8 @@ OTHER_NUMBERS = (
     ("lt_admm", "consensus_step_size", None, False),
     ("lt_admm", "penalty", None, False),
     ("k_gt", "communication_step_size", None, False),
+    ("network_lasso", "local_learning_rate", None, False),
+    ("network_lasso", "penalty", None, False),
     ("nids", "consensus_step_size", 1.0, False),
     ("proxskip", "consensus_step_size", 1.0, False),
     ("proxskip", "probability", 1.0, False),
@@ -171,7 +175,11 @@ def test_what_is_no_optimiser(name: str, wrong: Any) -> None:
 @pytest.mark.parametrize("name", WITH_RATE)
 @pytest.mark.parametrize("wrong", [-0.1, 0.0, float("nan"), float("inf"), "0.1", None, True])
 def test_what_is_no_rate(name: str, wrong: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: {WITH_RATE[name]} must be a number in \(0, inf\), got "):
+    if name in MAY_BE_ZERO and wrong == 0:
+        assert isinstance(made(name), Algorithm)
+        return
+    line = rf"^{name}: {WITH_RATE[name]} must be a number in [\(\[]0, inf\), got "
+    with pytest.raises(ValueError, match=line):
         getattr(algorithms, name)(six_nodes.problem(), wrong)
 
 
@@ -221,10 +229,10 @@ def two_halves() -> Network:
 
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
-UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "wang_elia")
+UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "network_lasso", "wang_elia")
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
-ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training")  # need no links
+ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training", "network_lasso")  # need no links
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

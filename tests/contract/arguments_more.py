@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contract import arguments_matching as matching
 from contract.arguments_collectives import COLLECTIVES
+from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_parts import SGD, Call, just, problem
 from contract.arguments_scenes import SCENES
 
@@ -30,12 +31,29 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
-    "networks": {**COLLECTIVES, **SCENES},
-    "algorithms": dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner) | matching.ALGORITHMS,
     "metrics": matching.METRICS,
+    "networks": {
+        **COLLECTIVES,
+        **EDGES,
+        **SCENES,
+        "given_rounds": just(num_rounds=5, rounds=[1, 3]),
+        "periodic_rounds": just(num_rounds=5, period=2),
+        "ramp_rounds": just(num_rounds=5, first=0.0, last=1.0),
+        "random_neighbors": just(degree=0.2),
+        "scheduled_links": just(share=0.5),
+        "window_rounds": just(num_rounds=5, start=1),
+    },
+    "algorithms": {
+        **TIED,
+        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
+        **matching.ALGORITHMS,
+    },
     "problems": {
+        **CONVEX,
         **matching.PROBLEMS,
         "language_model": _spoken,
+        "own_start": just(problem=problem),
+        "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
 }

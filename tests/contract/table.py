@@ -14,7 +14,7 @@ from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, n
 from contract.server_table import SERVER_CASES
 
 from dlsim import algorithms, trees
-from dlsim.problems import zeroth_order
+from dlsim.problems import sharpness_aware, zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
 
@@ -49,6 +49,17 @@ CASES = (
     ),
     Case("dsgd", lambda p, rate: algorithms.dsgd(p, optax.adam(rate)), variant="adam"),
     Case("dsgd", lambda p, rate: algorithms.dsgd(p, noisy(rate)), variant="noise"),
+    Case(
+        "dsgd",
+        lambda p, rate: algorithms.dsgd(
+            sharpness_aware(p, 0.05),
+            optax.sgd(rate, momentum=0.5),
+            num_local_steps=2,
+            num_gossip_steps=3,
+            fresh_optimizer=True,
+        ),
+        variant="sharpness_aware",
+    ),
     Case(
         "dsgd",
         lambda p, rate: algorithms.dsgd(p, optax.sgd(rate), aggregator=neighborhood_mean()),
@@ -177,8 +188,33 @@ CASES = (
     ),
     Case(
         "decentralized_admm",
+        lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=1, local_learning_rate=3 * rate),
+        variant="dlm",
+    ),
+    Case(
+        "decentralized_admm",
         lambda p, rate: algorithms.decentralized_admm(p, 0.3, num_local_steps=3, optimizer=optax.adam(rate)),
         variant="dinno",
+    ),
+    Case(
+        "network_lasso",
+        lambda p, rate: algorithms.network_lasso(p, 3 * rate, edge_weights=world.link_weights()),
+        is_random=False,
+        needs_proximal=True,
+        reduces_to=(
+            Reduction(
+                "with ties too strong to be torn it is consensus ADMM of half the penalty",
+                lambda p, rate: algorithms.network_lasso(p, 1e4, penalty=6 * rate),
+                lambda p, rate: algorithms.decentralized_admm(p, 3 * rate),
+            ),
+        ),
+    ),
+    Case(
+        "network_lasso",
+        lambda p, rate: algorithms.network_lasso(
+            p, 0.5, norm="squared", num_local_steps=3, local_learning_rate=3 * rate
+        ),
+        variant="squared_inexact",
     ),
     Case(
         "stochastic_gradient_push",

@@ -194,7 +194,6 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
     large, two = networks.network.complete_network(8), np.ones((8, 2))
     one_way = world.directed().with_delays(networks.fixed_delay(1))
     fedbuff = algorithms.fedbuff(problem, sgd, buffer_size=2)
-    without_rounds = "network must be one without delays in rounds"
     refused = (
         (
             lambda: networks.fixed_delay(5, max_rounds=3),
@@ -242,11 +241,8 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
             lambda: started(late, fedavg, networks.participation(3)),
             "must be all nodes where reports take rounds, got 3",
         ),
-        (lambda: started(late, algorithms.ad_psgd(problem, sgd)), without_rounds),
-        (
-            lambda: started(late, fedbuff),
-            without_rounds,
-        ),
+        (lambda: started(late, algorithms.ad_psgd(problem, sgd)), "delays must be in seconds for a method by clocks"),
+        (lambda: started(late, fedbuff), "network must be one without delays for a method with a schedule"),
     )
     for call, line in refused:
         with pytest.raises(ValueError, match=line):

@@ -49,6 +49,12 @@ def uneven(weights: str = "metropolis_hastings") -> Network:
     return connect(uneven_graph(), weights)
 
 
+def link_weights() -> np.ndarray:
+    """[N, N] by node id, symmetric: another one a link."""
+    draws = np.random.default_rng(2).uniform(0.5, 1.5, (NUM_NODES, NUM_NODES))
+    return (draws + draws.T) * (1 - np.eye(NUM_NODES)) / 2
+
+
 def directed(weights: str = "column_stochastic") -> Network:
     """A directed cycle with three chords, column-stochastic."""
     links = [(i, (i + 1) % NUM_NODES) for i in range(NUM_NODES)] + [(0, 4), (2, 7), (5, 1)]

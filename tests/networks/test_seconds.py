@@ -240,12 +240,9 @@ def test_bad_input(call: Any, line: str) -> None:
         call()
 
 
-def test_methods_by_clocks_keep_no_ledger() -> None:
+def test_methods_by_clocks_and_paces() -> None:
     problem = problems.quadratic(4, 4, seed=0)
-    network = networks.ring(4).with_links(networks.links(4, compute=1.0), by_node=True)
-    with pytest.raises(ValueError, match="learn: network must be without a ledger of seconds for this algorithm"):
-        dlsim.learn(problem, algorithms.ad_psgd(problem, optax.sgd(0.1)), network)
-    plain = network.with_links(networks.links(4, compute=1.0))
+    plain = networks.ring(4).with_links(networks.links(4, compute=1.0))
     with pytest.raises(ValueError, match="learn: scenario must be one that leaves the links alone"):
         dlsim.learn(problem, algorithms.ad_psgd(problem, optax.sgd(0.1)), plain, networks.stragglers(3.0))
     dlsim.learn(problem, algorithms.ad_psgd(problem, optax.sgd(0.1)), plain, networks.churn(0.1))

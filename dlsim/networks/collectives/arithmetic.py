@@ -136,16 +136,32 @@ def butterfly_sum(values: Array, ring: Array, num_peers: Array) -> Array:
     the same tree at every entry, whoever holds it.
     """
     size = values.shape[0]
-    power = largest_power(num_peers, size)
-    pairs = num_peers - power
-    rank = jnp.arange(2 ** (size.bit_length() - 1))
+    leaves = largest_power(num_peers, size)
+    pairs = num_peers - leaves
 
     def row(place: Array) -> Array:
-        return values.at[ring[jnp.clip(place, 0, size - 1)]].get(mode="promise_in_bounds")
+        at = ring.at[jnp.clip(place, 0, size - 1)].get(mode="promise_in_bounds")
+        return jax.lax.dynamic_index_in_dim(values, at, 0, keepdims=False)
 
-    is_pair = (rank < pairs)[:, None]
-    total = jnp.where(is_pair, row(2 * rank + 1) + row(2 * rank), row(rank + pairs))
-    width = total.shape[0]
+    def leaf(rank: Array) -> Array:
+        is_pair = rank < pairs
+        own = row(jnp.where(is_pair, 2 * rank + 1, rank + pairs))
+        return jnp.where(is_pair, own + row(2 * rank), own)
+
+    # The first three halvings of a rank at once, so that each vector is read where it lies and none is copied.
+    is_wide = leaves >= 8
+
+    def three(rank: Array, totals: Array) -> Array:
+        branches = [leaf(rank + place * leaves // 8) for place in range(8)]
+        alone = branches[0]
+        for distance in (4, 2, 1):
+            branches = [branches[place] + branches[place + distance] for place in range(distance)]
+        return totals.at[rank].set(jnp.where(is_wide, branches[0], alone))
+
+    most = 2 ** (size.bit_length() - 1)
+    width = max(most // 8, min(most, 4))
+    power = jnp.where(is_wide, leaves // 8, leaves)
+    total = jax.lax.fori_loop(0, power, three, jnp.zeros((width, values.shape[1]), values.dtype))
     while width > 1:
         width, power = width // 2, power // 2
         other = total.at[jnp.arange(width) + power].get(mode="promise_in_bounds")

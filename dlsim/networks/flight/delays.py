@@ -1,4 +1,6 @@
-"""How long messages are under way, in rounds: a value of the Network, beside its channel and its links.
+"""How long messages are under way: a value of the Network, beside its channel and its links.
+
+Methods of rounds count in rounds, which is what this module is about; methods by clocks in simulated seconds (`timed`).
 
 A message that is sent in exchange s with a delay of d is there in exchange s + d; d = 0 is the exchange itself.  Every
 stream of messages counts its own exchanges, which are rounds where a method talks once a round.  What becomes of a message
@@ -26,14 +28,20 @@ HEAR = ("newest", "all")  # what a receiver makes of what has arrived
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Delays:
-    """Delays of messages in whole rounds.  Make one with `fixed_delay`, `random_delay`, `trace_delay` or `link_delay`."""
+    """Delays of messages, in whole rounds (`fixed_delay`, `random_delay`, `trace_delay`, `link_delay`) or in simulated
+    seconds (`fixed_seconds`, `random_seconds`, `log_normal_seconds`, `trace_seconds`, `link_seconds`)."""
 
-    values: Array  # fixed: [], [E] or [N]; trace: [T, ...] of these; random: [max_rounds] P[d <= k]; links: [] seconds
+    # fixed: [], [E] or [N]; trace: [T, ...] of these; random: [max_rounds] P[d <= k]; links: [] seconds.  In seconds they are
+    # NumPy's, random: [S] of which one is drawn; log_normal: [2] median and sigma; links: [] bits, 0: a whole message's.
+    values: Array
     kind: str = dataclasses.field(metadata={"static": True})
     max_rounds: int = dataclasses.field(metadata={"static": True})
     per: str = dataclasses.field(default="all", metadata={"static": True})  # whose the values are, see OWNERS
     # Whether a scenario replaces the topology from round to round: the links of each round are then kept with its messages.
     is_changing: bool = dataclasses.field(default=False, metadata={"static": True})
+    unit: str = dataclasses.field(default="rounds", metadata={"static": True})  # or "seconds"
+    # In seconds: how many messages there is room for at a time; None: as many as trial tapes need, and some more.
+    room: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def is_constant(self) -> bool:
@@ -47,13 +55,20 @@ class Delays:
 
     @property
     def are_none(self) -> bool:
-        """Whether every message is known to be heard in the exchange in which it is sent."""
+        """Whether every message is known to be heard in the exchange, or at the instant, in which it is sent."""
+        if self.unit == "seconds":
+            return self.kind in ("fixed", "trace", "random") and not np.any(self.values)
         return self.max_rounds == 0 and self.kind != "links" and checks.is_concrete(self.values)
 
     @property
     def has_rounds_of_fixed_length(self) -> bool:
         """Whether a round lasts as long as it is said to, however slow a message is."""
-        return self.kind == "links"
+        return self.kind == "links" and self.unit == "rounds"
+
+    @property
+    def may_overtake(self) -> bool:
+        """Whether of two messages over one link the later may arrive first."""
+        return self.kind in ("random", "log_normal", "trace")
 
     def replace(self, **changes: Any) -> Delays:
         """The delays with other fields."""
@@ -71,6 +86,8 @@ class Delays:
         if self.per == "all":
             return self
         order = nodes if self.per == "node" else edges
+        if self.unit == "seconds":
+            return self.replace(values=self.values[..., np.asarray(order)])
         return self.replace(values=jnp.asarray(self.values)[..., jnp.asarray(order)])
 
 
@@ -200,9 +217,17 @@ def check_delays(where: str, delays: Any, network: Any) -> Delays:
         checks.fail(where, "network", "one with links where delays follow from them", "none", fix)
     if delays.kind == "links":
         check_alone(where, network.links)
-    if network.is_implicit and not delays.is_one:
+    if network.is_implicit and delays.unit == "rounds" and not delays.is_one:
         checks.fail(where, "network", "one that lists its edges where links differ", "a large complete graph")
     return delays
+
+
+def check_unit(where: str, delays: Delays, unit: str) -> None:
+    """Delays of what counts in rounds, or in seconds, or one line."""
+    if delays.unit != unit:
+        makes = "fixed_delay(1)" if unit == "rounds" else "fixed_seconds(0.1)"
+        whose = "a method of rounds" if unit == "rounds" else "a method by clocks"
+        checks.fail(where, "delays", f"in {unit} for {whose}", f"in {delays.unit}", f"Use e.g. dlsim.networks.{makes}.")
 
 
 def draw(where: str, delays: Delays, key: Array, sent: Transmissions, links: Any) -> tuple[Array, Array | None]:
@@ -210,6 +235,7 @@ def draw(where: str, delays: Delays, key: Array, sent: Transmissions, links: Any
 
     Those that are out of range come as `max_rounds`; None where that cannot be.
     """
+    check_unit(where, delays, "rounds")
     if delays.kind == "random":
         ids = sent.node_ids
         server = jnp.full(sent.num, SERVER, ids.dtype)

@@ -161,11 +161,7 @@ def _fastest_mixing(graph: Graph, solver: str | None = None, nonnegative: bool =
     if not num_pairs:
         return np.zeros(0)
     # Imported after what needs no solver, so that its absence is told only where it matters.
-    try:
-        import cvxpy
-    except ImportError:
-        fix = "Run: pip install 'dlsim[opt]'"
-        raise ImportError(f"mixing_weights: fastest_mixing must have cvxpy, which is not installed. {fix}") from None
+    cvxpy: Any = checks.package("mixing_weights", "cvxpy", "opt")
     import scipy.sparse
 
     if solver is not None:

@@ -1,8 +1,9 @@
 """What messages and gradients take in simulated seconds, and how each node spends them.
 
 Every verb ends in `between`, `to_server` or `from_server`, a round of learning in `computed` and `end_round`.  Without a
-ledger (`Network.with_links(by_node=True)`) the clock is all that is kept.  What is drawn belongs to (key of the verb,
-stream, node); nothing is drawn where the links have no jitter.
+ledger (`Network.with_links(by_node=True)`) the clock is all that is kept.  Methods by clocks write it event by event
+(`work_seconds`, `booked_at`), those with a schedule job by job (`dlsim.arrivals.executor`).  What is drawn belongs to (key
+of the verb, stream, node); nothing is drawn where the links have no jitter.
 """
 
 from __future__ import annotations
@@ -186,3 +187,34 @@ def _spend(network: Fields, spent: dict[str, Array], busy: Array, seconds: Array
         network = elapse(network, seconds)
     ledger = ledger._replace(busy=ledger.busy + busy, elapsed=ledger.elapsed + more, **clocks)
     return network.with_state(network.state._replace(ledger=ledger))
+
+
+def work_seconds(links: Links | None, place: Array, num_gradients: Array, sent_bits: Array, heard_bits: Array) -> Any:
+    """Seconds of computing, sending and hearing that events ask of the nodes at `place`, `[n]` each."""
+    assert links is not None
+    through = 1.0 if links.loss is None else 1 - links.loss[place]
+    latency = links.latency if links.latency.ndim == 0 else links.latency[place]
+    up = _late(latency, sent_bits / (links.upload[place] * through))
+    down = _late(latency, heard_bits / (links.download[place] * through))
+    return links.compute[place] * num_gradients, up, down
+
+
+def booked_at(books: Ledger, gap: Array, work: tuple[Array, Array, Array]) -> Ledger:
+    """The books of nodes `gap` seconds after they were last written, when there is this much work more, `[n]` each.
+
+    A node does one thing after the other.  With u its work that is left (`busy`), and w what comes now:
+
+        waiting <- waiting + max(gap - u, 0),   u <- max(u - gap, 0) + w
+    """
+    books = settled(books, gap)
+    clocks: dict[str, Any] = {
+        name: counters.advance(getattr(books, name), each)
+        for name, each in zip(("compute", "upload", "download"), work, strict=True)
+    }
+    return books._replace(**clocks, busy=books.busy + (work[0] + work[1] + work[2]))
+
+
+def settled(books: Ledger, gap: Array) -> Ledger:
+    """The books `gap` seconds later, without new work."""
+    waiting = counters.advance(books.waiting, jnp.maximum(gap - books.busy, 0))
+    return books._replace(waiting=waiting, busy=jnp.maximum(books.busy - gap, 0))

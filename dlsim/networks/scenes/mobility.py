@@ -257,8 +257,8 @@ def _joins(places: Places, radius: float, seconds_per_round: float) -> bool:
         before, codes = len(codes), np.union1d(codes, pairs[:, 0] * num + pairs[:, 1])
         first, second = codes // num, codes % num
         if len(codes) > before or t == 0:
-            ends = (np.concatenate([first, second]), np.concatenate([second, first]))
-            if is_connected(Graph(num, *(end.astype(np.int32) for end in ends))):
+            senders, receivers = np.concatenate([first, second]), np.concatenate([second, first])
+            if is_connected(Graph(num, senders.astype(np.int32), receivers.astype(np.int32))):
                 return True
     return False
 
