@@ -6,8 +6,8 @@ into one Process.  Every noun is a bundle of pure functions, so nouns are built 
 outside: a float given to a factory may be a tracer, an int, a bool or a string is structure.
 
 Letters: N nodes, n some of them, E directed edges, L transmissions, K local steps, B batch, D parameters.
-Keys come first.  A draw depends on (seed, step, node id, purpose) alone; see `dlsim.keys`.
-State in equals State out in structure, shape and dtype.  Leaves that belong to nodes lead with N.
+Keys come first.  A draw depends on (seed, step, node id, purpose) alone; see `dlsim.keys`.  State in equals State out in
+structure, shape and dtype.  Leaves that belong to nodes lead with N.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Process(NamedTuple):
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for the steps to come.  `drawn` is what drawings show where that is not `network` alone.
+    is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
 
     `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
     learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
@@ -76,12 +76,14 @@ class Process(NamedTuple):
     drawn: Drawn | None = None
     params: ParamsFn | None = None
     dims: Mapping[str, Sequence[str]] | None = None
+    phase: Phase | None = None
 
     def __repr__(self) -> str:
         parts = ["" if self.num_nodes is None else f"{self.num_nodes} nodes"]
         network = self.network if self.drawn is None else self.drawn.network
         parts += ["" if network is None else f"over {network!r}", _sources(self.sources)]
         parts += ["fed by the host" if self.feed is not None else "", "" if self.measure else "measures nothing"]
+        parts += ["with a phase on the host" if self.phase is not None else ""]
         return _line("Process", parts)
 
     def over(self, network: Any) -> Process | None:
@@ -116,6 +118,20 @@ class Feed(NamedTuple):
 
     fill: Callable[[Array, int], tuple[PyTree, int]]
     put: Callable[[State, PyTree], State]
+
+
+class Phase(NamedTuple):
+    """The host's work on a state between compiled steps: clustering, assignment.  After each step t (from 1) with
+    t % every == 0, and before it is recorded or kept:
+        view = read(state);  view = work(key, t, view);  state = write(key, state, view)
+    `read` and `write` are compiled; `work` is Python on NumPy arrays, of one run at a time, a pure function that gives a
+    view of the same structure, shapes and dtypes.  Whoever calls `process.step` himself does the phase himself.
+    """
+
+    every: int
+    read: Callable[[State], PyTree]
+    work: Callable[[Array, int, PyTree], PyTree]
+    write: Callable[[Array, State, PyTree], State]
 
 
 class Record(NamedTuple):
@@ -200,8 +216,8 @@ class Problem(NamedTuple):
     # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
     with_statistics: Problem | None = None
     source: str = ""
-    # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
-    start: Any | None = None
+    start: Any | None = None  # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all from `init`
+    model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
     num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
 
     @property
@@ -242,6 +258,7 @@ class Algorithm(NamedTuple):
     requires: frozenset[str] = frozenset()
     source: str = ""
     lets_relay: bool = False
+    phase: Phase | None = None  # of its own state: what the host does after every so many rounds
 
 
 class EventAlgorithm(NamedTuple):
@@ -310,6 +327,9 @@ class Job(NamedTuple):
     is_last: Array  # bool: a version is made after it
 
 
+SERVER = -1
+
+
 class Route(NamedTuple):
     """Who sends to whom in one exchange of messages.  Node ids, not positions; the server is `SERVER`."""
 
@@ -317,9 +337,6 @@ class Route(NamedTuple):
     senders: Array  # [L] sender's id of each transmission
     receivers: Array  # [L] receiver's id of each transmission
     acting: Array | None = None  # bool [n] which of the senders speak in this round; None: all
-
-
-SERVER = -1
 
 
 class Packet(NamedTuple):

@@ -11,6 +11,7 @@ from dlsim.algorithms.continuized import continuized
 from dlsim.algorithms.dadao import dadao
 from dlsim.algorithms.decentralized_admm import decentralized_admm
 from dlsim.algorithms.diloco import async_diloco, diloco
+from dlsim.algorithms.dimat import dimat
 from dlsim.algorithms.dsgd import dsgd
 from dlsim.algorithms.edge_rates import dadao_rates
 from dlsim.algorithms.estimators import saga, sarah, svrg
@@ -73,6 +74,7 @@ __all__ = [
     "dadao_rates",
     "decentralized_admm",
     "diloco",
+    "dimat",
     "dsgd",
     "exact_diffusion",
     "extra",

@@ -18,6 +18,7 @@ from dlsim.core import (
     Drawn,
     EventAlgorithm,
     Info,
+    Phase,
     Problem,
     Process,
     PyTree,
@@ -71,7 +72,8 @@ def learn(
     evaluations), channel states.  All nodes start from the same parameters, which the problem draws (those of
     `dlsim.problems.consensus` from the vectors given to it), or from
     `initial_params`: one model for all, `[...]`, or one a node, every leaf `[N, ...]`, where the method allows for it (not
-    those with a server, nor those whose nodes must know each other's first model).  They become constants of the process.
+    those with a server, nor those whose nodes must know each other's first model); they become constants of the process.
+    With `initial_params="own"`, where the method allows for that, every node draws a first model of its own from the problem.
 
     The process measures, over the models of the nodes: the mean of every metric of `problem.evaluate`, the same metric
     of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
@@ -177,6 +179,13 @@ def learn(
             problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info
         ) | by_node(state.network, network.links)
 
+    def phase_of(phase: Phase) -> Phase:
+        """The algorithm's, of the whole state."""
+        return phase._replace(
+            read=lambda state: phase.read(state.algorithm),
+            write=lambda key, state, view: state._replace(algorithm=phase.write(key, state.algorithm, view)),
+        )
+
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
         init=init,
@@ -192,6 +201,7 @@ def learn(
         drawn=Drawn(network, has_server="server" in algorithm.requires),
         params=params,
         dims=None if network.delays is None else STALENESS_DIMS,
+        phase=None if algorithm.phase is None else phase_of(algorithm.phase),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import six_nodes
+from contract.rows import nothing_hidden
 from six_nodes import NUM_NODES
 
 import dlsim
@@ -26,6 +27,7 @@ WITH_OPTIMIZER = {
     "async_diloco": "inner_optimizer",
     "d2": "optimizer",
     "diloco": "inner_optimizer",
+    "dimat": "optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -47,6 +49,7 @@ WITH_OPTIMIZER = {
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
 ALSO |= {"teleportation": {"topology": networks.ring(3)}}
 ALSO |= {"modest": {"tape": networks.sampling_tape(NUM_NODES, 4, sample_size=4)}}
+ALSO["dimat"] = {"matching": nothing_hidden()}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from contract import arguments_matching as matching
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
@@ -26,11 +27,13 @@ _AROUND = {"inner": aggregators.mean()}
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
+        **matching.AGGREGATORS,
         **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
         **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
+    "metrics": matching.METRICS,
     "networks": {
         **COLLECTIVES,
         **SAMPLING,
@@ -45,6 +48,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
     },
     "algorithms": {
         **CHOSEN,
+        **matching.ALGORITHMS,
         **TIED,
         **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
         **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},
@@ -55,6 +59,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
     },
     "problems": {
         **CONVEX,
+        **matching.PROBLEMS,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "own_start": just(problem=problem),

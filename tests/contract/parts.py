@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contract import world
+from contract.rows import nothing_hidden
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
@@ -160,6 +161,7 @@ AGGREGATORS = (
     AggregatorCase("mean", aggregators.mean),
     AggregatorCase("mean", lambda: aggregators.mean(is_partial=True)),
     AggregatorCase("median", aggregators.median),
+    AggregatorCase("aligned", lambda: aggregators.aligned(nothing_hidden())),
     AggregatorCase("trimmed_mean", lambda: aggregators.trimmed_mean(1)),
     # Of three candidates two are each other's nearest, so a single winner would be a matter of order.
     AggregatorCase("krum", lambda: aggregators.krum(0, num_selected=3)),

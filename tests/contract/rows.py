@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from contract import world
 
+from dlsim.aggregators import Matching
 from dlsim.core import Aggregator, Algorithm, Array, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -78,6 +79,13 @@ def neighborhood_mean() -> Aggregator:
         return state + jnp.uint32(1), jax.tree.map(leaf, own, inbox.values)
 
     return Aggregator(init=init, apply=apply, source="a toy")
+
+
+def nothing_hidden() -> Matching:
+    """For models without hidden units: nothing is re-ordered."""
+    return Matching(
+        (), lambda key, own, inbox: (inbox, ()), lambda own, inbox, orders: inbox, lambda key, params: params
+    )
 
 
 def noisy(rate: Any) -> optax.GradientTransformation:

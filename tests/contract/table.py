@@ -11,7 +11,7 @@ import optax
 from contract import world
 from contract.chosen_table import CHOSEN_CASES
 from contract.diloco_table import DILOCO_CASES
-from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
+from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, nothing_hidden, zero_vector
 from contract.server_table import SERVER_CASES
 
 from dlsim import algorithms, networks, trees
@@ -323,6 +323,17 @@ CASES = (
         variant="copies",
         network=world.complete,
         shared=("missed",),
+    ),
+    Case(
+        "dimat",
+        lambda p, rate: algorithms.dimat(p, optax.sgd(rate), matching=nothing_hidden(), num_local_steps=2),
+        reduces_to=(
+            Reduction(
+                "without hidden units and a state of the optimiser it is D-SGD",
+                lambda p, rate: algorithms.dimat(p, optax.sgd(rate), matching=nothing_hidden(), num_local_steps=2),
+                lambda p, rate: algorithms.dsgd(p, optax.sgd(rate), num_local_steps=2),
+            ),
+        ),
     ),
     *SERVER_CASES,
     *DILOCO_CASES,
