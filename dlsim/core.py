@@ -45,8 +45,7 @@ def _line(kind: str, parts: list[str]) -> str:
 
 
 def _sources(sources: tuple[str, ...]) -> str:
-    known = [source for source in sources if source]
-    return f"after {'; '.join(known)}" if known else ""
+    return f"after {'; '.join(filter(None, sources))}" if any(sources) else ""
 
 
 class Process(NamedTuple):
@@ -60,9 +59,8 @@ class Process(NamedTuple):
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
     is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
 
-    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
-    learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
-    what `measure` gives, as `Record.dims` does.
+    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
+    that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives (`Record.dims`).
     """
 
     init: InitFn
@@ -243,8 +241,8 @@ class Algorithm(NamedTuple):
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
-    `prompt` where a message is void after its round
-    (`REQUIREMENTS` has them all); `learn` checks them.
+    `prompt` where a message is void after its round (`REQUIREMENTS` has them all); `learn` checks them.  Where it `lets_relay`, nodes that hold no data in a round
+    (`network.trainers` says who does) do not train in it, and send and hear as ever; `learn` refuses such rounds for others.
     """
 
     init: Any
@@ -253,6 +251,7 @@ class Algorithm(NamedTuple):
     requires: frozenset[str] = frozenset()
     source: str = ""
     phase: Phase | None = None  # of its own state: what the host does after every so many rounds
+    lets_relay: bool = False
 
 
 class EventAlgorithm(NamedTuple):
@@ -284,6 +283,7 @@ class EventAlgorithm(NamedTuple):
     source: str = ""
     hear: str = "newest"
     on_late: Any = None  # as `on_message`, for a message that was under way; None: the same
+    lets_relay: bool = False  # trains at gradient events alone, of which nodes without data have none
 
 
 class ArrivalAlgorithm(NamedTuple):

@@ -95,6 +95,7 @@ def a2cid2(problem: Problem, optimizer: optax.GradientTransformation, constants:
         flow=flow,
         requires=frozenset({"undirected", "connected"}),
         source="Nabli et al., NeurIPS 2023",
+        lets_relay=True,
     )
 
 

@@ -32,7 +32,7 @@ from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
 from dlsim.networks.flight.delays import check_unit
 from dlsim.networks.flight.server_messages import asked
-from dlsim.networks.messages import Probe, active_edges, open_channels
+from dlsim.networks.messages import active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.networks.pace.links import Ledger
 from dlsim.networks.pace.seconds import by_node, computed, end_round
@@ -131,6 +131,8 @@ def learn(
             fix = "Clients that are slow, or away between jobs, are the pace's affair."
             checks.fail("learn", "scenario", "None for a method with a schedule", type(scenario).__name__, fix)
         return learn_arrivals(problem, algorithm, network, timing, start)
+    if scenario is not None and not algorithm.lets_relay:
+        _check_relays(network, scenario)
     if isinstance(algorithm, EventAlgorithm):
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."
@@ -139,8 +141,6 @@ def learn(
             fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.poisson(rates))."
             checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
-    if scenario is not None:
-        _check_relays(problem, algorithm, network, scenario, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
     if network.delays is not None and scenario is not None and scenario.properties is not None:
@@ -235,23 +235,16 @@ def _keeps_links(scenario: Scenario, network: Network) -> bool:
     return kept[0]
 
 
-def _check_relays(problem: Problem, algorithm: Algorithm, network: Network, scenario: Scenario, start: Any) -> None:
-    """Where nodes without data relay, the method asks who trains, or ValueError; all is only traced."""
-    probe = Probe()
+def _check_relays(network: Network, scenario: Scenario) -> None:
+    """No node is without data, or ValueError; the scenario is only traced."""
 
     def look(key: Array) -> None:
         _, current = scenario.step(key, scenario.init(key, network), network)
-        if current.has_data is None:
-            probe.knows_relays = True
-            return
-        probing = current.replace(probe=probe)
-        info = algorithm.step(key, algorithm.init(key, start(key), network), probing)[2]
-        probe.knows_relays |= "loss" not in info  # nobody trains
+        if current.has_data is not None:
+            fix = "Use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
+            checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
 
     jax.eval_shape(look, jax.random.key(0))
-    if not probe.knows_relays:
-        fix = f"Give {problem.num_nodes} nodes data, or use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
-        checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
 
 
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:

@@ -125,8 +125,6 @@ class NetworkFields:
     @property
     def trainers(self) -> Array | None:
         """Who trains in this round, bool `[N]`: those present that have data; None: all.  Others change by mixing alone."""
-        if self.probe is not None:
-            self.probe.knows_relays = True
         if self.is_present is None or self.has_data is None:
             return self.has_data if self.is_present is None else self.is_present
         return self.is_present & self.has_data
