@@ -60,7 +60,7 @@ class Process(NamedTuple):
     is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
 
     `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
-    that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives (`Record.dims`).
+    that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives.
     """
 
     init: InitFn
@@ -241,8 +241,8 @@ class Algorithm(NamedTuple):
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
-    `prompt` where a message is void after its round (`REQUIREMENTS` has them all); `learn` checks them.  Where it `lets_relay`, nodes that hold no data in a round
-    (`network.trainers` says who does) do not train in it, and send and hear as ever; `learn` refuses such rounds for others.
+    `prompt` where a message is void after its round (`REQUIREMENTS`); `learn` checks them.  Where it `lets_relay`, nodes
+    without data in a round (`network.trainers` says who has some) do not train, but send and hear; others refuse such rounds.
     """
 
     init: Any
