@@ -45,8 +45,7 @@ def _line(kind: str, parts: list[str]) -> str:
 
 
 def _sources(sources: tuple[str, ...]) -> str:
-    known = [source for source in sources if source]
-    return f"after {'; '.join(known)}" if known else ""
+    return f"after {'; '.join(filter(None, sources))}" if any(sources) else ""
 
 
 class Process(NamedTuple):
@@ -60,9 +59,8 @@ class Process(NamedTuple):
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
     is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
 
-    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
-    learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
-    what `measure` gives, as `Record.dims` does.
+    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
+    that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives.
     """
 
     init: InitFn
@@ -247,9 +245,8 @@ class Algorithm(NamedTuple):
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
-    `prompt` where a message is void after its round
-    (`REQUIREMENTS` has them all); `learn` checks them.  Where it `lets_relay`, nodes that hold no data in a round
-    (`network.trainers` says who does) do not train in it, and send and hear as ever; `learn` refuses such rounds for others.
+    `prompt` where a message is void after its round (`REQUIREMENTS`); `learn` checks them.  Where it `lets_relay`, nodes
+    without data in a round (`network.trainers` says who has some) do not train, but send and hear; others refuse such rounds.
     """
 
     init: Any
@@ -257,8 +254,8 @@ class Algorithm(NamedTuple):
     params: Any = lambda state: state.params
     requires: frozenset[str] = frozenset()
     source: str = ""
-    lets_relay: bool = False
     phase: Phase | None = None  # of its own state: what the host does after every so many rounds
+    lets_relay: bool = False
 
 
 class EventAlgorithm(NamedTuple):
