@@ -155,8 +155,7 @@ class Record(NamedTuple):
     Each node's distance from the mean, beside what is measured anyway:
 
         def record(state, info):
-            params = process.params(state)  # [N, D]
-            distance = jnp.linalg.norm(params - params.mean(0), axis=1)
+            distance = jnp.linalg.norm(process.params(state) - process.params(state).mean(0), axis=1)
             return {**process.measure(state, info), "distance": distance}
 
         run = dlsim.simulate(process, seed=0, num_steps=100, record=dlsim.Record(every=10, fn=record))
@@ -225,8 +224,7 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "warm_proximal", "conjugate")
-        known = (*known, "smoothness", "strong_convexity", "start", "node_block")
+        known = "optimum proximal warm_proximal conjugate smoothness strong_convexity start node_block".split()
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -285,9 +283,7 @@ class EventAlgorithm(NamedTuple):
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
-    may_be_silent: bool = (
-        False  # whether `before_message` says in `info["sends"]`, bool [n], which of the senders do send
-    )
+    may_be_silent: bool = False  # whether `before_message` says in `info["sends"]`, bool [n], who of the senders sends
     requires: frozenset[str] = frozenset()
     source: str = ""
     hear: str = "newest"
@@ -305,8 +301,7 @@ class ArrivalAlgorithm(NamedTuple):
 
     schedule: Any  # (network) -> dlsim.arrivals.Schedule
     init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
-    # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]: which each began with) -> (messages [n, ...],
-    # info of [n])
+    # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]: begun with) -> (messages [n, ...], info of [n])
     work: Any
     absorb: Any  # (server, params [...], message [...], job) -> (server, params)
     requires: frozenset[str] = frozenset()
@@ -346,9 +341,7 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = (
-        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
-    )
+    heard: Any = None  # where messages take time: a `dlsim.networks.flight.in_flight.Heard` in their place
 
 
 class Channel(NamedTuple):
