@@ -206,8 +206,8 @@ class Problem(NamedTuple):
     # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
     conjugate: Any | None = None
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
-    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
-    # as `gradient`; None where there are no examples to go through
+    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]) -> as `gradient`, of
+    # those of the mask; None where there are no examples to go through
     gradient_at: Any | None = None
     # Where a model keeps running statistics (BatchNorm): the same problem, whose gradients carry their change; this one's
     # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
@@ -224,7 +224,7 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = "optimum proximal warm_proximal conjugate smoothness strong_convexity start node_block".split()
+        known = ("optimum", "proximal", "warm_proximal", "conjugate", "smoothness", "strong_convexity", "start")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -266,9 +266,8 @@ class EventAlgorithm(NamedTuple):
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
 
-    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives, with `hear` saying of which:
-    "newest" leaves out those that a later one over the same link overtook, "all" hears them too.  Methods that need both
-    ends of a meeting to act at one instant say `prompt` among their requirements.
+    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives: with `hear` "newest" not those
+    that a later one over the same link overtook, with "all" every one.  Meetings at one instant require `prompt`.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
@@ -301,8 +300,7 @@ class ArrivalAlgorithm(NamedTuple):
 
     schedule: Any  # (network) -> dlsim.arrivals.Schedule
     init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
-    # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]: begun with) -> (messages [n, ...], info of [n])
-    work: Any
+    work: Any  # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]) -> (messages [n, ...], info of [n])
     absorb: Any  # (server, params [...], message [...], job) -> (server, params)
     requires: frozenset[str] = frozenset()
     source: str = ""

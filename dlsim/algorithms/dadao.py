@@ -148,7 +148,7 @@ def dadao(
         moved = [_flow(jax.tree.map(lambda row, x=x: _as(trees.expand(row, x), x), k), x, *rest) for x, *rest in leaves]
         structure = jax.tree.structure(rows.params)
         parts = [jax.tree.unflatten(structure, part) for part in zip(*moved, strict=True)]
-        return DADAOState(*parts, chi_1=rows.chi_1)
+        return rows._replace(**dict(zip(DADAOState._fields, parts, strict=False)))
 
     return EventAlgorithm(
         init=init,

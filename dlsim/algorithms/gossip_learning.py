@@ -127,7 +127,7 @@ def gossip_learning(
 
     def before_message(keys: Array, rows: GossipLearningState, node_ids: Array) -> tuple[GossipLearningState, Info]:
         del node_ids
-        assert tokens is not None
+        assert tokens is not None and isinstance(rows.tokens, Tokens)
         accounts, sends = at_slot(tokens, keys, rows.tokens)
         return rows._replace(tokens=accounts), {"sends": sends}
 
@@ -161,6 +161,7 @@ def gossip_learning(
             new = merged(others, own)
             info = {"loss": info["loss"], "num_gradients": info["num_gradients"] + extra["num_gradients"]}
         if pass_through:
+            assert not isinstance(heard.degree, tuple) and not isinstance(rows.degree, tuple)
             share = heard.degree.astype(jnp.float32) / rows.degree.astype(jnp.float32)
             merges = uniform(fold_in(keys, 2)) < share
             took = (AgedModel(heard.params, heard.age), rows.optimizer_state)
@@ -168,6 +169,7 @@ def gossip_learning(
             info = {"loss": info["loss"], "num_gradients": jnp.where(merges, info["num_gradients"], 0)}
         accounts = rows.tokens
         if tokens is not None:
+            assert isinstance(accounts, Tokens)
             accounts = at_arrival(tokens, fold_in(keys, 3), accounts, rows.age, heard.age)
         state = GossipLearningState(new.params, new.age, optimizer_state, rows.degree, accounts)
         return state, {**info, "staleness": staleness}

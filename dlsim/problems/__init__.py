@@ -14,7 +14,6 @@ from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
 from dlsim.problems.one_class_svm import one_class_svm
-from dlsim.problems.own_start import own_start
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -70,7 +69,6 @@ __all__ = [
     "max_pool",
     "mlp",
     "one_class_svm",
-    "own_start",
     "partition",
     "partition_from_lists",
     "pathological",

@@ -62,7 +62,6 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **matching.PROBLEMS,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
-        "own_start": just(problem=problem),
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
