@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys, trees
+from dlsim.aggregators.linear import aggregate
 from dlsim.algorithms.convexity import convexity_of
 from dlsim.algorithms.gradient_tracking import gradient_count
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
@@ -102,7 +103,7 @@ def adom_plus(
         )  # fmt: skip
         params = jax.tree.map(lambda a, y: a + share * eta * y, ahead, dual)
         rest = jax.tree.map(lambda o, m: gamma / nu * o + m, off, state.memory)
-        (mixed_off, memory), network = mix_repeatedly(network, key, (off, rest), num_gossip_steps)
+        _, (mixed_off, memory), network = aggregate(network, key, None, (), (off, rest), num_steps=num_gossip_steps)
         consensus = jax.tree.map(
             lambda z, g, r, w: z + gamma * delta * (g - z) - (r - w), state.consensus, z_g, rest, memory
         )
@@ -130,19 +131,6 @@ def adom_plus(
 def invariant_consensus(state: ADOMPlusState) -> PyTree:
     """Mean z, `[...]`: zero up to rounding."""
     return trees.mean(state.consensus)
-
-
-def mix_repeatedly(network: Network, key: Array, tree: PyTree, num: int) -> tuple[PyTree, Network]:
-    """`network.mix` num times over: W^num in place of W, each time with messages of its own."""
-    tree, network = network.mix(keys.fold_in(key, 0), tree)
-
-    def again(number: Array, both: tuple[PyTree, Any]) -> tuple[PyTree, Any]:
-        mixed, moved = network.with_state(both[1]).mix(keys.fold_in(key, number), both[0])
-        return mixed, moved.state
-
-    # The first has opened the stream: the others change a state's numbers, not its form.
-    tree, state = jax.lax.fori_loop(1, num, again, (tree, network.state))
-    return tree, network.with_state(state)
 
 
 def _between(share: Any, new: PyTree, old: PyTree) -> PyTree:
