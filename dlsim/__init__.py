@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ArrivalAlgorithm,
         Channel,
         EventAlgorithm,
+        Phase,
         Problem,
         Process,
         Record,
@@ -53,6 +54,7 @@ __all__ = [
     "Channel",
     "EventAlgorithm",
     "Interrupted",
+    "Phase",
     "Problem",
     "Process",
     "Record",
@@ -84,8 +86,8 @@ __all__ = [
 
 _HOMES = {
     "core": (
-        "Aggregator", "Algorithm", "ArrivalAlgorithm", "Channel", "EventAlgorithm", "Problem", "Process", "Record",
-        "Scenario",
+        "Aggregator", "Algorithm", "ArrivalAlgorithm", "Channel", "EventAlgorithm", "Phase", "Problem", "Process",
+        "Record", "Scenario",
     ),
     "learning": ("metrics",),
     "learning.average": ("average",),

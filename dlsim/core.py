@@ -6,8 +6,8 @@ into one Process.  Every noun is a bundle of pure functions, so nouns are built 
 outside: a float given to a factory may be a tracer, an int, a bool or a string is structure.
 
 Letters: N nodes, n some of them, E directed edges, L transmissions, K local steps, B batch, D parameters.
-Keys come first.  A draw depends on (seed, step, node id, purpose) alone; see `dlsim.keys`.
-State in equals State out in structure, shape and dtype.  Leaves that belong to nodes lead with N.
+Keys come first.  A draw depends on (seed, step, node id, purpose) alone; see `dlsim.keys`.  State in equals State out in
+structure, shape and dtype.  Leaves that belong to nodes lead with N.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def _line(kind: str, parts: list[str]) -> str:
 
 
 def _sources(sources: tuple[str, ...]) -> str:
-    known = [source for source in sources if source]
-    return f"after {'; '.join(known)}" if known else ""
+    return f"after {'; '.join(filter(None, sources))}" if any(sources) else ""
 
 
 class Process(NamedTuple):
@@ -58,11 +57,10 @@ class Process(NamedTuple):
     What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
     is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
     `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for the steps to come.  `drawn` is what drawings show where that is not `network` alone.
+    is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
 
-    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one model is what is
-    learned: those that `measure` evaluates and that `Run.params` gives.  None: there are none.  `dims` names the axes of
-    what `measure` gives, as `Record.dims` does.
+    `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
+    that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives.
     """
 
     init: InitFn
@@ -76,12 +74,14 @@ class Process(NamedTuple):
     drawn: Drawn | None = None
     params: ParamsFn | None = None
     dims: Mapping[str, Sequence[str]] | None = None
+    phase: Phase | None = None
 
     def __repr__(self) -> str:
         parts = ["" if self.num_nodes is None else f"{self.num_nodes} nodes"]
         network = self.network if self.drawn is None else self.drawn.network
         parts += ["" if network is None else f"over {network!r}", _sources(self.sources)]
         parts += ["fed by the host" if self.feed is not None else "", "" if self.measure else "measures nothing"]
+        parts += ["with a phase on the host" if self.phase is not None else ""]
         return _line("Process", parts)
 
     def over(self, network: Any) -> Process | None:
@@ -118,6 +118,20 @@ class Feed(NamedTuple):
     put: Callable[[State, PyTree], State]
 
 
+class Phase(NamedTuple):
+    """The host's work on a state between compiled steps: clustering, assignment.  After each step t (from 1) with
+    t % every == 0, and before it is recorded or kept:
+        view = read(state);  view = work(key, t, view);  state = write(key, state, view)
+    `read` and `write` are compiled; `work` is Python on NumPy arrays, of one run at a time, a pure function that gives a
+    view of the same structure, shapes and dtypes.  Whoever calls `process.step` himself does the phase himself.
+    """
+
+    every: int
+    read: Callable[[State], PyTree]
+    work: Callable[[Array, int, PyTree], PyTree]
+    write: Callable[[Array, State, PyTree], State]
+
+
 class Record(NamedTuple):
     """What is kept from a run, and how often: at step 0, after every `every` steps, and at the end.
 
@@ -141,8 +155,7 @@ class Record(NamedTuple):
     Each node's distance from the mean, beside what is measured anyway:
 
         def record(state, info):
-            params = process.params(state)  # [N, D]
-            distance = jnp.linalg.norm(params - params.mean(0), axis=1)
+            distance = jnp.linalg.norm(process.params(state) - process.params(state).mean(0), axis=1)
             return {**process.measure(state, info), "distance": distance}
 
         run = dlsim.simulate(process, seed=0, num_steps=100, record=dlsim.Record(every=10, fn=record))
@@ -189,16 +202,19 @@ class Problem(NamedTuple):
     proximal: Any | None = None  # (params [n, ...], rho, node_ids [n]) -> prox of f_i/rho at params, where closed
     warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
+    strong_convexity: Callable[[], Any] | None = None  # () -> mu of which every f_i is mu-strongly convex, likewise
+    # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
+    conjugate: Any | None = None
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
-    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]: which of them count) ->
-    # as `gradient`; None where there are no examples to go through
+    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]) -> as `gradient`, of
+    # those of the mask; None where there are no examples to go through
     gradient_at: Any | None = None
     # Where a model keeps running statistics (BatchNorm): the same problem, whose gradients carry their change; this one's
     # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
     with_statistics: Problem | None = None
     source: str = ""
-    # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all start from what `init` gives
-    start: Any | None = None
+    start: Any | None = None  # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all from `init`
+    model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
     num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
 
     @property
@@ -208,7 +224,7 @@ class Problem(NamedTuple):
 
     def __repr__(self) -> str:
         made = getattr(self.gradient, "__qualname__", "").partition(".<locals>")[0]
-        known = ("optimum", "proximal", "warm_proximal", "smoothness", "start", "node_block")
+        known = ("optimum", "proximal", "warm_proximal", "conjugate", "smoothness", "strong_convexity", "start")
         held = [f"with {name}" for name in known if getattr(self, name) is not None]
         batch = f"batches of {self.batch_size}" if self.batch_size != 1 else ""
         return _line("Problem", [f"{self.num_nodes} nodes", made, batch, *held, _sources((self.source,))])
@@ -227,8 +243,8 @@ class Algorithm(NamedTuple):
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
-    `prompt` where a message is void after its round
-    (`REQUIREMENTS` has them all); `learn` checks them.
+    `prompt` where a message is void after its round (`REQUIREMENTS`); `learn` checks them.  Where it `lets_relay`, nodes
+    without data in a round (`network.trainers` says who has some) do not train, but send and hear; others refuse such rounds.
     """
 
     init: Any
@@ -236,6 +252,8 @@ class Algorithm(NamedTuple):
     params: Any = lambda state: state.params
     requires: frozenset[str] = frozenset()
     source: str = ""
+    phase: Phase | None = None  # of its own state: what the host does after every so many rounds
+    lets_relay: bool = False
 
 
 class EventAlgorithm(NamedTuple):
@@ -248,9 +266,8 @@ class EventAlgorithm(NamedTuple):
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
 
-    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives, with `hear` saying of which:
-    "newest" leaves out those that a later one over the same link overtook, "all" hears them too.  Methods that need both
-    ends of a meeting to act at one instant say `prompt` among their requirements.
+    Where messages take time (`Network.with_delays`), each is heard by itself when it arrives: with `hear` "newest" not those
+    that a later one over the same link overtook, with "all" every one.  Meetings at one instant require `prompt`.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
@@ -260,13 +277,17 @@ class EventAlgorithm(NamedTuple):
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
+    # (network, Timing) -> Timing: clocks of a method that is set for certain ones, which it fills in or refuses; None: any
+    clocks: Any = None
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
+    may_be_silent: bool = False  # whether `before_message` says in `info["sends"]`, bool [n], who of the senders sends
     requires: frozenset[str] = frozenset()
     source: str = ""
     hear: str = "newest"
     on_late: Any = None  # as `on_message`, for a message that was under way; None: the same
+    lets_relay: bool = False  # trains at gradient events alone, of which nodes without data have none
 
 
 class ArrivalAlgorithm(NamedTuple):
@@ -279,9 +300,7 @@ class ArrivalAlgorithm(NamedTuple):
 
     schedule: Any  # (network) -> dlsim.arrivals.Schedule
     init: Any  # (key, params [...], num_clients) -> server, what the server keeps beside its model
-    # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]: which each began with) -> (messages [n, ...],
-    # info of [n])
-    work: Any
+    work: Any  # (keys [n], params [n, ...], node_ids [n], num_steps [n], versions [n]) -> (messages [n, ...], info of [n])
     absorb: Any  # (server, params [...], message [...], job) -> (server, params)
     requires: frozenset[str] = frozenset()
     source: str = ""
@@ -298,6 +317,9 @@ class Job(NamedTuple):
     is_last: Array  # bool: a version is made after it
 
 
+SERVER = -1
+
+
 class Route(NamedTuple):
     """Who sends to whom in one exchange of messages.  Node ids, not positions; the server is `SERVER`."""
 
@@ -305,9 +327,6 @@ class Route(NamedTuple):
     senders: Array  # [L] sender's id of each transmission
     receivers: Array  # [L] receiver's id of each transmission
     acting: Array | None = None  # bool [n] which of the senders speak in this round; None: all
-
-
-SERVER = -1
 
 
 class Packet(NamedTuple):
@@ -320,9 +339,7 @@ class Packet(NamedTuple):
     delivered: Array | None = None  # bool [L]; None: all
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
-    heard: Any = (
-        None  # where messages take time: what is heard in their place (`dlsim.networks.flight.in_flight.Heard`)
-    )
+    heard: Any = None  # where messages take time: a `dlsim.networks.flight.in_flight.Heard` in their place
 
 
 class Channel(NamedTuple):

@@ -22,7 +22,10 @@ WRITTEN = ("*.md", "how_to/*.md", "conf.py", "static/*")
 def gather(target: pathlib.Path) -> None:
     """The written pages and those that are made, side by side."""
     import papers_page
+    import peers_page
     import reference
+
+    import dlsim
 
     for pattern in WRITTEN:
         for path in sorted(HERE.glob(pattern)):
@@ -33,6 +36,7 @@ def gather(target: pathlib.Path) -> None:
     for name, text in reference.pages(PACKAGE).items():
         (target / "reference" / name).write_text(text, encoding="utf-8")
     (target / "papers.md").write_text(papers_page.page(HERE.parent / "experiments"), encoding="utf-8")
+    (target / "peers.md").write_text(peers_page.page(dlsim), encoding="utf-8")
 
 
 def build(out: pathlib.Path) -> int:

@@ -280,7 +280,7 @@ def test_readme_commands_are_those_of_ci():
     first_screen = "\n".join(readme.splitlines()[:30])
     install = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e"
     assert f"{install} . && .venv/bin/dlsim run experiments/quickstart.py" in first_screen
-    test_command = f"{install} '.[test]' && .venv/bin/python -m pytest -n 2"
+    test_command = f"{install} '.[test]' && .venv/bin/python -m pytest -n 2 --dist loadfile"
     assert test_command in first_screen
     script = ROOT / ".ci" / "run"
     assert f"({test_command})" in script.read_text()  # README's second command to the letter, before any other extra

@@ -1,5 +1,7 @@
 """How a node turns what it heard into one value: one rule a file."""
 
+from dlsim.aggregators.aligned import align, aligned
+from dlsim.aggregators.assignment import linear_assignment
 from dlsim.aggregators.bulyan import bulyan
 from dlsim.aggregators.caf import caf
 from dlsim.aggregators.centered_clipping import centered_clipping
@@ -7,6 +9,7 @@ from dlsim.aggregators.cge import cge
 from dlsim.aggregators.clipped import adaptive_robust_clipping, norm_clipping
 from dlsim.aggregators.geometric_median import geometric_median
 from dlsim.aggregators.krum import krum
+from dlsim.aggregators.matching import Matching, activation_matching, weight_matching
 from dlsim.aggregators.mean import mean
 from dlsim.aggregators.mean_around_median import mean_around_median
 from dlsim.aggregators.median import median
@@ -17,13 +20,18 @@ from dlsim.aggregators.trimmed_mean import trimmed_mean
 from dlsim.aggregators.variance_corrected import variance_corrected
 
 __all__ = [
+    "Matching",
+    "activation_matching",
     "adaptive_robust_clipping",
+    "align",
+    "aligned",
     "bulyan",
     "caf",
     "centered_clipping",
     "cge",
     "geometric_median",
     "krum",
+    "linear_assignment",
     "mean",
     "mean_around_median",
     "median",
@@ -33,4 +41,5 @@ __all__ = [
     "self_centered_clipping",
     "trimmed_mean",
     "variance_corrected",
+    "weight_matching",
 ]

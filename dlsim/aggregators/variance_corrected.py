@@ -47,7 +47,8 @@ def variance_corrected(rule: Aggregator | None = None, *, follow: str = "others"
       epsilon: eps >= 0, traced.
 
     Cost: with `mean` that of the mix, two reductions and a pass over the parameters: variances are taken of what is on
-      the air, compressed or not, and cost no bits.
+      the air, compressed or not, and cost no bits.  A round of D-SGD takes 1.2 times as long (256 nodes, two cores, one local
+      step of a small perceptron); with messages gathered it took 4.9 times.
     Source: Tian, Al-Ars, Kitsak and Hofstee, Vanishing variance problem in fully decentralized neural-network systems, 2024;
       the authors' later code has eps = 1e-4.  Differs: a tensor without variance is left alone; a model that is not finite
       is averaged like any other, as `mix` does (the status bit says so).

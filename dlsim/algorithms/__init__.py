@@ -3,12 +3,17 @@
 from dlsim.algorithms.a2cid2 import A2CiD2Constants, a2cid2, a2cid2_constants
 from dlsim.algorithms.ad_psgd import ad_psgd
 from dlsim.algorithms.admm_tracking_gradient import admm_tracking_gradient
+from dlsim.algorithms.adom_plus import adom_plus
 from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
 from dlsim.algorithms.choco_sgd import choco_sgd
+from dlsim.algorithms.continuized import continuized
+from dlsim.algorithms.dadao import dadao
 from dlsim.algorithms.decentralized_admm import decentralized_admm
 from dlsim.algorithms.diloco import async_diloco, diloco
+from dlsim.algorithms.dimat import dimat
 from dlsim.algorithms.dsgd import dsgd
+from dlsim.algorithms.edge_rates import dadao_rates
 from dlsim.algorithms.estimators import saga, sarah, svrg
 from dlsim.algorithms.exact_diffusion import d2, exact_diffusion
 from dlsim.algorithms.extra import extra
@@ -28,8 +33,11 @@ from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
+from dlsim.algorithms.modest import modest
+from dlsim.algorithms.msda import msda
 from dlsim.algorithms.network_lasso import network_lasso
 from dlsim.algorithms.nids import nids
+from dlsim.algorithms.pens import pens
 from dlsim.algorithms.power_sgd import power_sgd
 from dlsim.algorithms.proxskip import proxskip
 from dlsim.algorithms.push_sum import push_sum
@@ -41,24 +49,32 @@ from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.streaming_diloco import streaming_diloco
 from dlsim.algorithms.swarm_sgd import swarm_sgd
+from dlsim.algorithms.teleportation import teleportation
+from dlsim.algorithms.token_account import TokenAccount, token_account
 from dlsim.algorithms.wang_elia import wang_elia
 
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
     "SPSALog",
+    "TokenAccount",
     "a2cid2",
     "a2cid2_constants",
     "ad_psgd",
     "admm_tracking_gradient",
+    "adom_plus",
     "afa_cd",
     "afa_cs",
     "async_diloco",
     "centralized_sgd",
     "choco_sgd",
+    "continuized",
     "d2",
+    "dadao",
+    "dadao_rates",
     "decentralized_admm",
     "diloco",
+    "dimat",
     "dsgd",
     "exact_diffusion",
     "extra",
@@ -81,8 +97,11 @@ __all__ = [
     "local_events",
     "local_updates",
     "lt_admm",
+    "modest",
+    "msda",
     "network_lasso",
     "nids",
+    "pens",
     "power_sgd",
     "proxskip",
     "push_sum",
@@ -99,5 +118,7 @@ __all__ = [
     "svrg",
     "swarm_sgd",
     "synchronous_fedavg",
+    "teleportation",
+    "token_account",
     "wang_elia",
 ]

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlsim import checks, trees
+from dlsim import checks, clocks, trees
+from dlsim.algorithms.edge_rates import agreement, check_links, check_rates
 from dlsim.algorithms.local import local_events
 from dlsim.algorithms.randomized_gossip import towards
 from dlsim.core import Array, EventAlgorithm, Info, Problem, PyTree
@@ -95,6 +96,7 @@ def a2cid2(problem: Problem, optimizer: optax.GradientTransformation, constants:
         flow=flow,
         requires=frozenset({"undirected", "connected"}),
         source="Nabli et al., NeurIPS 2023",
+        lets_relay=True,
     )
 
 
@@ -115,40 +117,8 @@ def a2cid2_constants(network: Network, rates: Any = None) -> A2CiD2Constants:
     Source: Nabli, Belilovsky, Oyallon, A2CiD2: accelerating asynchronous communication in decentralized deep learning,
       NeurIPS 2023, section 3.
     """
-    from dlsim import clocks
-    from dlsim.networks.graphs import spectral
-
     where = "a2cid2_constants"
-    checks.instance(where, "network", network, Network, "Use a topology, or from_networkx, from_jraph, from_matrix.")
-    for name in ("undirected", "connected"):
-        if name not in network.properties:
-            held = ", ".join(sorted(network.properties)) or "none of these properties"
-            checks.fail(where, "network", name, held)
-    first, second = clocks.clock_edges(network)
-    if rates is None:
-        rates = clocks.neighbor_rates(network, 0.5)
-    values = checks.host(where, "rates", rates, f"one or {len(first)} finite numbers above 0")
-    if not checks.is_real_type(values.dtype):
-        checks.fail(where, "rates", f"one or {len(first)} finite numbers above 0", checks.describe(rates))
-    values = values.astype(np.float64)
-    if values.shape not in ((), first.shape) or not (np.isfinite(values) & (values > 0)).all():
-        got = f"shape {list(values.shape)}" if values.shape not in ((), first.shape) else f"{values.min():g}"
-        checks.fail(where, "rates", f"one or {len(first)} finite numbers above 0", got)
-    least = float(values.min())
-    if network.is_implicit and values.max() > least * (1 + 1e-9):
-        checks.fail(where, "rates", "one number for a complete network without a list of edges", "different rates")
-    # Rates are relative to the least, so that a network that keeps no list of edges needs none.
-    weights = None if network.is_implicit else _of_edges(network, first, second, np.broadcast_to(values, first.shape))
-    chi_1 = spectral.chi_1(network, weights) / (least if weights is None else 1.0)
-    chi_2 = spectral.chi_2(network, weights) / (least if weights is None else 1.0) / 2
+    first, _ = check_links(where, network)
+    values = check_rates(where, "rates", clocks.neighbor_rates(network, 0.5) if rates is None else rates, len(first))
+    chi_1, chi_2 = agreement(where, network, values)
     return A2CiD2Constants(0.5 / float(np.sqrt(chi_1 * chi_2)), 0.5, 0.5 * float(np.sqrt(chi_1 / chi_2)))
-
-
-def _of_edges(network: Network, first: np.ndarray, second: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Rates of links as those of the network's directed edges, `[E]`."""
-    senders, receivers = np.asarray(network.senders).astype(np.int64), np.asarray(network.receivers).astype(np.int64)
-    num = network.num_nodes
-    code = np.minimum(first, second).astype(np.int64) * num + np.maximum(first, second)
-    order = np.argsort(code)
-    place = np.searchsorted(code[order], np.minimum(senders, receivers) * num + np.maximum(senders, receivers))
-    return rates[order][place]

@@ -77,4 +77,5 @@ def ad_psgd(problem: Problem, optimizer: optax.GradientTransformation, *, read: 
         on_message=on_message,
         requires=frozenset({"undirected", "connected"}),
         source="Lian et al., ICML 2018",
+        lets_relay=True,
     )

@@ -85,6 +85,7 @@ def choco_sgd(
         step=step,
         requires=frozenset({"fixed_topology", "connected", "undirected", "symmetric", "row_stochastic"}),
         source="Koloskova, Stich and Jaggi, ICML 2019; Koloskova, Lin, Stich and Jaggi, ICLR 2020",
+        lets_relay=True,
     )
 
 

@@ -90,6 +90,7 @@ def diloco(
         step=step,
         params=lambda state: outer.models(state.shared.params),
         requires=outer.requires,
+        lets_relay=True,
         source=SOURCE,
     )
 
@@ -142,6 +143,7 @@ def async_diloco(
         step=step,
         params=lambda state: outer.models(state.shared.params),
         requires=outer.requires,
+        lets_relay=True,
         source="Keiblinger et al., PCCL, 2025",
     )
 

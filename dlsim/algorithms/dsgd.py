@@ -121,4 +121,5 @@ def dsgd(
         step=step,
         requires=frozenset({"connected", "row_stochastic"}),
         source="Lian et al., NeurIPS 2017; Chen and Sayed, IEEE TSP 2012",
+        lets_relay=True,
     )

@@ -46,4 +46,4 @@ def isolated_training(
         )
         return IsolatedTrainingState(params, optimizer_state), network, info
 
-    return Algorithm(init=init, step=step)
+    return Algorithm(init=init, step=step, lets_relay=True)

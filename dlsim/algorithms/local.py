@@ -273,12 +273,12 @@ def local_events(
         def one(key: Array, params: PyTree, optimizer_state: PyTree, node_ids: Array, onto: PyTree) -> Any:
             return local.run(key, params, optimizer_state, node_ids, onto=onto)
 
-        return _by_row(one)(key, params, optimizer_state, node_ids, onto)
+        return by_row(one)(key, params, optimizer_state, node_ids, onto)
 
     return local._replace(run=run)
 
 
-def _by_row(fn: Any) -> Any:
+def by_row(fn: Any) -> Any:
     """`fn(key, *rows)` for rows with a key each: `(keys [n], *rows [n, ...])`."""
 
     def one(key: Array, *rows: PyTree) -> Any:
@@ -299,7 +299,7 @@ def local_jobs(
     """
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
     steps = node_optimizer(where, optimizer, argument, restarts=True)
-    gradient = _by_row(problem.gradient)
+    gradient = by_row(problem.gradient)
 
     def run(
         key: Array, params: PyTree, node_ids: Array, num_steps: Array, versions: Array

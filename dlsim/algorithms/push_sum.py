@@ -53,6 +53,7 @@ def push_sum() -> Algorithm:
         params=ratio,
         requires=frozenset({"connected", "column_stochastic"}),
         source="Kempe, Dobra and Gehrke, FOCS 2003; Benezit et al., ISIT 2010",
+        lets_relay=True,
     )
 
 

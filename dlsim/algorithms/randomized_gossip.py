@@ -52,6 +52,7 @@ def randomized_gossip(*, step_size: Any = 0.5) -> EventAlgorithm:
         trains=False,
         requires=frozenset({"undirected", "connected"}),
         source="Boyd et al., IEEE Transactions on Information Theory 2006",
+        lets_relay=True,
     )
 
 

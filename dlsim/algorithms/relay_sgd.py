@@ -99,4 +99,5 @@ def relay_sgd(
         step=step,
         requires=frozenset({"fixed_topology", "connected", "undirected"}),
         source="Vogels et al., NeurIPS 2021",
+        lets_relay=True,
     )

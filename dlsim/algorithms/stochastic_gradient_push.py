@@ -91,6 +91,7 @@ def stochastic_gradient_push(
         params=debiased,
         requires=frozenset({"connected", "column_stochastic"}),
         source="Assran, Loizou, Ballas and Rabbat, ICML 2019",
+        lets_relay=True,
     )
 
 

@@ -51,7 +51,12 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
         rho, counts = eased(rho, node_ids)
         return trees.select(counts, problem.warm_proximal.solve(params, rho, node_ids, memory), (params, memory))
 
-    smoothness = problem.smoothness
+    def conjugate(duals: PyTree, node_ids: Array) -> PyTree:
+        assert problem.conjugate is not None
+        return problem.conjugate(trees.scale(1 / shares[node_ids], duals), node_ids)
+
+    smoothness, strong_convexity = problem.smoothness, problem.strong_convexity
+    has_all = bool((sizes > 0).all())  # what weighs nothing has no conjugate
     return problem._replace(
         gradient=scaled(problem.gradient),
         full_gradient=scaled(problem.full_gradient),
@@ -63,4 +68,6 @@ def weighted(where: str, problem: Problem, weighting: str) -> Problem:
         else weighted(where, problem.with_statistics, weighting),
         optimum=None,
         smoothness=None if smoothness is None else lambda: float(shares.max()) * smoothness(),
+        strong_convexity=None if strong_convexity is None else lambda: float(shares.min()) * strong_convexity(),
+        conjugate=None if problem.conjugate is None or not has_all else conjugate,
     )

@@ -147,6 +147,10 @@ def _between(keys: Array, k: int, few: int, around: tuple[int, int]) -> tuple[Ar
     return _search(keys, k, few, low, high)
 
 
+# Low, high, how many reach low, how many are beyond high, turn.
+_Bracket = tuple[Array, Array, Array, Array, Array]
+
+
 def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array) -> tuple[Array, Array]:
     """The interval from low to high made smaller, where the counts at its ends say that k is reached, or in its middle.
 
@@ -154,11 +158,11 @@ def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array) -> t
     turns in case that they do not, it is halved.  `k` may be one a row.
     """
 
-    def going(state: tuple[Array, ...]) -> Array:
+    def going(state: _Bracket) -> Array:
         low, high, count, _, _ = state
         return jnp.sum((count > k) & (low < high)) > few
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(state: _Bracket) -> _Bracket:
         low, high, count, beyond, turn = state  # `beyond` are larger than high
         gap = _gap(low, high)
         share = (count - k + 0.5).astype(jnp.float32) / jnp.maximum(count - beyond, 1).astype(jnp.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -138,7 +139,7 @@ def random_sparsification(probability: Any, *, is_unbiased: bool = True) -> Chan
             values.append(jnp.where(kept[-1], piece.numbers * jnp.asarray(scale, piece.numbers.dtype), 0))
         return state, packet._replace(
             values=rebuild(values),
-            num_entries=sum(how_many(mask) for mask in kept).astype(jnp.uint32),
+            num_entries=functools.reduce(jnp.add, [how_many(mask) for mask in kept]).astype(jnp.uint32),
             extra_bits=packet.extra_bits + jnp.uint32(64),
             is_sent=jnp.concatenate(kept, axis=1),
             beside=(*packet.beside, seed_words(key, len(packet.num_entries))),

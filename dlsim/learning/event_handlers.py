@@ -146,6 +146,7 @@ def _push_fn(algorithm: EventAlgorithm, network: Network, key: Array) -> Any:
         if algorithm.before_message is not None:
             nodes, info = algorithm.before_message(keys_of(draws, "prepare", 0), rows_a.nodes, ids_a)
             rows_a, added = noted(rows_a, nodes, info, sends, events.is_event)
+            sends = both(sends, info.get("sends"))
         silent = rows_a
         values, arrives, rows_a = sent_alone(network, algorithm, draws, rows_a, events, sends, ids_a, ids_b)
         hears = both(present(network, events.b), up(network, events.a, events.b))

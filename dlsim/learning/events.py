@@ -60,13 +60,17 @@ def learn_events(
     (`dlsim.networks.pace.seconds.booked_at`).
     """
     when = timing() if when is None else checks.instance("learn", "timing", when, Timing, "Use dlsim.clocks.timing().")
+    when = when if algorithm.clocks is None else algorithm.clocks(network, when)
     books = isinstance(network.state.ledger, Ledger)
-    counts_here = network.channel is not PERFECT or scenario is not None or books
+    counts_here = network.channel is not PERFECT or scenario is not None or books or algorithm.may_be_silent
     has_messages = algorithm.on_message is not None
     is_late = network.delays is not None and has_messages
     if is_late:
         assert network.delays is not None
         check_unit("learn", network.delays, "seconds")
+        if algorithm.may_be_silent:
+            fix = "Its accounts say when a message goes out: an answer waits for a slot instead."
+            checks.fail("learn", "network", "one without delays for a method with token accounts", "delays", fix)
 
     def first_nodes(key: Array) -> PyTree:
         return algorithm.init(keys.stream(key, "algorithm"), start(key), network)

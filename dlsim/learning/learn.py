@@ -18,6 +18,7 @@ from dlsim.core import (
     Drawn,
     EventAlgorithm,
     Info,
+    Phase,
     Problem,
     Process,
     PyTree,
@@ -31,7 +32,7 @@ from dlsim.learning.starting import starting_models
 from dlsim.networks.fields import check_single
 from dlsim.networks.flight.delays import check_unit
 from dlsim.networks.flight.server_messages import asked
-from dlsim.networks.messages import Probe, active_edges, open_channels
+from dlsim.networks.messages import active_edges, open_channels
 from dlsim.networks.network import Network, NetworkState
 from dlsim.networks.pace.links import Ledger
 from dlsim.networks.pace.seconds import by_node, computed, end_round
@@ -71,7 +72,8 @@ def learn(
     evaluations), channel states.  All nodes start from the same parameters, which the problem draws (those of
     `dlsim.problems.consensus` from the vectors given to it), or from
     `initial_params`: one model for all, `[...]`, or one a node, every leaf `[N, ...]`, where the method allows for it (not
-    those with a server, nor those whose nodes must know each other's first model).  They become constants of the process.
+    those with a server, nor those whose nodes must know each other's first model); they become constants of the process.
+    With `initial_params="own"`, where the method allows for that, every node draws a first model of its own from the problem.
 
     The process measures, over the models of the nodes: the mean of every metric of `problem.evaluate`, the same metric
     of the mean model (`<name>_of_mean`), `consensus_distance`, `train_loss` (mean over nodes of the last local batch
@@ -129,6 +131,8 @@ def learn(
             fix = "Clients that are slow, or away between jobs, are the pace's affair."
             checks.fail("learn", "scenario", "None for a method with a schedule", type(scenario).__name__, fix)
         return learn_arrivals(problem, algorithm, network, timing, start)
+    if scenario is not None and not algorithm.lets_relay:
+        _check_relays(network, scenario)
     if isinstance(algorithm, EventAlgorithm):
         if scenario is not None and scenario.properties is not None:
             fix = "Its clocks belong to the edges of the network."
@@ -137,8 +141,6 @@ def learn(
             fix = "Its clocks say how fast nodes are: pass timing(gradient=dlsim.clocks.poisson(rates))."
             checks.fail("learn", "scenario", "one that leaves the links alone for this algorithm", "another", fix)
         return learn_events(problem, algorithm, network, scenario, timing, start)
-    if scenario is not None:
-        _check_relays(problem, algorithm, network, scenario, start)
     if timing is not None:
         checks.fail("learn", "timing", "None for an algorithm of rounds", type(timing).__name__)
     if network.delays is not None and scenario is not None and scenario.properties is not None:
@@ -177,6 +179,13 @@ def learn(
             problem, params(state), network.node_ids, state.network, state.gradient_evaluations, info
         ) | by_node(state.network, network.links)
 
+    def phase_of(phase: Phase) -> Phase:
+        """The algorithm's, of the whole state."""
+        return phase._replace(
+            read=lambda state: phase.read(state.algorithm),
+            write=lambda key, state, view: state._replace(algorithm=phase.write(key, state.algorithm, view)),
+        )
+
     sources = (problem.source, algorithm.source, network.channel.source, "" if scenario is None else scenario.source)
     return Process(
         init=init,
@@ -192,6 +201,7 @@ def learn(
         drawn=Drawn(network, has_server="server" in algorithm.requires),
         params=params,
         dims=None if network.delays is None else STALENESS_DIMS,
+        phase=None if algorithm.phase is None else phase_of(algorithm.phase),
     )
 
 
@@ -225,23 +235,16 @@ def _keeps_links(scenario: Scenario, network: Network) -> bool:
     return kept[0]
 
 
-def _check_relays(problem: Problem, algorithm: Algorithm, network: Network, scenario: Scenario, start: Any) -> None:
-    """Where nodes without data relay, the method asks who trains, or ValueError; all is only traced."""
-    probe = Probe()
+def _check_relays(network: Network, scenario: Scenario) -> None:
+    """No node is without data, or ValueError; the scenario is only traced."""
 
     def look(key: Array) -> None:
         _, current = scenario.step(key, scenario.init(key, network), network)
-        if current.has_data is None:
-            probe.knows_relays = True
-            return
-        probing = current.replace(probe=probe)
-        info = algorithm.step(key, algorithm.init(key, start(key), network), probing)[2]
-        probe.knows_relays |= "loss" not in info  # nobody trains
+        if current.has_data is not None:
+            fix = "Use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
+            checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
 
     jax.eval_shape(look, jax.random.key(0))
-    if not probe.knows_relays:
-        fix = f"Give {problem.num_nodes} nodes data, or use dsgd, choco_sgd, stochastic_gradient_push or relay_sgd."
-        checks.fail("learn", "scenario", "one in which all train for this algorithm", "nodes without data", fix)
 
 
 def _check_names(argument: str, names: Any, legal: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dlsim import checks
 from dlsim.core import Array, Info, MeasureFn, Problem, Process, PyTree
 from dlsim.learning import metrics
 from dlsim.networks.flight.in_flight import STALENESS_BINS, staleness
@@ -61,6 +62,10 @@ def only(process: Process, names: Sequence[str], missing: float = math.nan) -> M
 
 def several(process: Process, num: int) -> Process:
     """The process whose step is `num` steps of another; its info is that of the last, with the status bits of all."""
+    if process.phase is not None:
+        checks.fail(
+            "several", "process", "one without a phase on the host", f"a phase every {process.phase.every} steps"
+        )
 
     def step(key: Array, state: Any) -> tuple[Any, Any]:
         def one(carry: tuple[Any, Any], t: Array) -> tuple[tuple[Any, Any], None]:

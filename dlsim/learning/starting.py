@@ -11,6 +11,8 @@ import numpy as np
 from dlsim import checks, keys, trees
 from dlsim.core import Algorithm, Array, ArrivalAlgorithm, EventAlgorithm, InitFn, Problem, PyTree
 
+OWN = "own"  # in place of models: each node draws its own
+
 
 def starting_models(
     problem: Problem,
@@ -20,11 +22,24 @@ def starting_models(
 ) -> InitFn:
     """`(key) -> models [N, ...]` that a method starts from, or `[...]` for a server of arrivals.
 
-    `given` is None, one model `[...]` for all, or one a node, every leaf `[N, ...]`.  What is given becomes constants of
-    the process.
+    `given` is None, one model `[...]` for all, or one a node, every leaf `[N, ...]`; or "own": every node draws its own, by
+    its id.  What is given becomes constants of the process.
     """
     num = problem.num_nodes
     is_one = isinstance(algorithm, ArrivalAlgorithm)
+    if isinstance(given, str):
+        if given != OWN:
+            _fail(f"a model, models or {OWN!r}", repr(given))
+        if is_one or algorithm.requires & {"server", "common_start"}:
+            _fail("left out for a method whose nodes start alike", repr(given))
+        if problem.start is not None:
+            _fail("left out for a problem whose nodes start from what it gives", repr(given))
+
+        def own_draws(key: Array) -> PyTree:
+            made = jax.vmap(problem.init)(keys.at_nodes(keys.stream(key, "params"), node_ids))
+            return jax.tree.map(jnp.asarray, made)
+
+        return own_draws
     if given is None and problem.start is not None and not (is_one or algorithm.requires & {"server", "common_start"}):
         own = problem.start
         return lambda key: jax.tree.map(jnp.array, own(keys.stream(key, "params"), node_ids))  # a copy, as below

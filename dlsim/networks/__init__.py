@@ -83,7 +83,9 @@ from dlsim.networks.graphs.topologies import (
 )
 from dlsim.networks.graphs.weights import mixing_weights
 from dlsim.networks.matcha import Matcha, matcha
-from dlsim.networks.network import Arrival, Inbox, Network, connect, host_graph
+from dlsim.networks.membership.tape import SamplingTape, sampling_tape
+from dlsim.networks.membership.turnover import Turnover, turnover
+from dlsim.networks.network import Arrival, Inbox, Network, Sent, connect, host_graph
 from dlsim.networks.pace.device_traces import Devices, lognormal_devices, trace_devices
 from dlsim.networks.pace.devices import fading, rate_trace, session_trace, sessions, stragglers
 from dlsim.networks.pace.links import Links, Watts, join_links, links
@@ -93,6 +95,7 @@ from dlsim.networks.scenes.dynamics import epidemic, time_varying
 from dlsim.networks.scenes.mobility import position_trace, random_waypoint
 from dlsim.networks.scenes.outages import disaster, outages, relays, split
 from dlsim.networks.scenes.peer_churn import peer_churn
+from dlsim.networks.scenes.peer_sampling import peer_sampling
 from dlsim.networks.scenes.presence import churn, crash, link_failure, participation, random_presence
 from dlsim.networks.scenes.schedules import (
     given_rounds,
@@ -120,7 +123,10 @@ __all__ = [
     "Network",
     "Pipes",
     "Reduced",
+    "SamplingTape",
+    "Sent",
     "Synchronized",
+    "Turnover",
     "Watts",
     "alie_strength",
     "barabasi_albert",
@@ -197,6 +203,7 @@ __all__ = [
     "participation",
     "path",
     "peer_churn",
+    "peer_sampling",
     "perfect_channel",
     "period_gap",
     "periodic_rounds",
@@ -222,6 +229,7 @@ __all__ = [
     "ring",
     "ring_order",
     "rqm",
+    "sampling_tape",
     "scheduled_links",
     "second_eigenvalue",
     "secure_aggregation",
@@ -248,6 +256,7 @@ __all__ = [
     "trace_devices",
     "trace_seconds",
     "transfer_seconds",
+    "turnover",
     "victims",
     "watts_strogatz",
     "wifi",

@@ -62,6 +62,16 @@ class Arrival(NamedTuple):
     mask: Array  # bool [n]
 
 
+class Sent(NamedTuple):
+    """Messages to receivers that were chosen in the step: what is on the air, and who of them hears it."""
+
+    values: PyTree  # [n, ...] one message a sender
+    own: PyTree | None  # [n, ...] what the senders have, which they hear where they chose themselves; None: the same
+    senders: Array  # int32 [n] positions
+    receivers: Array  # int32 [n, k] positions, any where the mask is false
+    mask: Array  # bool [n, k] which arrived
+
+
 def _identity_send(key: Array, state: PyTree, packet: Packet, route: Route) -> tuple[PyTree, Packet]:
     del key, route
     return state, packet
@@ -125,8 +135,6 @@ class NetworkFields:
     @property
     def trainers(self) -> Array | None:
         """Who trains in this round, bool `[N]`: those present that have data; None: all.  Others change by mixing alone."""
-        if self.probe is not None:
-            self.probe.knows_relays = True
         if self.is_present is None or self.has_data is None:
             return self.has_data if self.is_present is None else self.is_present
         return self.is_present & self.has_data

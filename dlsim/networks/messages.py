@@ -32,7 +32,6 @@ class Probe:
     def __init__(self) -> None:
         self.streams: dict[str, tuple[PyTree, int]] = {}
         self.flights: dict[str, in_flight.Flight] = {}  # shapes
-        self.knows_relays = False  # whether the method asks who trains
 
 
 def open_channels(network: Fields, trace: Any) -> Fields:

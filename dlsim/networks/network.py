@@ -15,7 +15,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.core import PROPERTIES, Array, Packet, PyTree
-from dlsim.networks import messages, mixing
+from dlsim.networks import chosen, messages, mixing
 from dlsim.networks.collectives import all_reduce as collectives
 from dlsim.networks.fields import (
     PERFECT,
@@ -23,6 +23,7 @@ from dlsim.networks.fields import (
     Inbox,
     NetworkFields,
     NetworkState,
+    Sent,
     Traffic,
     host_graph,
     no_traffic,
@@ -43,6 +44,7 @@ __all__ = [
     "Inbox",
     "Network",
     "NetworkState",
+    "Sent",
     "Traffic",
     "complete_network",
     "connect",
@@ -168,6 +170,53 @@ class Network(NetworkFields):
     def downlink(self, key: Array, tree: PyTree, *, stream: str = "downlink") -> tuple[Arrival, Network]:
         """The server sends `tree [...]` to each node of the cohort; they get `Arrival([C, ...], [C])`."""
         return server_messages.downlink(self, key, tree, stream)
+
+    def send_to(
+        self,
+        key: Array,
+        tree: PyTree,
+        receivers: Array,
+        *,
+        senders: Array | None = None,
+        header_bits: Array | int = 0,
+        stream: str = "send_to",
+    ) -> tuple[Sent, Network]:
+        """Node `senders[i]` sends row i of `tree [n, ...]` to the nodes `receivers[i]`, which it chose in this step.
+
+        Any two nodes reach each other, linked or not; but nothing is sent over a link that failed, by a node that is away
+        or to one.  Who chooses itself hears itself exactly and sends nothing.  A message is one for each receiver that it is
+        sent to, counted at the sender with its bits, lost or not; `links` take their seconds.
+
+        Args:
+          tree: every leaf `[n, ...]`; a sender says the same to all that it chose.
+          receivers: int32 `[n, k]` positions, distinct in a row; negative: nobody.
+          senders: int32 `[n]` distinct positions; None: all N nodes in order.
+          header_bits: what each message carries beside, whole whatever the channel, `[]` or `[n]`.
+          stream: name of the sequence of messages, under which a channel keeps its memory, a row a node.
+        Raises ValueError where messages take rounds (`with_delays`).
+        """
+        return chosen.send_to(self, key, tree, receivers, senders, header_bits, stream)
+
+    def combine_sent(
+        self, sent: Sent, own: PyTree | None = None, *, weights: Array | None = None, at: Array | None = None
+    ) -> PyTree:
+        """The weighted sum of what arrived at the nodes `at` `[m]` (None: all N), `[m, ...]`; no traffic.
+
+            y_r = w_r own_r + sum_(i, c: receivers[i, c] = r) w_ic values_i
+
+        Without `weights` it is a plain mean, of `own` `[m, ...]` too where that is given.  `weights` `[n, k]` are those of
+        messages; then w_r = 1 - sum w_ic over what arrived, so that a lost message's goes to `own`.  Who hears nothing and
+        has no `own` gets zeros.
+        """
+        return chosen.combine_sent(self, sent, own, weights, at)
+
+    def gather_sent(self, sent: Sent, capacity: int, *, at: Array | None = None) -> tuple[Inbox, Array]:
+        """The messages that arrived at the nodes `at` `[m]` (None: all N), for rules that are no weighted sum; no traffic.
+
+        `Inbox([m, capacity, ...])`, in the order of the senders, with weights 1 / (1 + number heard); and how many found no
+        place, int32 `[m]`: raise `capacity` (structural) where it is not 0.
+        """
+        return chosen.gather_sent(self, sent, capacity, at)
 
     def all_reduce(
         self,

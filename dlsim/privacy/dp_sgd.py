@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.channels.privacy import clipped_rows
 from dlsim.core import Array, Problem, PyTree
+from dlsim.problems.maps import without_maps
 
 
 @checks.typed
@@ -66,11 +67,9 @@ def dp_sgd(problem: Problem, *, clip: Any, noise_multiplier: Any) -> Problem:
         return checks.fail("dp_sgd", "algorithm", "one that asks for no exact gradients", "one that does", fix)
 
     sources = "; ".join(filter(None, (problem.source, "Abadi et al., CCS 2016")))
-    return problem._replace(
+    return without_maps(problem)._replace(
         gradient=gradient,
         full_gradient=refused,
         gradient_at=None,
-        proximal=None,
-        warm_proximal=None,
         source=sources,
     )

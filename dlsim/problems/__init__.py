@@ -6,13 +6,14 @@ from dlsim.problems.classification import classification
 from dlsim.problems.consensus import consensus
 from dlsim.problems.convolution import avg_pool, conv_general_dilated, max_pool
 from dlsim.problems.data import Dataset, dataset, load, synthetic_classification
+from dlsim.problems.hidden_units import HiddenUnits, batch_statistics, hidden_units
 from dlsim.problems.index_lists import Partition, partition, partition_from_lists
 from dlsim.problems.language_models import lstm, transformer
+from dlsim.problems.least_squares import least_squares
 from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
 from dlsim.problems.one_class_svm import one_class_svm
-from dlsim.problems.own_start import own_start
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -27,6 +28,7 @@ from dlsim.problems.partition import (
 from dlsim.problems.partition_plot import describe, plot_partition
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
+from dlsim.problems.shared_inputs import shared_inputs
 from dlsim.problems.sharpness import sharpness_aware
 from dlsim.problems.supervised import supervised
 from dlsim.problems.text import language_model, text_dataset
@@ -35,12 +37,14 @@ from dlsim.problems.zeroth_order import zeroth_order
 
 __all__ = [
     "Dataset",
+    "HiddenUnits",
     "Model",
     "Partition",
     "Variables",
     "auto_block",
     "avg_pool",
     "batch_positions",
+    "batch_statistics",
     "bootstrap",
     "by_column",
     "classification",
@@ -52,8 +56,10 @@ __all__ = [
     "dirichlet",
     "feature_shift",
     "from_flax",
+    "hidden_units",
     "iid",
     "language_model",
+    "least_squares",
     "lenet",
     "load",
     "local_test",
@@ -63,7 +69,6 @@ __all__ = [
     "max_pool",
     "mlp",
     "one_class_svm",
-    "own_start",
     "partition",
     "partition_from_lists",
     "pathological",
@@ -72,6 +77,7 @@ __all__ = [
     "quantity_skew",
     "rotation_shift",
     "shards",
+    "shared_inputs",
     "sharpness_aware",
     "softmax_regression",
     "supervised",

@@ -140,6 +140,7 @@ def logistic_regression(
     return problem._replace(
         optimum=optimum,
         smoothness=smoothness,
+        strong_convexity=lambda: regularization,
         evaluate=lambda params, node_ids=None: {**value(params), "accuracy": test(params, node_ids)},
     )
 

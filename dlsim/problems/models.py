@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +218,7 @@ def _dense(features: int, zeros: bool = False) -> Any:
 
     class Dense(linen.Module):
         features: int
+        keeps_outputs_first: ClassVar[bool] = True  # for `hidden_units`
 
         @linen.compact
         def __call__(self, inputs: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from dlsim import checks, keys
 from dlsim.core import Array, Info, Problem, WarmProximal
 from dlsim.problems.blocks import check_rows
+from dlsim.problems.notices import notice
 
 _WHERE = "one_class_svm"
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -60,7 +61,8 @@ def one_class_svm(
 
     Args:
       examples: `[N, n, d]`, or a sequence of N arrays `[n_i, d]`, n_i >= 1.
-      nu: in (0, 1], may be traced.  Where nu n_i < 1 every example may be an outlier; a node must then have r > 0.
+      nu: in (0, 1], may be traced.  Where nu n_i < 1 no example of the node is outside at its minimum (that would take a
+        dual variable of 1/(nu n_i), and their sum is 1): a warning says so.
       num_features: D, structural; None: phi(s) = s.
       gamma: of the kernel, > 0; may be traced.
       standardize: whether inputs lose the mean over all nodes' examples and are divided by their deviation (1 where
@@ -83,6 +85,9 @@ def one_class_svm(
     train = _stacked("examples", examples)
     num_nodes, _, num_inputs = train.rows.shape
     sizes = train.is_there.sum(axis=1)
+    if checks.is_concrete(nu) and float(nu) * sizes.min() < 1:
+        few = f"nu n_i is {float(nu) * sizes.min():.2g} at node {int(sizes.argmin())}"
+        notice(_WHERE, f"{few}, less than one example: none of its own is ever outside, whatever nu.")
     test, outliers = _tests(test_examples, test_is_outlier, num_nodes, num_inputs)
     if batch_size is not None:
         checks.integer(_WHERE, "batch_size", batch_size, 1)

@@ -132,6 +132,10 @@ def quadratic(
         weight = rho[:, None] if rho.ndim else rho
         return optimum + matrices.solve(weight * (params - optimum) - _rows(linear, node_ids), rho, node_ids)
 
+    def conjugate(duals: Array, node_ids: Array) -> Array:
+        # A (x - x*) + zeta v = dual
+        return optimum + matrices.solve(duals - _rows(linear, node_ids), jnp.zeros((), linear.dtype), node_ids)
+
     def evaluate(params: Array, node_ids: Array | None = None) -> Info:
         del node_ids  # the objective is the same for all
         z = params - optimum
@@ -155,6 +159,8 @@ def quadratic(
         optimum=optimum,
         proximal=proximal,
         smoothness=lambda: 1.0,
+        strong_convexity=lambda: 1 / condition_number,
+        conjugate=conjugate,
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dlsim import checks, trees
 from dlsim.core import Array, Problem, PyTree
+from dlsim.problems.maps import without_maps
 from dlsim.problems.variables import keeping_statistics, trained, with_statistics, with_trained
 
 SOURCE = "Foret, Kleiner, Mobahi and Neyshabur, ICLR 2021"
@@ -42,7 +43,7 @@ def sharpness_aware(problem: Problem, rho: Any = 0.01) -> Problem:
     inner = with_statistics(problem)
     twice = _twice(inner, rho)
     made = twice if inner is problem else problem._replace(num_passes=twice.num_passes, with_statistics=twice)
-    return made._replace(proximal=None, source="; ".join(filter(None, (problem.source, SOURCE))))
+    return without_maps(made)._replace(source="; ".join(filter(None, (problem.source, SOURCE))))
 
 
 def _twice(problem: Problem, rho: Any) -> Problem:

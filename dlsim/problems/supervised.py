@@ -197,6 +197,7 @@ def supervised(
         batch_size=batch_size,
         node_block=node_block,
         gradient_at=gradient_at,
+        model=model,
     )
     return problem if model.train is None else variables.of_training(problem, model, np.asarray(partition.sizes))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Problem, PyTree
 from dlsim.problems.blocks import map_nodes
+from dlsim.problems.maps import without_maps
 from dlsim.problems.variables import without_statistics
 
 DISTRIBUTIONS = ("normal", "rademacher")
@@ -64,12 +65,10 @@ def zeroth_order(
 
         return map_nodes(of_block, problem.node_block)(params, node_ids)
 
-    return problem._replace(
+    return without_maps(problem)._replace(
         gradient=gradient,
         batch_size=2 * num_directions * problem.batch_size,
         gradient_at=None,
-        proximal=None,
-        warm_proximal=None,
         source="; ".join(filter(None, (problem.source, "Spall, IEEE TAC 1992"))),
     )
 

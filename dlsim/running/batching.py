@@ -29,7 +29,18 @@ def one_at_a_time(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     def of_many(axis_size: int, in_batched: list[PyTree], *args: PyTree) -> tuple[PyTree, PyTree]:
         del axis_size
         axes = tuple(jax.tree.map(lambda is_batched: 0 if is_batched else None, in_batched))
-        in_turn = jax.vmap(jax.custom_batching.sequential_vmap(fn), in_axes=axes)
+        is_row = jax.tree.leaves(in_batched)
+
+        def in_turn(*args: PyTree) -> PyTree:
+            leaves, form = jax.tree.flatten(args)
+
+            def row(rows: list[Any]) -> PyTree:  # by `alone`, which a batch around this one must meet as well
+                left = iter(rows)
+                whole = [next(left) if moves else leaf for leaf, moves in zip(leaves, is_row, strict=True)]
+                return alone(*jax.tree.unflatten(form, whole))
+
+            return jax.lax.map(row, [leaf for leaf, moves in zip(leaves, is_row, strict=True) if moves])
+
         out = jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(fn, in_axes=axes))
         return out, jax.tree.map(lambda leaf: True, out)
 

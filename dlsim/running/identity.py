@@ -21,7 +21,7 @@ from dlsim.running.jaxpr_text import Walk, content
 from dlsim.version import __version__
 
 MOST_NUMBERS = 1000  # of a program that are kept one by one, to say which of them differs
-PARTS = ("init", "step", "measure")
+PARTS = ("init", "step", "measure", "read", "write")  # the last two of a phase, where there is one
 A_NUMBER = "a number in the program"  # how a difference begins that no version of anything explains
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
 
@@ -62,7 +62,10 @@ def made_with() -> dict[str, str]:
 
 def difference(held: dict[str, Any], mine: dict[str, Any]) -> str:
     """The first thing in which two processes differ, as `<what> <theirs>, not <mine>`; empty if they are the same."""
-    programs = [(name, held["program"].get(name), mine["program"].get(name)) for name in PARTS]
+    if held.get("phase") != mine.get("phase"):
+        return "another phase on the host"
+    names = [name for name in PARTS if name in held["program"] or name in mine["program"]]
+    programs = [(name, held["program"].get(name), mine["program"].get(name)) for name in names]
     same_form = all(theirs and ours and theirs["form"] == ours["form"] for _, theirs, ours in programs)
     for name, theirs, ours in programs if same_form else ():
         if theirs["exact"] != ours["exact"]:
@@ -98,6 +101,11 @@ def of_tree(tree: Any) -> str:
     """Digest of the arrays of a tree."""
     leaves = [content(leaf) for leaf in jax.tree.leaves(tree)]
     return hashlib.sha256("\n".join(leaves).encode()).hexdigest()[:32]
+
+
+def of_phase(phase: Any) -> dict[str, Any]:
+    """What of a process's phase its programs do not tell: when it is, and what the host does."""
+    return {} if phase is None else {"phase": f"every {phase.every} steps: {_of_host(phase.work)}"}
 
 
 def _program(closed: Any) -> dict[str, Any]:

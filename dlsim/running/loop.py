@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from dlsim import checks
-from dlsim.core import Array, Feed, Info
+from dlsim.core import Array, Feed, Info, Phase
 from dlsim.running.meshes import is_shared, told
+from dlsim.running.phases import Between, phase_identity
 from dlsim.running.programs import CHUNK_RECORDS, Carry, Programs
 from dlsim.running.stopping import Interrupted
 
@@ -55,6 +56,7 @@ def play(
     stopped: Callable[[], int | None] = lambda: None,
     first_chunk: int = 1,
     feeds: Sequence[Feed | None] = (),
+    phases: Sequence[Phase | None] = (),
     watch: Watch | None = None,
 ) -> Played:
     """Run the programs for `num_steps` steps.
@@ -70,6 +72,7 @@ def play(
       stopped: asked after every chunk; the number of a signal ends the loop with `Interrupted` once the state is saved.
       first_chunk: steps of the first chunk, where the pace is known; the length then follows `CHUNK_SECONDS`.
       feeds: what the host prepares, one a run; none: nothing.
+      phases: what the host does between steps, one a run; none: nothing.
       watch: rules that end the run early.  Each record is then a chunk of its own, so that the last state is that of the
         record that decided, however long chunks would be.
     """
@@ -79,7 +82,7 @@ def play(
     with contextlib.ExitStack() as stack:
         store = None
         # Before the first step is served: later the host would have to begin its tape anew.
-        tape = {} if checkpoints is None else _tape(feeds, key, has_runs)
+        tape = {} if checkpoints is None else {**_tape(feeds, key, has_runs), **phase_identity(phases)}
 
         def opened(at: Checkpoints) -> Store:
             process = None if programs.identity is None else {**programs.identity(), **tape}
@@ -97,15 +100,22 @@ def play(
         report(step, history)
         began = saved_at = time.perf_counter()
         feeder = _Feeder(feeds, key, has_runs, num_steps)
+        between = Between(programs.phase, phases, has_runs)
         while step < num_steps and not (watch is not None and watch.is_done):
             before = time.perf_counter()
             carry = feeder.serve(carry, step)
-            records, steps = _plan(step, min(num_steps, feeder.until), every, chunk, 1 if watch else CHUNK_RECORDS)
+            until = min(num_steps, feeder.until, between.after(step, num_steps))
+            records, steps = _plan(step, until, every, chunk, 1 if watch else CHUNK_RECORDS)
             carry, buffer = programs.advance(carry, records, steps)
-            jax.block_until_ready(carry.step)
-            taken = time.perf_counter() - before
             reached = [step + steps * (i + 1) for i in range(records)]
             step = reached[-1]
+            if between.is_due(step):
+                _keep(history, buffer, reached[:-1], num_steps, every, has_runs)
+                carry, reached = between.play(carry, step), reached[-1:]
+                if step % every == 0 or step == num_steps:
+                    carry, buffer = programs.advance(carry, 1, 0)  # what a phase leaves is what is recorded
+            jax.block_until_ready(carry.step)
+            taken = time.perf_counter() - before
             kept = _keep(history, buffer, reached, num_steps, every, has_runs)
             if watch is not None and kept is not None:
                 watch.note(*kept)

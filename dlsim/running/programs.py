@@ -18,11 +18,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dlsim import checks, keys, trees
-from dlsim.core import Array, Info, MeasureFn, Process, PyTree
+from dlsim.core import Array, Info, MeasureFn, Phase, Process, PyTree
 from dlsim.running import identity as identities, status
+from dlsim.running.identity import PARTS
 from dlsim.running.meshes import Placement, laid_over, place
+from dlsim.running.side_by_side import for_runs
 
 CHUNK_RECORDS = 256  # records a chunk can hold
+READ, WRITE = PARTS.index("read"), PARTS.index("write")
 
 Values = dict[str, Any]  # floats by name, data of the program
 Make = Callable[[Values], tuple[Process, MeasureFn]]
@@ -46,6 +49,16 @@ class Programs(NamedTuple):
     compile_seconds: float
     bytes_needed: int = 0  # of the device, by the compiler's account; 0 if it gives none
     identity: Callable[[], dict[str, Any]] | None = None  # of the process, to tell its checkpoints from others
+    phase: PhasePrograms | None = None  # what happens around the host's part of a phase
+
+
+class PhasePrograms(NamedTuple):
+    """The compiled halves of a `Phase`, with their data."""
+
+    every: int
+    read: Callable[[Carry], tuple[Array, PyTree]]  # (keys for the host's work, view), with the axes of runs
+    write: Callable[[Carry, PyTree], Carry]
+    view: PyTree  # abstract; with shardings where the nodes are laid over devices
 
 
 class Hoisted(NamedTuple):
@@ -57,16 +70,23 @@ class Hoisted(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A process as functions of its data; the three functions of it are traced once each."""
+    """A process as functions of its data; each function of it is traced once."""
 
     init: Hoisted  # (constants, values, key) -> state
     step: Hoisted  # (constants, values, key, state) -> (state, info)
     measure: Hoisted  # (constants, values, state, info) -> row
     sources: tuple[str, ...]
+    read: Hoisted | None = None  # (constants, values, state) -> view: of its phase, both or neither
+    write: Hoisted | None = None  # (constants, values, key, state, view) -> state
+    every: int = 0  # steps from phase to phase
 
     @property
     def parts(self) -> tuple[Hoisted, ...]:
-        return (self.init, self.step, self.measure)
+        return tuple(part for part in (self.init, self.step, self.measure, self.read, self.write) if part is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return PARTS[: len(self.parts)]
 
     @property
     def constants(self) -> list[list[Array]]:
@@ -129,7 +149,23 @@ def trace(make: Make, values: Values, key: Array) -> Traced:
     if not isinstance(third.shapes, dict):
         rule = "a function that gives a dict of arrays"
         checks.fail("simulate", "record.fn", rule, type(third.shapes).__name__)
-    return Traced(first, second, third, noted[0])
+    traced = Traced(first, second, third, noted[0])
+    phase = process(values)[0].phase
+    return traced if phase is None else _with_phase(traced, phase, lambda values: process(values)[0].phase, floats, key)
+
+
+def _with_phase(traced: Traced, phase: Phase, of: Callable[[Values], Any], floats: Values, key: Array) -> Traced:
+    """The two halves of a phase that are compiled, traced as the other functions are."""
+    every = checks.count("simulate", "process.phase.every", phase.every, checks.MOST_STEPS)
+    state = traced.init.shapes
+    read = hoist(lambda values, state: of(values).read(state), floats, state)
+
+    def write(values: Values, key: Array, state: PyTree, view: PyTree) -> PyTree:
+        return of(values).write(key, state, view)
+
+    written = hoist(write, floats, key, state, read.shapes)
+    _check_fixed_point(state, written.shapes)
+    return traced._replace(read=read, write=written, every=every)
 
 
 def single(traced: Traced, key: Array) -> Data:
@@ -147,6 +183,7 @@ class Executable(NamedTuple):
     compile_seconds: float
     bytes_needed: int
     traced: Traced
+    phase: tuple[Any, Any, PyTree] | None = None  # read, write, and the view's shapes
 
     def bind(self, data: Data) -> Programs:
         """The programs with the data of their runs."""
@@ -161,6 +198,17 @@ class Executable(NamedTuple):
             compile_seconds=self.compile_seconds,
             bytes_needed=self.bytes_needed,
             identity=lambda: _identity(self.traced, data),
+            phase=None if self.phase is None else self._phase(data),
+        )
+
+    def _phase(self, data: Data) -> PhasePrograms:
+        assert self.phase is not None
+        read, write, view = self.phase
+        return PhasePrograms(
+            every=self.traced.every,
+            read=lambda carry: read(*data, carry),
+            write=lambda carry, view: write(*data, carry, view),
+            view=view,
         )
 
 
@@ -176,9 +224,10 @@ def compile_traced(
       placement: of the node axis over several devices; `data` are where it `put` them.
     """
     began = time.perf_counter()
-    start, advance = _functions(traced)
+    start, advance, around = _functions(traced)
     if data.own[2].ndim:
-        start, advance = _for_runs(start, advance, data.own[2].shape[0], at_once)
+        start, advance, *both = for_runs(start, advance, *around, num_runs=data.own[2].shape[0], at_once=at_once)
+        around = tuple(both)
     carry = jax.eval_shape(start, *data)
     lead = data.own[2].shape
     row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), traced.measure.shapes)
@@ -192,7 +241,23 @@ def compile_traced(
     count = np.zeros((), np.int32)
     start_program = jax.jit(start, **first).lower(*data).compile()
     program = jax.jit(advance, donate_argnums=(2,), **then).lower(*data, carry, count, count).compile()
-    return Executable(start_program, program, (carry, row), time.perf_counter() - began, _bytes_needed(program), traced)
+    phase = None if not around else _compiled_phase(around[0], around[1], data, carry, placement)
+    seconds = time.perf_counter() - began
+    return Executable(start_program, program, (carry, row), seconds, _bytes_needed(program), traced, phase)
+
+
+def _compiled_phase(read: Any, write: Any, data: Data, carry: Carry, placement: Placement | None) -> Any:
+    """The two programs around the host's work, and the shapes of what it is given."""
+    first: dict[str, Any] = {}
+    then: dict[str, Any] = {}
+    seen = jax.eval_shape(read, *data, carry)
+    view = seen[1]
+    if placement is not None:
+        everywhere = placement.everywhere(seen)
+        first, then = {"out_shardings": everywhere}, {"out_shardings": jax.tree.map(lambda s: s.sharding, carry)}
+        view = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), view, everywhere[1])
+    read_program = jax.jit(read, **first).lower(*data, carry).compile()
+    return read_program, jax.jit(write, donate_argnums=(2,), **then).lower(*data, carry, view).compile(), view
 
 
 def compile_process(process: Process, key: Array, measure: MeasureFn, mesh: Mesh | None = None) -> Programs:
@@ -223,16 +288,18 @@ def _identity(traced: Traced, data: Data, network: Any = None) -> dict[str, Any]
     names = {id(leaf): f"network{jax.tree_util.keystr(path)}" for path, leaf in held}
     arrays = [
         identities.Named(part, leaf, names.get(id(leaf), ""))
-        for part, leaves in zip(identities.PARTS, _merge(data.shared, data.own[0]), strict=True)
+        for part, leaves in zip(traced.names, _merge(data.shared, data.own[0]), strict=True)
         for leaf in leaves
     ]
     arrays += [identities.Named("step", value, name) for name, value in sorted(data.own[1].items())]
-    closed = {name: part.closed for name, part in zip(identities.PARTS, traced.parts, strict=True)}
+    closed = {name: part.closed for name, part in zip(traced.names, traced.parts, strict=True)}
     return identities.identity(closed, arrays)
 
 
-def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`start(shared, own)` and `advance(shared, own, carry, records, every)` of one run."""
+def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any], tuple[Callable[..., Any], ...]]:
+    """`start(shared, own)` and `advance(shared, own, carry, records, every)` of one run; of its phase, if it has one,
+    `read(shared, own, carry)` and `write(shared, own, carry, view)`.
+    """
 
     def start(shared: Any, own: Any) -> Carry:
         constants, values, key = _merge(shared, own[0]), own[1], own[2]
@@ -264,7 +331,20 @@ def _functions(traced: Traced) -> tuple[Callable[..., Any], Callable[..., Any]]:
         held, buffer = jax.lax.fori_loop(0, num_records, one, (trees.as_bits(carry), buffer))
         return trees.from_bits(held, like), buffer
 
-    return start, advance
+    def phase_key(own: Any, carry: Carry) -> Array:
+        return jax.random.fold_in(keys.stream(own[2], "phase"), carry.step)
+
+    def read(shared: Any, own: Any, carry: Carry) -> tuple[Array, PyTree]:
+        assert traced.read is not None
+        constants = _merge(shared, own[0])[READ]
+        return phase_key(own, carry), traced.read.fn(constants, own[1], carry.state)
+
+    def write(shared: Any, own: Any, carry: Carry, view: PyTree) -> Carry:
+        assert traced.write is not None
+        constants = _merge(shared, own[0])[WRITE]
+        return carry._replace(state=traced.write.fn(constants, own[1], phase_key(own, carry), carry.state, view))
+
+    return start, advance, () if traced.read is None else (read, write)
 
 
 def _merge(shared: list[list[Any]], own: list[list[Any]]) -> list[list[Any]]:
@@ -272,33 +352,6 @@ def _merge(shared: list[list[Any]], own: list[list[Any]]) -> list[list[Any]]:
         [mine if mine is not None else all_ for all_, mine in zip(*both, strict=True)]
         for both in zip(shared, own, strict=True)
     ]
-
-
-def _for_runs(start: Any, advance: Any, num_runs: int, at_once: int | None) -> tuple[Any, Any]:
-    """The same programs for a leading axis of runs."""
-    if num_runs == 1:  # as fast as without the axis, also where a batched product would be slower than a plain one
-
-        def first(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda leaf: leaf[0], tree)
-
-        def lead(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)  # a constant may come as a NumPy scalar
-
-        return (
-            lambda shared, own: lead(start(shared, first(own))),
-            lambda shared, own, carry, *counts: lead(advance(shared, first(own), first(carry), *counts)),
-        )
-    if at_once is None or at_once >= num_runs:
-        return jax.vmap(start, in_axes=(None, 0)), jax.vmap(advance, in_axes=(None, 0, 0, None, None))
-    width = None if at_once == 1 else at_once
-
-    def start_in_turn(shared: Any, own: Any) -> Carry:
-        return jax.lax.map(lambda one: start(shared, one), own, batch_size=width)
-
-    def advance_in_turn(shared: Any, own: Any, carry: Carry, *counts: Array) -> tuple[Carry, Info]:
-        return jax.lax.map(lambda one: advance(shared, *one, *counts), (own, carry), batch_size=width)
-
-    return start_in_turn, advance_in_turn
 
 
 def _blank(shape: jax.ShapeDtypeStruct) -> Array:

@@ -192,6 +192,7 @@ def simulate(
             report=report,
             stopped=lambda: interrupts.first,
             feeds=() if process.feed is None else [process.feed] * (1 if seeds is None else len(seeds)),
+            phases=() if process.phase is None else [process.phase] * (1 if seeds is None else len(seeds)),
             watch=watch,
         )
         ended = int(played.history.steps[-1])

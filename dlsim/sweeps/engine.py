@@ -230,6 +230,7 @@ class Engine:
                 stopped=stopped,
                 first_chunk=max(1, min(group.num_steps, 4 * group.every)),
                 feeds=[group.feeds[member.variant] for member in filled],
+                phases=[group.phases[member.variant] for member in filled],
             )
         except (Exception, Interrupted):
             self._progress.add(-seen[0] * len(block))  # it is played again, perhaps in other company

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dlsim import checks
-from dlsim.core import Feed, MeasureFn, Process
+from dlsim.core import Feed, MeasureFn, Phase, Process
 from dlsim.running.history import Axes, axes_of, shapes_of
 from dlsim.running.programs import Traced, Values, trace
 from dlsim.sweeps.signature import content, signature
@@ -43,6 +43,7 @@ class Group(NamedTuple):
     record_axes: Axes  # of what is recorded
     state_bytes: int  # of one run
     feeds: list[Feed | None]  # by variant
+    phases: list[Phase | None]  # by variant
 
     def shared(self) -> list[list[Any]]:
         """The constants that all runs have in common; None in the place of the others."""
@@ -209,6 +210,7 @@ def _group(source: Source, found: list[tuple[_Variant, Traced]]) -> Group:
         record_axes=axes_of(source.name, built.process, built.record),
         state_bytes=sum(bytes_of(leaf) for leaf in jax.tree.leaves(state)),
         feeds=[variant.built.process.feed for variant, _ in found],
+        phases=[variant.built.process.phase for variant, _ in found],
     )
 
 

@@ -21,8 +21,8 @@ __all__ = ["content", "signature"]
 
 
 def signature(traced: Traced) -> str:
-    """Digest of the three functions of a process; to compare while the processes are alive."""
-    digest = hashlib.sha256()
+    """Digest of the functions of a process; to compare while the processes are alive."""
+    digest = hashlib.sha256(f"{traced.every}".encode() if traced.every else b"")
     with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # arrays inside of other objects, in full
         for part in traced.parts:
             digest.update(Walk(opaque=lambda value: str(id(value))).jaxpr(part.closed.jaxpr).encode())

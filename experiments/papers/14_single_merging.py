@@ -14,7 +14,11 @@ The paper says: late communication improves accuracy most; one final merge match
 communication keeps models mergeable throughout, none does not.  Its tables could not be checked, so none is quoted; what
 stands under "reported" is of an independent program (five seeds).
 
-MEASURED
+Measured (default mode, 60 runs, 3 seeds, one program; 6 minutes of one core's time): all claims hold.  With r = 0.2 and
+alpha = 0.1 nodes have 58.9 to 63.3 %, their mean 80.8 to 82.9 %, a server-based run 1.4 to 3.3 points more; at alpha = 1 the
+mean is within a point of it.  Without messages the mean has 51 to 68 %.  Five full rounds at the end give 82.7 % to every
+node, five rounds earlier 63.7 %, against 60.6 % without.  Differs from the page: the means of r = 0 and 0.05 are 9 points
+higher, as the shares of classes are another draw.
 
 Departures: a perceptron on Fashion-MNIST in place of ResNet-18 on TinyImageNet; 16 nodes, 100 rounds in place of 32, 300; a
 node draws its batches from 4,000 images drawn by its shares once.  Mode `paper` has 32 nodes, 300 rounds of 100 steps of

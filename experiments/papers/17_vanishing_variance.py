@@ -158,13 +158,13 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         "vc_rule": lambda: rules.variance_corrected(mean, follow="rule"),
         "parts": lambda: rules.mean(is_partial=True),
     }.get(method, lambda: None if method == "fl" else mean)()
-    if method not in ("common", "fl"):
-        problem = dlsim.problems.own_start(problem)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(config.rate, momentum=0.9))
     network = _graph("complete" if method == "fl" else graph, num, config.degree)
     if method == "parts":
         network = network.with_channel(dlsim.networks.random_k(0.1, is_unbiased=False))
-    process = dlsim.learn(problem, dlsim.algorithms.dsgd(problem, optimizer, aggregator=rule), network)
+    starts = None if method in ("common", "fl") else "own"
+    algorithm = dlsim.algorithms.dsgd(problem, optimizer, aggregator=rule)
+    process = dlsim.learn(problem, algorithm, network, initial_params=starts)
     every = sizes.get("every", ROUNDS)
     process = process if every == 1 else several(process, every)
 

@@ -22,6 +22,7 @@ from dlsim.core import Algorithm, Channel, Problem, PyTree, Scenario
 from dlsim.networks.network import Network
 
 NUM_ROUNDS = 15
+CHI = 1 / networks.spectral_gap(six_nodes.network())
 
 
 def directed() -> Network:
@@ -68,6 +69,10 @@ ROWS = (
     Row("decentralized_admm.invariant_dual", lambda p: algorithms.decentralized_admm(p, 0.3), lambda s: s.dual),
     Row("decentralized_admm.invariant_dual",
         lambda p: algorithms.decentralized_admm(p, 0.3, num_local_steps=2, local_learning_rate=RATE), lambda s: s.dual),
+    Row("adom_plus.invariant_consensus", lambda p: algorithms.adom_plus(p, CHI), lambda s: s.consensus,
+        scenario=lambda: networks.link_failure(0.3)),
+    Row("msda.invariant_dual", lambda p: algorithms.msda(p, 2 * CHI), lambda s: s.dual,
+        lambda: six_nodes.network("lazy_metropolis_hastings"), lambda: networks.link_failure(0.3)),
     Row("led.invariant_dual", lambda p: algorithms.led(p, RATE, num_local_steps=2), lambda s: s.dual),
     Row("wang_elia.invariant_integral", lambda p: algorithms.wang_elia(p, RATE), lambda s: s.integral),
     Row("diloco.invariant_outer_gradient",

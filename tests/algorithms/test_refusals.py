@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 import six_nodes
+from contract.rows import nothing_hidden
 from six_nodes import NUM_NODES
 
 import dlsim
@@ -26,6 +27,7 @@ WITH_OPTIMIZER = {
     "async_diloco": "inner_optimizer",
     "d2": "optimizer",
     "diloco": "inner_optimizer",
+    "dimat": "optimizer",
     "dsgd": "optimizer",
     "exact_diffusion": "optimizer",
     "fedadagrad": "client_optimizer",
@@ -35,13 +37,19 @@ WITH_OPTIMIZER = {
     "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
+    "pens": "optimizer",
     "power_sgd": "optimizer",
     "relay_sgd": "optimizer",
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
     "streaming_diloco": "inner_optimizer",
+    "modest": "optimizer",
+    "teleportation": "optimizer",
 }
 ALSO = {name: {"server_learning_rate": 0.1} for name in ("fedadagrad", "fedadam", "fedyogi")}  # has no default
+ALSO |= {"teleportation": {"topology": networks.ring(3)}}
+ALSO |= {"modest": {"tape": networks.sampling_tape(NUM_NODES, 4, sample_size=4)}}
+ALSO["dimat"] = {"matching": nothing_hidden()}
 WITH_RATE = {
     "admm_tracking_gradient": "learning_rate",
     "decentralized_admm": "penalty",
@@ -74,18 +82,23 @@ WITHOUT_ROUNDS: dict[str, dict[str, Any]] = {
     "synchronous_fedavg": PACE,
 }
 RATE_WITHOUT_ROUNDS = {"afa_cd": "client_rate", "afa_cs": "client_rate"}
+# By how curved the objectives are; what they refuse is tried in test_dadao and test_accelerated.
+CURVED = {"adom_plus", "continuized", "dadao", "msda"}
 NO_TRAINING = {"gossip", "push_sum", "randomized_gossip"}
 PARTS = {
     "A2CiD2Constants",
     "LocalUpdates",
     "SPSALog",
+    "TokenAccount",
     "a2cid2_constants",
+    "dadao_rates",
     "local_events",
     "local_updates",
     "saga",
     "sarah",
     "spsa_replay",
     "svrg",
+    "token_account",
 }
 # (method, argument, largest allowed or None, whether 0 is allowed)
 OTHER_NUMBERS = (
@@ -121,7 +134,7 @@ def takes_local_steps(name: str) -> bool:
 
 def test_every_method_is_tried() -> None:
     factories = set(algorithms.__all__) - PARTS
-    assert factories == {*WITH_OPTIMIZER, *WITH_RATE, *WITHOUT_ROUNDS, *NO_TRAINING}
+    assert factories == {*WITH_OPTIMIZER, *WITH_RATE, *WITHOUT_ROUNDS, *NO_TRAINING, *CURVED}
 
 
 @pytest.mark.parametrize("name", sorted(set(WITHOUT_ROUNDS) - set(RATE_WITHOUT_ROUNDS)))
@@ -230,6 +243,7 @@ UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "network_
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
 ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training", "network_lasso")  # need no links
+ALONE = (*ALONE, "modest", "teleportation")  # any two of their nodes reach each other
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+from contract import arguments_matching as matching
+from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
-from contract.arguments_parts import SGD, Call, just, problem
+from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
 
 from dlsim import aggregators, problems
@@ -24,13 +27,16 @@ _AROUND = {"inner": aggregators.mean()}
 
 MORE_ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
+        **matching.AGGREGATORS,
         **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
         **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
+    "metrics": matching.METRICS,
     "networks": {
         **COLLECTIVES,
+        **SAMPLING,
         **EDGES,
         **SCENES,
         "given_rounds": just(num_rounds=5, rounds=[1, 3]),
@@ -40,11 +46,22 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "scheduled_links": just(share=0.5),
         "window_rounds": just(num_rounds=5, start=1),
     },
-    "algorithms": {**TIED, **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner)},
+    "algorithms": {
+        **CHOSEN,
+        **matching.ALGORITHMS,
+        **TIED,
+        **dict.fromkeys(("async_diloco", "diloco", "streaming_diloco"), _inner),
+        **{name: just(problem=problem, chi=2.0) for name in ("adom_plus", "msda")},
+        **{name: just(problem=problem) for name in ("continuized", "dadao")},
+        "dadao_rates": just(network=ring),
+        "pens": optimized(),
+        "token_account": just(strategy="simple"),
+    },
     "problems": {
         **CONVEX,
+        **matching.PROBLEMS,
+        "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
-        "own_start": just(problem=problem),
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },

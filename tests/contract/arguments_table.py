@@ -69,6 +69,7 @@ __all__ = ["FOREIGN", "LATER", "MORE", "NEEDS", "ROOMS", "ROWS", "write_files"]
 
 ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
+        **MORE_ROWS["aggregators"],
         "krum": just(num_byzantine=1),
         "self_centered_clipping": just(radius=1.0),
         "trimmed_mean": just(num_trimmed=1),
@@ -270,6 +271,7 @@ ROWS: dict[str, dict[str, Call]] = {
         "vdn": lambda: {**ARENA(), **Q},
     },
     "metrics": {
+        **MORE_ROWS["metrics"],
         "consensus_distance": lambda: {"params": jnp.ones((4, 3))},
         "population": lambda: {"problem": problem(), "params": jnp.ones((4, 3))},
     },

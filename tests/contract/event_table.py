@@ -47,6 +47,10 @@ def constants() -> algorithms.A2CiD2Constants:
     return algorithms.a2cid2_constants(networks.ring(world.NUM_NODES))
 
 
+def account() -> algorithms.TokenAccount:
+    return algorithms.token_account("randomized", capacity=4, reactivity=2, slots=3)
+
+
 EVENT_CASES = (
     EventCase(
         "randomized_gossip",
@@ -55,6 +59,8 @@ EVENT_CASES = (
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase("ad_psgd", lambda p, rate: algorithms.ad_psgd(p, optax.sgd(rate), read="now"), variant="now"),
     EventCase("a2cid2", lambda p, rate: algorithms.a2cid2(p, optax.sgd(rate), constants())),
+    EventCase("dadao", lambda p, rate: algorithms.dadao(p, 0.25, 0.1 / rate)),
+    EventCase("continuized", lambda p, rate: algorithms.continuized(p, 0.25, 0.1 / rate)),
     EventCase("swarm_sgd", lambda p, rate: algorithms.swarm_sgd(p, optax.sgd(rate, momentum=0.5))),
     EventCase(
         "swarm_sgd",
@@ -76,6 +82,22 @@ EVENT_CASES = (
         "gossip_learning",
         lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate, momentum=0.5), merge="none", num_local_steps=2),
         variant="random_walk",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), exchange="pull", pass_through=True),
+        variant="pull_pass_through",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), exchange="push_pull", merge="average"),
+        variant="push_pull",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), tokens=account()),
+        variant="tokens",
+        num_windows=80,
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contract import world
+from contract.rows import nothing_hidden
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
@@ -73,6 +74,7 @@ class ScenarioCase(NamedTuple):
     variant: str = ""
     relabels: bool = True  # by node ids; False where the scenario holds topologies of its own
     only_restricts: bool = True  # changes who is there and which links work, nothing else
+    speaks: bool = False  # sends messages of its own, which are counted
     has_links: bool = False  # needs links, and may change them
 
     def on(self, network: Network) -> Network:
@@ -133,6 +135,12 @@ SCENARIOS = (
     ),
     ScenarioCase("epidemic", lambda: networks.epidemic(2), only_restricts=False),
     ScenarioCase("epidemic", lambda: networks.epidemic(2, "local"), variant="local", only_restricts=False),
+    ScenarioCase(
+        "peer_sampling",
+        lambda: networks.peer_sampling(2, view_size=4, healer=1, swapper=1, peer="random"),
+        only_restricts=False,
+        speaks=True,
+    ),
     ScenarioCase("random_neighbors", lambda: networks.random_neighbors([1.5, 0.0, 2.0]), only_restricts=False),
     ScenarioCase("scheduled_links", lambda: networks.scheduled_links([1.0, 0.0, 0.5])),
     ScenarioCase("sessions", lambda: networks.sessions(20.0, 5.0), has_links=True),
@@ -153,6 +161,7 @@ AGGREGATORS = (
     AggregatorCase("mean", aggregators.mean),
     AggregatorCase("mean", lambda: aggregators.mean(is_partial=True)),
     AggregatorCase("median", aggregators.median),
+    AggregatorCase("aligned", lambda: aggregators.aligned(nothing_hidden())),
     AggregatorCase("trimmed_mean", lambda: aggregators.trimmed_mean(1)),
     # Of three candidates two are each other's nearest, so a single winner would be a matter of order.
     AggregatorCase("krum", lambda: aggregators.krum(0, num_selected=3)),

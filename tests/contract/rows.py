@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from contract import world
 
+from dlsim.aggregators import Matching
 from dlsim.core import Aggregator, Algorithm, Array, Problem, PyTree
 from dlsim.networks.network import Network
 
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     needs_proximal: bool = False  # of the problem, in closed form
     follows_rate: bool = True  # another learning rate gives other models
     shared: tuple[str, ...] = ()  # state fields that lead with N but belong to no node; say why beside the row
+    beside: Callable[[int], float] = lambda num_steps: 0.0  # bits of so many steps that no channel touches
     num_steps: int = 60  # until the mean model is clearly better than the start
 
     @property
@@ -77,6 +79,13 @@ def neighborhood_mean() -> Aggregator:
         return state + jnp.uint32(1), jax.tree.map(leaf, own, inbox.values)
 
     return Aggregator(init=init, apply=apply, source="a toy")
+
+
+def nothing_hidden() -> Matching:
+    """For models without hidden units: nothing is re-ordered."""
+    return Matching(
+        (), lambda key, own, inbox: (inbox, ()), lambda own, inbox, orders: inbox, lambda key, params: params
+    )
 
 
 def noisy(rate: Any) -> optax.GradientTransformation:

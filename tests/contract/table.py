@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from contract import world
+from contract.chosen_table import CHOSEN_CASES
 from contract.diloco_table import DILOCO_CASES
-from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, zero_vector
+from contract.rows import Case, Invariant, Make, Reduction, neighborhood_mean, noisy, nothing_hidden, zero_vector
 from contract.server_table import SERVER_CASES
 
-from dlsim import algorithms, trees
+from dlsim import algorithms, networks, trees
 from dlsim.problems import sharpness_aware, zeroth_order
 
 __all__ = ["CASES", "Case", "Invariant", "Make", "Reduction"]
@@ -23,6 +24,8 @@ TRACKING = Invariant(
     lambda s, info, net: trees.mean(s.tracker),
     lambda s, info, net: trees.mean(s.gradient),
 )
+
+CHI = 1 / networks.spectral_gap(world.uneven())
 
 CASES = (
     Case(
@@ -128,6 +131,26 @@ CASES = (
         "wang_elia",
         lambda p, rate: algorithms.wang_elia(p, rate),
         invariants=(Invariant("integrals sum to zero", lambda s, info, net: trees.mean(s.integral), zero_vector),),
+    ),
+    Case("adom_plus", lambda p, rate: algorithms.adom_plus(p, CHI, 0.25, 0.1 / rate), num_steps=200),
+    Case(
+        "adom_plus",
+        lambda p, rate: algorithms.adom_plus(p, CHI, 0.25, 0.1 / rate, num_gossip_steps=3, use_full_gradient=True),
+        variant="multi_consensus",
+        is_random=False,
+        num_steps=100,
+    ),
+    Case(
+        "msda",
+        lambda p, rate: algorithms.msda(p, 2 * CHI, 0.25, 0.1 / rate),
+        network=lambda: world.uneven("lazy_metropolis_hastings"),
+        is_random=False,
+        needs_proximal=True,  # or rather the conjugates, which the same problems have
+    ),
+    Case(
+        "pens",
+        lambda p, rate: algorithms.pens(p, optax.sgd(rate), num_sampled=3, num_best=2, selection_rounds=3),
+        shared=("heard", "chosen"),  # by link
     ),
     Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
     Case(
@@ -301,8 +324,20 @@ CASES = (
         network=world.complete,
         shared=("missed",),
     ),
+    Case(
+        "dimat",
+        lambda p, rate: algorithms.dimat(p, optax.sgd(rate), matching=nothing_hidden(), num_local_steps=2),
+        reduces_to=(
+            Reduction(
+                "without hidden units and a state of the optimiser it is D-SGD",
+                lambda p, rate: algorithms.dimat(p, optax.sgd(rate), matching=nothing_hidden(), num_local_steps=2),
+                lambda p, rate: algorithms.dsgd(p, optax.sgd(rate), num_local_steps=2),
+            ),
+        ),
+    ),
     *SERVER_CASES,
     *DILOCO_CASES,
+    *CHOSEN_CASES,
     Case(
         "isolated_training",
         lambda p, rate: algorithms.isolated_training(p, optax.sgd(rate)),

@@ -300,7 +300,7 @@ def test_channels_and_scenarios_reach_it(case: Case) -> None:
         + float(counters.to_float(t.states[3].network.traffic.server_bits))
         for t in (channelled, rolled(case))
     ]
-    assert sent[0] == sent[1] / 2
+    assert sent[0] - case.beside(3) == (sent[1] - case.beside(3)) / 2
 
 
 @every_case
@@ -308,7 +308,7 @@ def test_models_of_several_leaves_on_uneven_data(case: Case) -> None:
     problem = world.classification()
     if case.needs_proximal:
         assert problem.proximal is None
-        with pytest.raises(ValueError, match="one with a closed proximal map"):
+        with pytest.raises(ValueError, match="one with a closed "):
             case.make(problem, world.RATE)
         return
     algorithm = case.make(problem, world.RATE)

@@ -17,7 +17,7 @@ from dlsim import algorithms, keys, networks, trees
 from dlsim.core import Scenario
 from dlsim.learning.learn import learn
 from dlsim.networks.network import Network
-from dlsim.running import status
+from dlsim.running import counters, status
 
 every_scenario = pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.id)
 KEY = jax.random.key(5)
@@ -80,6 +80,9 @@ def test_it_leaves_the_rest_of_the_network_alone(case: ScenarioCase) -> None:
     _, current = scenario.step(KEY, scenario.init(KEY, network), network)
     world.same(jax.tree.map(np.array, network), before)
     assert current.channel is network.channel
+    if case.speaks:
+        assert counters.to_float(current.state.traffic.bits).sum() > 0
+        current = current.with_state(current.state._replace(traffic=network.state.traffic))
     world.same((current.node_ids, current.state), (network.node_ids, network.state))
     if not case.has_links:
         world.same(current.links, network.links)

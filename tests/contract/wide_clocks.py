@@ -21,6 +21,7 @@ EVENTS = {
     "randomized_gossip": "ring",
     "ad_psgd": "star",
     "a2cid2": "complete",
+    "dadao": "ring",
     "swarm_sgd-geometric": "regular",
     "gossip_learning": "regular",
 }

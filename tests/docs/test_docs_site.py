@@ -39,6 +39,7 @@ See {py:obj}`dlsim.double` and [numbers](numbers.md#first).
 ```{toctree}
 numbers
 papers
+peers
 reference/index
 ```
 """
@@ -130,6 +131,7 @@ def test_a_gap_or_a_broken_link_stops_the_build(tmp_path):
     (tmp_path / "experiments").mkdir()
     package, index, numbers = (tmp_path / name for name in ("dlsim/__init__.py", "docs/index.md", "docs/numbers.md"))
     numbers.write_text("# Numbers\n\n## First\n\nOne.\n")
+    (tmp_path / "docs" / "peers_page.py").write_text('def page(package):\n    return "# Peers\\n"\n')
 
     def attempt(code=TINY, text=INDEX):
         package.write_text(code)
@@ -155,6 +157,27 @@ def test_every_public_symbol_is_documented(symbols):
     modules = {module.__name__ for module in symbols.modules_of("dlsim")}
     assert {"dlsim", "dlsim.checks", "dlsim.core", "dlsim.keys", "dlsim.networks", "dlsim.results"} <= modules
     assert sum(len(symbols.symbols_of(module)) for module in symbols.modules_of("dlsim")) > 300
+
+
+def test_methods_of_peers_are_what_the_table_says(monkeypatch):
+    """Every call in the table exists with its arguments; every method of decent-bench's peer-to-peer rooms has a row."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    peers_page = importlib.import_module("peers_page")
+    assert peers_page.faults(dlsim) == []
+    names = [row.there["decent-bench"] for row in peers_page.ROWS if "decent-bench" in row.there]
+    assert len(names) == len(set(names)) == 21
+    text = peers_page.page(dlsim)
+    assert text.count("\n|") == len(peers_page.ROWS) + 2 and "dlsim.algorithms.led" in text
+    odd = peers_page.Row("odd", {"nobody": "X"}, "algorithms.led(learning_speed=1)")
+    monkeypatch.setattr(
+        peers_page, "ROWS", (odd, peers_page.Row("no", {}, "algorithms.leed()"), peers_page.Row("", {}, ""))
+    )
+    assert peers_page.faults(dlsim) == [
+        "odd: unknown peer",
+        "odd: algorithms.led has no argument learning_speed",
+        "no: algorithms.leed is unknown",
+        ": neither a call nor a reason",
+    ]
 
 
 def test_gaps_are_found(symbols):

@@ -26,6 +26,7 @@ from dlsim.core import Process, Record
 SGD = optax.sgd(0.1)
 PACE = arrivals.pace(NUM_NODES, seconds_per_step=0.1)
 WHERE_ONE_IS_LEARNED = {"centralized_sgd", "fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "scaffold"}
+WHERE_ONE_IS_LEARNED |= {"modest", "teleportation"}
 WHERE_ONE_IS_LEARNED |= {"async_diloco", "diloco", "power_sgd", "spsa", "streaming_diloco"}
 WHERE_EACH_HAS_ONE_AFTER_ALL = {"diloco-gossip", "spsa-copies"}  # without a server, and without one copy for all
 

@@ -133,7 +133,7 @@ def test_help_shows_every_option_and_its_default(name):
     text = " ".join(pydoc.render_doc(learner, renderer=pydoc.plaintext).split())
     assert {"sharing", "model", "num_copies", "num_steps", "discount", "has_ids", "eval_steps"} <= set(options)
     for option, default in options.items():
-        assert re.search(rf"\b{option}: .+? = {re.escape(repr(default))}[,)]", text), option
+        assert re.search(rf"\b{option}: .+? = {re.escape(repr(default))} ?[,)]", text), option
         assert re.search(rf"\b{option}\b", inspect.getdoc(learner)), option
 
 

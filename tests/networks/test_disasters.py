@@ -207,6 +207,9 @@ def test_events_of_relays_do_nothing() -> None:
     np.testing.assert_array_equal(some.spent[4:], everyone.spent[4:])
     assert (nobody.spent == 0).all()
     np.testing.assert_array_equal(nobody.x[-1], nobody.x[0])
+    swarm = dlsim.algorithms.swarm_sgd(problem, optax.sgd(0.2))  # trains as it meets
+    with pytest.raises(ValueError, match="scenario must be one in which all train for this algorithm"):
+        dlsim.learn(problem, swarm, networks.ring(6), networks.relays([1]), timing=timing)
 
 
 def test_the_four_disasters_in_one_program() -> None:

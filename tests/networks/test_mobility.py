@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dlsim
-from dlsim import networks
+from dlsim import keys, networks
 from dlsim.networks.scenes.mobility import geometric
 from dlsim.running import status
 
@@ -26,6 +26,17 @@ def positions(scenario: dlsim.Scenario, base: networks.Network, num_rounds: int)
 
     run = jax.jit(lambda: jax.lax.scan(one, scenario.init(KEY, base), jnp.arange(num_rounds))[1])
     return [np.asarray(part) for part in run()]
+
+
+def stepped(scenario: dlsim.Scenario, base: networks.Network, key: jax.Array = KEY):
+    """The first state, and what a round makes of it."""
+    state = scenario.init(KEY, base)
+    return state, jax.jit(lambda: scenario.step(key, state, base))()
+
+
+def linked(places: jax.Array, radius: float, max_degree: int) -> networks.Network:
+    base = networks.ring(len(places))
+    return jax.jit(lambda: geometric("test", base, places, radius, max_degree))()
 
 
 # The walk.
@@ -46,11 +57,8 @@ def test_a_walk_is_the_same_whatever_a_round_is() -> None:
     """Against a walk in plain Python, leg by leg, from the draws of one round that is long enough for many."""
     scenario = networks.random_waypoint(0.2, 3, speed=(0.5, 2.0), pause=(0.1, 0.4))
     base = networks.ring(4)
-    state = scenario.init(KEY, base)
-    from dlsim import keys
-
     key = jax.random.fold_in(KEY, 1)
-    after, _ = scenario.step(key, state, base)
+    state, (after, _) = stepped(scenario, base, key)
     draws = [
         np.asarray(keys.node_uniform(keys.fold_in(keys.stream(key, "leg"), turn), base.node_ids, 4))
         for turn in range(1, 40)
@@ -79,7 +87,7 @@ def test_a_walk_is_the_same_whatever_a_round_is() -> None:
 def test_links_are_those_of_a_random_geometric_network() -> None:
     fixed = networks.random_geometric(60, 0.25, seed=3)
     moving = networks.random_waypoint(0.25, 40)
-    _, now = moving.step(KEY, moving.init(KEY, fixed), fixed)
+    _, (_, now) = stepped(moving, fixed)
     x = jax.random.normal(KEY, (60, 3))
     for verb in ("mix", "gather"):
         (mine, after), (theirs, counted) = (getattr(network, verb)(KEY, x) for network in (now, fixed))
@@ -99,16 +107,16 @@ def test_links_are_those_of_a_random_geometric_network() -> None:
 
 def test_blocks_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     places = jax.random.uniform(KEY, (30, 2))
-    whole = geometric("test", networks.ring(30), places, 0.3, 6)
+    whole = linked(places, 0.3, 6)
     monkeypatch.setattr("dlsim.networks.scenes.mobility.ALL_PAIRS", 100)
-    parts = geometric("test", networks.ring(30), places, 0.3, 6)
+    parts = linked(places, 0.3, 6)
     np.testing.assert_array_equal(whole.neighbors, parts.neighbors)
     np.testing.assert_array_equal(whole.status, parts.status)
 
 
 def test_too_many_neighbours_are_said_and_links_stay_mutual() -> None:
     places = jax.random.uniform(KEY, (40, 2))
-    now = geometric("test", networks.ring(40), places, 0.4, 5)
+    now = linked(places, 0.4, 5)
     apart = np.linalg.norm(np.asarray(places)[:, None] - np.asarray(places), axis=2) + 9 * np.eye(40)
     in_reach = (apart <= 0.4).sum(axis=1)
     flagged = (np.asarray(now.status) & status.BUFFER_OVERFLOW) > 0

@@ -24,7 +24,8 @@ NETWORKS = {
     "average": world.complete,
     "directed": world.directed,
 }
-LINKS = networks.links(world.NUM_NODES, upload=1e3, download=2e3, latency=0.1, compute=0.01)
+WATTS = networks.Watts(compute=0.5, upload=0.1)
+LINKS = networks.links(world.NUM_NODES, upload=1e3, download=2e3, latency=0.1, compute=0.01, watts=WATTS)
 
 
 def longer(network: Network) -> Network:

@@ -196,6 +196,16 @@ def test_a_constant_column_and_equal_scores() -> None:
     assert np.isfinite(problem.full_gradient(KEY, jnp.zeros((2, 101)), jnp.arange(2))[0]).all()
 
 
+def test_less_than_one_example_outside_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"^one_class_svm: nu n_i is 0.22 at node 2, less than one example"):
+        problem = problems.one_class_svm(rows(), nu=0.01)
+    lonely = networks.connect(networks.graph(3, np.zeros(0, int), np.zeros(0, int)))
+    process = dlsim.learn(problem, algorithms.network_lasso(problem, 1.0), lonely)
+    x = np.asarray(dlsim.simulate(process, seed=0, num_steps=600, record=dlsim.Record(every=600)).params[0], np.float64)
+    for i, phi in enumerate(features()):
+        assert (phi @ x[i, :-1] - x[i, -1]).min() > -1e-3
+
+
 def test_bad_input_is_one_clear_line() -> None:
     sets, flags = held_out()
     hole = [one.copy() for one in rows()]

@@ -158,21 +158,5 @@ def test_bad_input() -> None:
         sharpness_aware(optax.sgd(0.1))
 
 
-def test_own_starts_belong_to_ids_and_differ() -> None:
-    problem = problems.own_start(digits_of_mlp())
-    algorithm = algorithms.dsgd(problem, optax.sgd(0.1))
-    process = dlsim.learn(problem, algorithm, networks.ring(4))
-    kernel = jax.tree.leaves(process.params(process.init(KEY)))[1]
-    assert kernel.ndim == 3 and all(not np.allclose(kernel[0], kernel[i]) for i in (1, 2, 3))
-    swapped = networks.ring(4).relabel([2, 0, 3, 1])
-    moved = dlsim.learn(problem, algorithms.dsgd(problem, optax.sgd(0.1)), swapped)
-    other = jax.tree.leaves(moved.params(moved.init(KEY)))[1]
-    np.testing.assert_array_equal(other, kernel[jnp.array([2, 0, 3, 1])])
-    common = dlsim.learn(problem, algorithms.fedavg(problem, optax.sgd(0.1)), networks.ring(4))
-    assert jax.tree.leaves(common.params(common.init(KEY)))[1].shape[0] == 1  # a server has one model
-    with pytest.raises(ValueError, match="^own_start: problem must be"):
-        problems.own_start("digits")
-
-
 def digits_of_mlp():
     return problems.classification("digits", num_nodes=4, model="mlp", batch_size=8, num_test=50)

@@ -137,7 +137,8 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
     `local` (EL-Local): each node draws its own s receivers; a node averages what it happens to hear with its own,
     weights 1 / (1 + heard), row stochastic.
 
-    Run `dsgd` under it for Epidemic Learning.
+    Run `dsgd` under it for Epidemic Learning.  `local` is what an ideal service of peer sampling gives: k uniformly random
+    others a round; `dlsim.networks.peer_sampling` is such a service as nodes run it.
 
     Args:
       out_degree: s, structural, at most N - 1.
@@ -195,7 +196,13 @@ def _local(key: Array, network: Network, degree: int) -> Network:
     others = batch_positions(key, ids, jnp.full(num, num - 1), degree)
     chosen = others + (others >= ids[:, None])
     place = jnp.zeros(num, jnp.int32).at[ids].set(jnp.arange(num, dtype=jnp.int32), unique_indices=True)
-    receivers, senders = place[chosen].reshape(-1), jnp.repeat(jnp.arange(num, dtype=jnp.int32), degree)
+    return sending_to(network, place[chosen])
+
+
+def sending_to(network: Network, chosen: Array) -> Network:
+    """The network on which each node sends to the nodes `chosen` `[N, k]` and averages what it hears with its own."""
+    num, degree = chosen.shape
+    receivers, senders = chosen.reshape(-1), jnp.repeat(jnp.arange(num, dtype=jnp.int32), degree)
     order = jnp.argsort(receivers, stable=True)
     receivers, senders = receivers[order], senders[order]
     heard = jax.ops.segment_sum(jnp.ones(num * degree, jnp.uint32), receivers, num, indices_are_sorted=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Scenario
-from dlsim.networks.graphs.graph import Graph
+from dlsim.networks.graphs.graph import graph
 from dlsim.networks.graphs.spectral import is_connected
 from dlsim.networks.network import Network
 from dlsim.networks.pace.device_traces import Places, choose, read_positions
@@ -256,10 +256,8 @@ def _joins(places: Places, radius: float, seconds_per_round: float) -> bool:
         pairs = cKDTree(now).query_pairs(radius, output_type="ndarray")
         before, codes = len(codes), np.union1d(codes, pairs[:, 0] * num + pairs[:, 1])
         first, second = codes // num, codes % num
-        if len(codes) > before or t == 0:
-            senders, receivers = np.concatenate([first, second]), np.concatenate([second, first])
-            if is_connected(Graph(num, senders.astype(np.int32), receivers.astype(np.int32))):
-                return True
+        if (len(codes) > before or t == 0) and is_connected(graph(num, first, second)):
+            return True
     return False
 
 

@@ -111,10 +111,12 @@ def ramp_rounds(num_rounds: int, first: Any, last: Any, *, shape: str = "linear"
 def _parts(where: str, num_rounds: Any, value: Any, otherwise: Any) -> tuple[int, Array, Array]:
     num = checks.integer(where, "num_rounds", num_rounds, 1)
     checks.number(where, "value", value)
-    if np.ndim(otherwise) == 0:
+    if isinstance(otherwise, int | float):
         checks.number(where, "otherwise", otherwise)
     else:
-        checks.shape(where, "otherwise", otherwise, (num,))
+        otherwise = checks.array(where, "otherwise", otherwise)
+        if jnp.ndim(otherwise):
+            checks.shape(where, "otherwise", otherwise, (num,))
     base = jnp.broadcast_to(jnp.asarray(otherwise, jnp.float32), (num,))
     return num, base, jnp.asarray(value, jnp.float32)
 
