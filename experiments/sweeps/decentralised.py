@@ -14,6 +14,16 @@ The rank of a method in a cell is that of its mean accuracy there (the nodes' ow
 sorts methods by their mean rank over the cells, and says the spread of both.
 
 Two lines that are no method give the scale: nodes that never speak, and one model that sees all gradients.
+
+Measured (default mode, 6,144 runs, 3 of 4 seeds reported): with labels alike most methods are within 2 points of all
+gradients; what tells them apart are few classes on sparse graphs.  On the ring there, D-SGD has 91.1 %, gradient tracking
+(NEXT) 95.8, D2, exact diffusion and NIDS 95.7 to 95.8, as much as one model with all gradients.  First by mean rank is
+quasi-global momentum (momentum is not among what the others were given), then NEXT and D-SGD with four exchanges a
+gradient, which cost two and four times the bits; DiLoCo by gossip and RelaySGD come close to them with a fifth and a third
+of D-SGD's.  Aug-DGM falls behind on the torus, whose weights bound its rate (`gradient_tracking` says how).  Methods by
+clocks meet one neighbour at a time and stand behind at as many gradients.  CHOCO-SGD sends an eighth of the bits.
+LT-ADMM is last with its own step sizes as its docstring has them: only the learning rate was tuned.
+A first run with four times the gradients (six methods) had the best corrected method 0.5 points above D-SGD on the ring.
 """
 
 from __future__ import annotations
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MODES = ("default", "tiny", "small", "paper")
-MINUTES = {"tiny": 1, "default": 30}  # on 2 cores
+MINUTES = {"tiny": 1, "default": 15}  # on 2 cores
 LAZY = "lazy_metropolis_hastings"  # for methods that bear no eigenvalue below -1/3
 TOPOLOGIES = {"ring": "ring", "torus": "torus", "barabasi_albert": "hubs", "complete": "complete"}
 SKEWS = {100.0: "alike", 0.5: "skewed", 0.1: "few classes"}  # alpha of the Dirichlet partition
