@@ -204,8 +204,9 @@ def test_bad_input(make, line: str) -> None:
 
 def test_every_rule_is_tried() -> None:
     known = set(itertools.chain(ORACLES, RULES)) - {"multi_krum", "trimmed_mean_2"}
-    elsewhere = {"variance_corrected"}  # test_variance_corrected.py
-    assert known | elsewhere == set(aggregators.__all__)
+    elsewhere = {"variance_corrected", "aligned"}  # test_variance_corrected.py, test_matching.py
+    helpers = {"Matching", "activation_matching", "weight_matching", "align", "linear_assignment"}
+    assert known | elsewhere | helpers == set(aggregators.__all__)
 
 
 def one_node(own: list[float], heard: list[list[float]], weights: list[float] | None = None):
