@@ -11,7 +11,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.aggregators.assignment import linear_assignment
-from dlsim.aggregators.matching import Matching
+from dlsim.aggregators.matching import Matching, check_models
 from dlsim.aggregators.mean import mean
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -99,7 +99,7 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
     inner = mean() if inner is None else checks.instance(where, "inner", inner, Aggregator, "Pass e.g. median().")
     if np.ndim(num_matchings) == 1 and np.size(num_matchings):
         checks.array(where, "num_matchings", num_matchings, (None,))
-    elif checks.is_concrete(num_matchings) and num_matchings != math.inf:
+    elif checks.is_concrete(num_matchings) and not (isinstance(num_matchings, float) and num_matchings == math.inf):
         checks.number(where, "num_matchings", num_matchings, 0.0)
 
     def init(params: PyTree) -> AlignedState:
@@ -154,8 +154,15 @@ def align(matching: Matching, own: Any, other: Any, key: Array | None = None) ->
     """`other` with its hidden units in the order of `own`, both one model `[...]`: the same function, ready to be averaged.
 
     Args:
+      matching: `activation_matching(problem, ...)` or `weight_matching(problem)`.
+      own, other: models of that problem.
       key: for matchings that draw, or compare by a node's own data; by default that of seed 0.
     """
+    checks.instance("align", "matching", matching, Matching, "Make it with dlsim.aggregators.activation_matching.")
+    for name, model in (("own", own), ("other", other)):
+        check_models("align", name, matching.like, model)
+    if key is not None:
+        checks.key("align", "key", key)
     lead = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], own)
     heard = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], other)
     inbox = Inbox(heard, jnp.full((1, 1), 0.5), jnp.ones((1, 1), bool), jnp.zeros((1, 1), jnp.int32))

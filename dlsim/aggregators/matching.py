@@ -36,6 +36,7 @@ class Matching(NamedTuple):
     finish: Any
     search: Any = None
     source: str = ""
+    like: PyTree = None  # a model of the problem, `[...]`, as shapes
 
 
 def activation_matching(problem: Problem, inputs: Any | None = None, *, units: HiddenUnits | None = None) -> Matching:
@@ -91,6 +92,7 @@ def activation_matching(problem: Problem, inputs: Any | None = None, *, units: H
         reorder=_reorder(units),
         finish=finish,
         source="Saadati et al., CVPR 2024",
+        like=example,
     )
 
 
@@ -168,6 +170,7 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
         finish=finish,
         search=search,
         source="Ainsworth, Hayase and Srinivasa, ICLR 2023",
+        like=example,
     )
 
 
@@ -223,7 +226,8 @@ def _data(where: str, problem: Problem, inputs: Any | None) -> tuple[Any, tuple[
 
         return problem.model, tuple(drawn.inputs.shape[2:]), own
     with jax.ensure_compile_time_eval():  # an array, no tracer, also where this is called while something is traced
-        shared = jnp.asarray(checks.finite(where, "inputs", np.asarray(inputs, np.float32)))
+        checks.known(where, "inputs", inputs, "known while tracing")
+        shared = jnp.asarray(checks.array(where, "inputs", inputs).astype(np.float32))
     drawn = jax.eval_shape(problem.sample, jax.random.key(0), np.zeros(1, np.int32))
     shape = tuple(drawn.inputs.shape[2:])
     if shared.ndim != len(shape) + 1 or shared.shape[1:] != shape or not shared.shape[0]:
@@ -241,12 +245,21 @@ def _units(where: str, model: Any, shape: tuple[int, ...], units: HiddenUnits | 
 
 def _check_heard(where: str, example: PyTree, inbox: Inbox) -> None:
     """Models of other shapes than the problem's cannot be merged with them."""
-    like, heard = jax.tree_util.tree_leaves_with_path(example), jax.tree_util.tree_leaves_with_path(inbox.values)
+    check_models(where, "models", example, inbox.values, 2)
+
+
+def check_models(where: str, argument: str, example: PyTree, given: PyTree, num_axes: int = 0) -> None:
+    """Refuse what is not of the structure and shapes of the problem's model, behind so many further axes."""
+    like, found = jax.tree_util.tree_leaves_with_path(example), jax.tree_util.tree_leaves_with_path(given)
     fix = "All nodes need the same layers and widths."
-    if str(jax.tree.structure(example)) != str(jax.tree.structure(inbox.values)):
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in heard[:4])
-        checks.fail(where, "models", "of the problem's structure", f"arrays {names}", fix)
-    for (path, one), (_, leaf) in zip(like, heard, strict=True):
-        if tuple(leaf.shape[2:]) != tuple(one.shape):
-            rule = f"of shape {list(one.shape)} at {jax.tree_util.keystr(path)}"
-            checks.fail(where, "models", rule, list(leaf.shape[2:]), fix)
+    if str(jax.tree.structure(example)) != str(jax.tree.structure(given)):
+        names = ", ".join(jax.tree_util.keystr(path) for path, _ in found[:4])
+        got = f"arrays {names}" if names.strip(", ") else checks.describe(given)
+        checks.fail(where, argument, "of the problem's structure", got, fix)
+    for (path, one), (_, leaf) in zip(like, found, strict=True):
+        name = jax.tree_util.keystr(path)
+        if not hasattr(leaf, "dtype") or not checks.is_real_type(leaf.dtype):
+            checks.fail(where, argument, f"real numbers at {name}", checks.describe(leaf), fix)
+        if tuple(leaf.shape[num_axes:]) != tuple(one.shape):
+            rule = f"of shape {list(one.shape)} at {name}"
+            checks.fail(where, argument, rule, list(leaf.shape[num_axes:]), fix)

@@ -56,6 +56,8 @@ def continuized(
     where = "continuized"
     mu, smooth = convexity_of(where, problem, strong_convexity, smoothness)
     conjugate = conjugate_of(where, problem)
+    if rates is not None:
+        check_rates(where, "rates", rates)
     # Row by row: events may be more than the problem has nodes, of which some are none.
     gradient_of_conjugate = jax.vmap(lambda y, node: jax.tree.map(_only, conjugate(_alone(y), node[None])))
     objective = by_row(problem.full_gradient)

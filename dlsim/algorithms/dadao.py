@@ -91,6 +91,8 @@ def dadao(
     checks.flag(where, "allow_low_rates", allow_low_rates)
     if isinstance(rates, str):
         checks.one_of(where, "rates", rates, ("uniform", "optimal"))
+    else:
+        check_rates(where, "rates", rates)
     gradient = by_row(problem.full_gradient if use_full_gradient else problem.gradient)
     counted = full_count if use_full_gradient else batch_count
 

@@ -81,7 +81,7 @@ def dsgd(
         checks.instance("dsgd", "aggregator", aggregator, Aggregator, "Pass e.g. dlsim.aggregators.trimmed_mean(1).")
     if aggregator is not None and order != "adapt_then_combine":
         checks.fail("dsgd", "order", "'adapt_then_combine' where an aggregator is given", repr(order))
-    if num_gossip_steps == 0 and not isinstance(num_gossip_steps, bool):
+    if type(num_gossip_steps) is int and num_gossip_steps == 0:
         fix = "Nodes that never talk are dlsim.algorithms.isolated_training."
         checks.fail("dsgd", "num_gossip_steps", "an integer >= 1", num_gossip_steps, fix)
     checks.integer("dsgd", "num_gossip_steps", num_gossip_steps, 1)

@@ -26,15 +26,17 @@ def check_links(where: str, network: Network) -> tuple[np.ndarray, np.ndarray]:
     return clocks.clock_edges(network)
 
 
-def check_rates(where: str, argument: str, rates: Any, num: int) -> np.ndarray:
-    """Rates of `num` links, float64, `[]` or `[num]`: finite and above 0."""
-    rule = f"one or {num} finite numbers above 0"
+def check_rates(where: str, argument: str, rates: Any, num: int | None = None) -> np.ndarray:
+    """Rates of `num` links (None: of any number), float64, `[]` or `[num]`: finite and above 0."""
+    rule = f"one or {'more' if num is None else num} finite numbers above 0"
     values = checks.host(where, argument, rates, rule)
     if not checks.is_real_type(values.dtype):
         checks.fail(where, argument, rule, checks.describe(rates))
     values = values.astype(np.float64)
-    if values.shape not in ((), (num,)) or not (np.isfinite(values) & (values > 0)).all():
-        got = f"shape {list(values.shape)}" if values.shape not in ((), (num,)) else f"{values.min():g}"
+    wanted = () if values.ndim == 0 else (values.size if num is None else num,)
+    if values.shape != wanted or not values.size or not (np.isfinite(values) & (values > 0)).all():
+        is_odd = values.shape != wanted or not values.size
+        got = f"shape {list(values.shape)}" if is_odd else f"{values.min():g}"
         checks.fail(where, argument, rule, got)
     return values
 

@@ -87,10 +87,8 @@ def hidden_units(model: Any, input_shape: Sequence[int]) -> HiddenUnits:
     Raises ValueError where a layer is of another kind, or the order of its units matters.
     """
     where = "hidden_units"
-    for name in ("init", "apply"):
-        if not callable(getattr(model, name, None)):
-            fix = "Pass problem.model of dlsim.problems.classification or supervised."
-            checks.fail(where, "model", "a Model", checks.describe(model), fix)
+    _check_model(where, model)
+    input_shape = checks.integers(where, "input_shape", input_shape, minimum=1)
     one = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0))
     layers: list[_Layer] = []
@@ -113,6 +111,13 @@ def hidden_units(model: Any, input_shape: Sequence[int]) -> HiddenUnits:
     return units
 
 
+def _check_model(where: str, model: Any) -> None:
+    for name in ("init", "apply"):
+        if not callable(getattr(model, name, None)):
+            fix = "Pass problem.model of dlsim.problems.classification or supervised."
+            checks.fail(where, "model", "a Model", checks.describe(model), fix)
+
+
 def batch_statistics(model: Any, params: PyTree, inputs: Array) -> PyTree:
     """One model `[...]` whose running statistics (BatchNorm) are those of `inputs [m, ...]`, in one pass, as in training.
 
@@ -120,6 +125,15 @@ def batch_statistics(model: Any, params: PyTree, inputs: Array) -> PyTree:
     batch: b is what comes of s = 0, divided by 1 - a, and a follows from s = 1.  Dropout is on with a fixed draw.
     Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur, REPAIR, ICLR 2023.
     """
+    where = "batch_statistics"
+    _check_model(where, model)
+    for leaf in jax.tree.leaves(params) or [None]:
+        if not hasattr(leaf, "dtype") or not checks.is_real_type(leaf.dtype):
+            fix = "Pass one of run.params, without its axes of seeds and nodes."
+            checks.fail(where, "params", "a model of arrays of real numbers", checks.describe(leaf), fix)
+    if not hasattr(inputs, "dtype") or not checks.is_real_type(inputs.dtype):
+        fix = "Make them with dlsim.problems.shared_inputs(data, 500)."
+        checks.fail(where, "inputs", "an array of real numbers", checks.describe(inputs), fix)
     if not isinstance(params, Variables):
         return params
 

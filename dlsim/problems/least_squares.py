@@ -37,6 +37,7 @@ def least_squares(inputs: Any, targets: Any, *, ridge: float = 0.0) -> Problem:
     a = checks.array(where, "inputs", inputs, (None, None, None)).astype(np.float64)
     num_nodes, num_examples, dimension = a.shape
     b = checks.array(where, "targets", targets, (num_nodes, num_examples)).astype(np.float64)
+    checks.known(where, "ridge", ridge, fix="It decides what is solved on the host: sweep it as structure.")
     checks.number(where, "ridge", ridge, 0.0)
     fits(where, "inputs", num_nodes * dimension, dimension)
     curvature = 2 * np.einsum("nmi,nmj->nij", a, a) / num_examples + ridge * np.eye(dimension)  # [N, D, D]

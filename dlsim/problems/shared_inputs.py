@@ -17,9 +17,12 @@ def shared_inputs(dataset: Dataset, num: int, *, part: str = "train") -> np.ndar
     For what nodes do on common, unlabelled examples: `dlsim.aggregators.activation_matching`, `dlsim.metrics.disagreement`.
 
     Args:
+      dataset: as `load` or `dataset` gives it.
+      num: how many, at most those there are.
       part: of the "train"ing or the "test" examples.
     """
     where = "shared_inputs"
+    checks.instance(where, "dataset", dataset, Dataset, "Use dlsim.problems.load or dataset.")
     checks.one_of(where, "part", part, PARTS)
     held = np.asarray(dataset.inputs if part == "train" else dataset.test_inputs)
     num = checks.integer(where, "num", num, 1)

@@ -240,7 +240,7 @@ def blocks(name):
 
 def play(name, *changes):
     """The names that a page's code defines; `changes` make it smaller."""
-    (code,) = blocks(name)
+    code = "\n".join(blocks(name))  # what follows goes on with what stands before
     for old, new in changes:
         assert code.count(old) == 1, old
         code = code.replace(old, new)
@@ -313,6 +313,8 @@ def test_what_is_said_of_send_and_combine():
     assert abs(found["own_exact"] - (weights @ sent + own * (found["x"] - found["packet"].values))).max() < 1e-6
     assert (found["mixed"] == found["own_exact"]).all()
     assert found["after"].state.traffic.messages.low.tolist() == [1, 2, 1]
+    assert abs(found["known"] - found["x"].mean(0)).max() < 1e-6
+    assert found["later"].state.traffic.messages.low.tolist() == [1, 1, 0]
 
 
 def test_the_environment_runs():
