@@ -134,4 +134,4 @@ def at_arrival(account: TokenAccount, keys: Array, tokens: Tokens, own_age: Arra
 
 def uniform(keys: Array) -> Array:
     """One float in [0, 1) a key, float32 `[n]`."""
-    return jax.vmap(jax.random.uniform)(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)

@@ -43,7 +43,8 @@ def process_of(name: str) -> Process:
 
 
 NAMES = [case.id for case in CASES if not case.needs_proximal]
-NAMES += [case.id for case in EVENT_CASES if case.name != "randomized_gossip"]  # which averages values of its own
+# The first averages values of its own, the other asks for gradients of conjugates.
+NAMES += [case.id for case in EVENT_CASES if case.name not in ("randomized_gossip", "continuized")]
 NAMES += list(METHODS)
 
 
