@@ -232,7 +232,7 @@ class Problem(NamedTuple):
 
 # What a network may be, and what a method may require of it.
 PROPERTIES = ("connected", "undirected", "row_stochastic", "column_stochastic", "doubly_stochastic", "symmetric")
-REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "prompt", "server")
+REQUIREMENTS = (*PROPERTIES, "fixed_topology", "common_start", "dual_start", "prompt", "server")
 
 
 class Algorithm(NamedTuple):
@@ -243,8 +243,8 @@ class Algorithm(NamedTuple):
     Network's affair.  `params(state)` gives the models to evaluate, `[N, ...]` (`[1, ...]` for one at a server).
     `requires` names the properties of the network without which the method is not defined, `fixed_topology` where its
     state belongs to edges, `common_start` where all nodes start from one model, `server` where nodes talk to one,
-    `prompt` where a message is void after its round (`REQUIREMENTS`); `learn` checks them.  Where it `lets_relay`, nodes
-    without data in a round (`network.trainers` says who has some) do not train, but send and hear; others refuse such rounds.
+    `prompt` where messages are void after their round, `dual_start` where first models follow from duals; `learn` checks
+    these (`REQUIREMENTS`).  Where it `lets_relay`, nodes without data (see `network.trainers`) do not train in a round.
     """
 
     init: Any

@@ -110,7 +110,7 @@ def continuized(
         flow=flow,
         params=primal,
         clocks=set_clocks,
-        requires=frozenset({"undirected", "connected", "prompt"}),
+        requires=frozenset({"undirected", "connected", "prompt", "dual_start"}),
         source="Even et al., NeurIPS 2021",
     )
 

@@ -116,7 +116,7 @@ def msda(
     return Algorithm(
         init=init,
         step=step,
-        requires=frozenset({"connected", "undirected", "symmetric", "doubly_stochastic"}),
+        requires=frozenset({"connected", "undirected", "symmetric", "doubly_stochastic", "dual_start"}),
         source="Scaman et al., ICML 2017",
     )
 

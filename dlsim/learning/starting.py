@@ -27,6 +27,8 @@ def starting_models(
     """
     num = problem.num_nodes
     is_one = isinstance(algorithm, ArrivalAlgorithm)
+    if given is not None and "dual_start" in algorithm.requires:
+        _fail("left out for a method whose first models follow from its duals, which are zero", "some")
     if isinstance(given, str):
         if given != OWN:
             _fail(f"a model, models or {OWN!r}", repr(given))

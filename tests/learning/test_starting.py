@@ -32,6 +32,10 @@ def dsgd(given: Any, rate: float = world.RATE) -> dlsim.Process:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_every_method_of_rounds_starts_there_or_says_why_not(case: Case) -> None:
     algorithm = case.make(world.problem(0.0), 1e-30)  # a first step within init moves nothing
+    if "dual_start" in algorithm.requires:
+        with pytest.raises(ValueError, match="learn: initial_params must be left out for a method whose first models"):
+            learn(world.problem(0.0), algorithm, case.network(), initial_params=ONE)
+        return
     started = learn(world.problem(0.0), algorithm, case.network(), initial_params=ONE).init(KEY)
     for row in algorithm.params(started.algorithm):
         np.testing.assert_array_equal(row, ONE)
@@ -73,6 +77,10 @@ def test_seeds_side_by_side_and_another_network_keep_the_start() -> None:
 def test_methods_of_events_start_there() -> None:
     for case in event_table.EVENT_CASES:
         algorithm = case.make(world.problem(0.0), world.RATE)
+        if "dual_start" in algorithm.requires:
+            with pytest.raises(ValueError, match="learn: initial_params must be left out for a method whose first"):
+                learn(world.problem(0.0), algorithm, event_table.ring(), initial_params=ONE)
+            continue
         for given in (ONE, OWN):
             process = learn(world.problem(0.0), algorithm, event_table.ring(), initial_params=given)
             started = algorithm.params(process.init(KEY).nodes)
