@@ -131,6 +131,6 @@ def modest(
         init=init,
         step=step,
         params=lambda state: trees.replicate(jax.tree.map(lambda leaf: leaf[state.output], state.params), 1),
-        requires=frozenset({"common_start"}),
+        requires=frozenset({"common_start", "prompt"}),
         source="de Vos et al., MoDeST, 2023",
     )

@@ -98,7 +98,7 @@ def teleportation(
         init=init,
         step=step,
         params=lambda state: trees.replicate(trees.mean(state.params), 1),
-        requires=frozenset({"common_start"}),
+        requires=frozenset({"common_start", "prompt"}),
         source="Takezawa and Stich, ICLR 2025",
     )
 
