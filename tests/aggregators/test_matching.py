@@ -322,10 +322,10 @@ def test_refusals() -> None:
     first = one(models("mlp", 1))
     wider = jax.tree.map(lambda leaf: np.zeros([size + (size == 5) for size in leaf.shape], np.float32), first)
     lines = {
-        r"activation_matching: models must be of shape \[5\] at \['Dense_1'\]\['bias'\], got \[6\]": lambda: (
-            aggregators.align(known, first, wider)
+        r"align: other must be of shape \[5\] at \['Dense_1'\]\['bias'\], got \[6\]": lambda: aggregators.align(
+            known, first, wider
         ),
-        "activation_matching: models must be of the problem's structure": lambda: aggregators.align(
+        "align: other must be of the problem's structure": lambda: aggregators.align(
             known, first, one(models("normed", 1))
         ),
         "hidden_units: model must be one whose layers follow one another": lambda: aggregators.weight_matching(
@@ -340,7 +340,9 @@ def test_refusals() -> None:
         r"activation_matching: inputs must be of shape \[m, 4, 4\] with m >= 1, got \[40, 16\]": lambda: (
             aggregators.activation_matching(problem, INPUTS.reshape(40, 16))
         ),
-        "activation_matching: inputs must be finite": lambda: aggregators.activation_matching(problem, INPUTS * np.nan),
+        r"activation_matching: inputs\[0, 0, 0\] must be": lambda: aggregators.activation_matching(
+            problem, INPUTS * np.nan
+        ),
         "aligned: matching must be ": lambda: aggregators.aligned("activations"),
         "aligned: num_matchings must be a number or 4, one a node, got 3 numbers": lambda: aggregators.aligned(
             known, num_matchings=np.ones(3)
