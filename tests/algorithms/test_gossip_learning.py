@@ -103,7 +103,8 @@ def test_token_accounts(account: tuple[str, int, int, str, int]) -> None:
         np.testing.assert_array_equal(told.sent + held + pending, periods)
         assert (held <= capacity).all() and told.sent.sum() > 10
     else:
-        assert told.sent.sum() > 10 and periods.sum() == held.sum()
+        # One answer an arrival, nothing lost: as many messages are on their way as there were, one a node.
+        assert told.sent.sum() > 10 and pending.sum() == len(pending) and (held <= periods).all()
 
 
 def test_one_slot_of_a_proactive_account_is_plain_gossip() -> None:
