@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dlsim.core import Problem
 
 MAPS = ("proximal", "warm_proximal", "conjugate")  # of f_i itself: they would pass the change by
@@ -9,4 +11,5 @@ MAPS = ("proximal", "warm_proximal", "conjugate")  # of f_i itself: they would p
 
 def without_maps(problem: Problem) -> Problem:
     """The problem without the maps of its f_i, for one whose gradients are no longer plain ones of f_i."""
-    return problem._replace(**dict.fromkeys(MAPS))
+    changed: dict[str, Any] = dict.fromkeys(MAPS)
+    return problem._replace(**changed)
