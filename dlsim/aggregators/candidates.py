@@ -30,6 +30,11 @@ def sorted_by_entry(values: Array, mask: Array) -> Array:
     return jnp.sort(jnp.where(_like(mask, values), values, jnp.inf), axis=1)
 
 
+def ranks(values: Array) -> Array:
+    """The place of each value in ascending order along the last axis; of equal ones the first is before."""
+    return jnp.argsort(jnp.argsort(values, axis=-1, stable=True), axis=-1)
+
+
 def pick(ordered: Array, rank: Array) -> Array:
     """Of `[n, K, ...]` the entries of `rank [n]` along axis 1."""
     index = rank.reshape(-1, *(1,) * (ordered.ndim - 1)).astype(jnp.int32)

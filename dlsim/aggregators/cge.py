@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import distances_to, no_state, weighted_sum, with_own
+from dlsim.aggregators.candidates import distances_to, no_state, ranks, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -28,8 +28,7 @@ def cge(num_byzantine: int) -> Aggregator:
         values, mask = with_own(own, inbox)
         lengths = distances_to(values, own).value
         is_sound = mask & jnp.isfinite(lengths)
-        order = jnp.argsort(jnp.where(is_sound, lengths, jnp.inf), axis=1, stable=True)
-        rank = jnp.argsort(order, axis=1)
+        rank = ranks(jnp.where(is_sound, lengths, jnp.inf))
         kept = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True) - num_byzantine, 2)
         chosen = is_sound & (rank < kept)
         return state, weighted_sum(chosen / jnp.sum(chosen, axis=1, keepdims=True), values)

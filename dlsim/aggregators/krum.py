@@ -10,6 +10,7 @@ from dlsim.aggregators.candidates import (
     distances,
     is_off_scale,
     no_state,
+    ranks,
     squared_distances,
     weighted_sum,
     with_own,
@@ -37,7 +38,7 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
         values, mask = with_own(own, inbox)
         size, count = mask.shape[1], jnp.sum(mask, axis=1)
         scores = krum_scores(values, squared_distances(values), mask, count - num_byzantine - 2)
-        rank = jnp.argsort(jnp.argsort(scores, axis=1, stable=True), axis=1)
+        rank = ranks(scores)
         # A score that is not finite never wins, unless a node would be left with nothing: it has its own value, first.
         is_sound = jnp.isfinite(scores) | (jnp.arange(size) == 0)
         chosen = (rank < jnp.minimum(num_selected, count)[:, None]) & mask & is_sound

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import distances, squared_distances, weighted_sum, with_own
+from dlsim.aggregators.candidates import distances, ranks, squared_distances, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -30,7 +30,7 @@ def nearest_neighbor_mixing(inner: Aggregator, num_byzantine: int) -> Aggregator
         is_pair = mask[:, :, None] & mask[:, None, :]
         lengths = distances(values, squared_distances(values), is_pair)
         is_sound = is_pair & jnp.isfinite(lengths)
-        rank = jnp.argsort(jnp.argsort(jnp.where(is_sound, lengths, jnp.inf), axis=2, stable=True), axis=2)
+        rank = ranks(jnp.where(is_sound, lengths, jnp.inf))
         kept = jnp.maximum(jnp.sum(mask, axis=1) - num_byzantine, 1)[:, None, None]
         near = is_sound & (rank < kept)
         share = near / jnp.maximum(jnp.sum(near, axis=2, keepdims=True), 1)
