@@ -15,7 +15,6 @@ from dlsim.core import Array, Drawn, EventAlgorithm, Info, InitFn, Problem, Proc
 from dlsim.learning.event_handlers import Carry, booked, compressible, event_fns
 from dlsim.learning.late_handlers import Slot, empty_slots, late_event_fns
 from dlsim.learning.measures import STALENESS_BINS, STALENESS_DIMS, measured, measured_staleness
-from dlsim.networks.flight.delays import check_unit
 from dlsim.networks.network import PERFECT, Network, NetworkState, host_graph
 from dlsim.networks.pace.links import Ledger
 from dlsim.networks.pace.seconds import by_node, settled
@@ -65,12 +64,9 @@ def learn_events(
     counts_here = network.channel is not PERFECT or scenario is not None or books or algorithm.may_be_silent
     has_messages = algorithm.on_message is not None
     is_late = network.delays is not None and has_messages
-    if is_late:
-        assert network.delays is not None
-        check_unit("learn", network.delays, "seconds")
-        if algorithm.may_be_silent:
-            fix = "Its accounts say when a message goes out: an answer waits for a slot instead."
-            checks.fail("learn", "network", "one without delays for a method with token accounts", "delays", fix)
+    if is_late and algorithm.may_be_silent:
+        fix = "Its accounts say when a message goes out: an answer waits for a slot instead."
+        checks.fail("learn", "network", "one without delays for a method with token accounts", "delays", fix)
 
     def first_nodes(key: Array) -> PyTree:
         return algorithm.init(keys.stream(key, "algorithm"), start(key), network)

@@ -51,7 +51,6 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
         checks.fail(where, "node_ids", "one or more node ids >= 0, below 2^31", checks.describe(node_ids))
     checks.one_of(where, "attack", attack, ATTACKS)
     checks.number(where, "strength", strength, 0.0)
-
     lie = ATTACKS[attack]
 
     def lies(key: Array, flat: Array, honest: Array, route: Route) -> Array:
