@@ -82,15 +82,11 @@ def activation_matching(problem: Problem, inputs: Any | None = None, *, units: H
         sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(s), axis=(2, 3)) for s in scores]), axis=0)
         return without(inbox._replace(values=values), sound), scores
 
-    def finish(key: Array, params: PyTree) -> PyTree:
-        drawn = data(key, jax.tree.leaves(params)[0].shape[0])
-        return jax.vmap(renewed, in_axes=(0, None if drawn.ndim == len(shape) + 1 else 0))(params, drawn)
-
     return Matching(
         sizes=tuple(space.size for space in units.spaces),
         compare=compare,
         reorder=_reorder(units),
-        finish=finish,
+        finish=_renewal(model, shape, data),
         source="Saadati et al., CVPR 2024",
         like=example,
     )
@@ -158,20 +154,26 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
         inbox = without(inbox, sound)
         return inbox, jax.vmap(at_node)(own, inbox.values, inbox.weights)
 
+    return Matching(
+        sizes=tuple(space.size for space in units.spaces),
+        compare=None,
+        reorder=_reorder(units),
+        finish=_renewal(model, shape, data),
+        search=search,
+        source="Ainsworth, Hayase and Srinivasa, ICLR 2023",
+        like=example,
+    )
+
+
+def _renewal(model: Any, shape: tuple[int, ...], data: Any) -> Any:
+    """`finish` of a Matching: BatchNorm's statistics of the merged models, on the inputs that `data` gives."""
+
     def finish(key: Array, params: PyTree) -> PyTree:
         drawn = data(key, jax.tree.leaves(params)[0].shape[0])
         axes = (0, None if drawn.ndim == len(shape) + 1 else 0)
         return jax.vmap(lambda params, data: batch_statistics(model, params, data), in_axes=axes)(params, drawn)
 
-    return Matching(
-        sizes=tuple(space.size for space in units.spaces),
-        compare=None,
-        reorder=_reorder(units),
-        finish=finish,
-        search=search,
-        source="Ainsworth, Hayase and Srinivasa, ICLR 2023",
-        like=example,
-    )
+    return finish
 
 
 def without(inbox: Inbox, sound: Array) -> Inbox:
