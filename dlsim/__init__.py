@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         plotting,
         privacy,
         problems,
+        trust,
     )
     from dlsim.core import (
         Aggregator,
@@ -82,6 +83,7 @@ __all__ = [
     "stop_at",
     "stop_on_plateau",
     "sweep",
+    "trust",
 ]
 
 _HOMES = {

@@ -27,6 +27,7 @@ ORDER = (
     "learning",
     "environments",
     "marl",
+    "trust",
     "results",
     "configs",
     "sweeps",

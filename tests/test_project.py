@@ -268,6 +268,7 @@ def test_readme_lists_every_public_name_and_no_other():
         "plotting",
         "privacy",
         "experiment",
+        "trust",
     )
     packages = [getattr(dlsim, name) for name in names]
     public = {name for package in packages for name in package.__all__}
