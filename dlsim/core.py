@@ -142,7 +142,7 @@ class Record(NamedTuple):
       leaf `[N, ...]` (`[1, ...]` for one at a server).  Of `dlsim.learn` it has `state.network` (traffic, clock) and, by
       kind of method, `state.algorithm` (rounds), `state.nodes` (clocks) or `state.params` and `state.server` (arrivals).
     - `info`, the dict that this step gave, of the last step alone and not summed since the last record: `loss` `[N]` and
-      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 floats are NaN, the rest 0.
+      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 it is NaN or 0.
 
     `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
 

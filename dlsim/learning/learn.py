@@ -88,8 +88,8 @@ def learn(
     Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
     is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
 
-    Raises ValueError if the sizes differ, if the network lacks a property the algorithm requires, or if a node hears too little
-    for the rule that the algorithm was given (where no scenario replaces the topology).
+    Raises ValueError if the sizes differ, if the network lacks a property the algorithm requires, or if a node hears too
+    little for the algorithm's aggregator (where no scenario replaces the topology).
     """
     checks.instance("learn", "problem", problem, Problem, _ORDER)
     if not isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):

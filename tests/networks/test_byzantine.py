@@ -112,7 +112,7 @@ def test_two_faces():
     for (receiver, sender), value in said.items():
         side = 1 if receiver % 2 else -1
         lie = good.mean(0) + side * 1.5 * good.std(0)
-        np.testing.assert_allclose(value, lie if sender in LIARS else VALUES[sender], rtol=1e-5)
+        np.testing.assert_allclose(value, lie if sender in LIARS else VALUES[sender], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("lowering", ["neighbors", "edges", "dense"])
@@ -120,7 +120,7 @@ def test_dissensus_pushes_each_receiver_away_from_its_neighbours(lowering):
     """Against the paper's formula, edge by edge; at strength 1 gossip leaves its victims where they are."""
     network = networks.connect(LINKS, lowering=lowering)
     said, lying = told("dissensus", 1.5, network)
-    x, w = np.asarray(VALUES, np.float64), networks.mixing_matrix(network)
+    x, w = np.asarray(VALUES, np.float64), networks.mixing_matrix(network).toarray()
     neighbours = [np.flatnonzero(w[i] * (np.arange(6) != i)) for i in range(6)]
     expected = x.copy()
     for i in range(6):
@@ -150,7 +150,7 @@ def test_lies_to_each_where_weights_sum_by_columns_and_messages_are_lost():
         network = networks.connect(networks.graph(6, *np.array(links).T, is_directed=True), weights)
         channel = networks.chain(networks.loss(0.4), networks.byzantine(LIARS, "two_faced", 1.0))
         network = network.with_channel(channel)
-        x, w = np.asarray(VALUES, np.float64), networks.mixing_matrix(network)
+        x, w = np.asarray(VALUES, np.float64), networks.mixing_matrix(network).toarray()
         inbox, _ = network.gather(jax.random.key(2), VALUES, stream="mix")
         mixed, _ = network.mix(jax.random.key(2), VALUES)
         for i in range(6):
