@@ -142,7 +142,7 @@ class Record(NamedTuple):
       leaf `[N, ...]` (`[1, ...]` for one at a server).  Of `dlsim.learn` it has `state.network` (traffic, clock) and, by
       kind of method, `state.algorithm` (rounds), `state.nodes` (clocks) or `state.params` and `state.server` (arrivals).
     - `info`, the dict that this step gave, of the last step alone and not summed since the last record: `loss` `[N]` and
-      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 it is NaN or 0.
+      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 all is NaN, or 0.
 
     `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
 
@@ -269,15 +269,11 @@ class EventAlgorithm(NamedTuple):
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
     on_message: Any = None  # (keys [n], rows, heard [n, ...], node_ids [n]) -> (rows, info): a message arrived
-    message: Any = lambda rows: (
-        rows.params
-    )  # (rows) -> what is sent, [n, ...]; integers are a header no channel touches
+    message: Any = lambda rows: rows.params  # (rows) -> what is sent, [n, ...]; no channel touches integers
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
-    clocks: Any = (
-        None  # (network, Timing) -> Timing, which a method set for certain ones fills in or refuses; None: any
-    )
+    clocks: Any = None  # (network, Timing) -> Timing of a method set for certain ones, or a refusal; None: any
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
@@ -326,9 +322,7 @@ class Route(NamedTuple):
     senders: Array  # [L] sender's id of each transmission
     receivers: Array  # [L] receiver's id of each transmission
     acting: Array | None = None  # bool [n] which of the senders speak in this round; None: all
-    edges: Any = (
-        None  # where every node speaks to its neighbours, and may to each in another way: `networks.fields.Edges`
-    )
+    edges: Any = None  # where a sender may say something else to each neighbour: a `networks.fields.Edges`
 
 
 class Packet(NamedTuple):

@@ -280,7 +280,7 @@ def _poisoned(
     """
     check_partition(parts, dataset, np.size(parts.sizes))
     checks.number(where, "share", share, 0.0, 1.0, open_minimum=True)
-    checks.integer(where, "seed", seed, 0)
+    checks.integer(where, "seed", seed, 0, checks.LARGEST_INTEGER)
     lists = [parts.of_node(node).astype(np.int64) for node in range(np.size(parts.sizes))]
     rows, inputs, labels, total = [], [], [], len(dataset.labels)
     for node in _nodes(where, node_ids, len(lists)).tolist():

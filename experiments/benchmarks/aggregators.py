@@ -15,7 +15,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from timing import machine, median, paired_ratio, take_turns
 
 import dlsim

@@ -2,8 +2,8 @@
 
 Command: `dlsim run experiments/sweeps/robustness.py`
 
-Twenty-four nodes hold handwritten digits in Dirichlet(1) label skew and train softmax regression (650 numbers) by D-SGD, whose
-gossip is a rule of `dlsim.aggregators`.  An eighth or a quarter of the nodes lie (`dlsim.networks.byzantine`): they compute
+Twenty-four nodes hold handwritten digits in Dirichlet(1) label skew and train softmax regression (650 numbers) by D-SGD,
+whose gossip is a rule of `dlsim.aggregators`.  An eighth or a quarter of them lie (`dlsim.networks.byzantine`): they compute
 honestly, and say something else.  They are placed so that no honest node hears more of them than need be (greedily, see
 `liars`); each rule is told the most that any honest node hears, or the most that it stands there if that is fewer.  What is
 measured is the accuracy of the honest nodes' own models.
