@@ -74,6 +74,10 @@ def label_flip(
         if not ends or not all(type(c) is int and 0 <= c < num_classes for c in ends):
             checks.fail(where, "flip", f"a dict of classes 0 to {num_classes - 1}", checks.describe(dict(flip)))
 
+    table = np.arange(num_classes)
+    for before, after in {} if isinstance(flip, str) else flip.items():
+        table[before] = after
+
     def flipped(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
         if flip == "random":
             return (labels + rng.integers(1, num_classes, len(labels))) % num_classes
@@ -81,8 +85,6 @@ def label_flip(
             return (labels + 1) % num_classes
         if flip == "reverse":
             return num_classes - 1 - labels
-        table = np.arange(num_classes)
-        table[list(flip)] = list(flip.values())  # type: ignore[union-attr]
         return table[labels]
 
     def change(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
