@@ -119,11 +119,11 @@ def _true_ends(keys: Array, k: Array, guessed: tuple[Array, Array], top: Array) 
 
 
 class _Bracket(NamedTuple):
-    """An interval `[low, high]` in which the k-th largest is, and how many numbers reach it and are beyond it, `[n]`."""
+    """An interval `[low, high]` that the k-th largest is in, and how many numbers reach it and are beyond it, `[n]`."""
 
     low: Array
     high: Array
-    count: Array
+    reached: Array
     beyond: Array
 
 
@@ -163,11 +163,11 @@ def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array, beyo
 
 
 def _is_open(bracket: _Bracket, k: int | Array) -> Array:
-    return (bracket.count > k) & (bracket.beyond < k) & (bracket.low < bracket.high)
+    return (bracket.reached > k) & (bracket.beyond < k) & (bracket.low < bracket.high)
 
 
 def _is_near(bracket: _Bracket, k: int | Array) -> Array:
-    return (bracket.count - k <= NEAR) | (k - bracket.beyond <= NEAR)
+    return (bracket.reached - k <= NEAR) | (k - bracket.beyond <= NEAR)
 
 
 def _finished(keys: Array, k: int | Array, bracket: _Bracket) -> tuple[Array, Array]:
@@ -196,7 +196,7 @@ def _within(keys: Array, k: int, few: int, low: Array, high: Array, floor: int) 
     """As `between_ends`, between ends that may be wrong: then more than k of the row are counted."""
     bracket = _search(keys, k, few, low, high, how_many(keys > high[:, None]))
     threshold, count = _finished(keys, k, bracket)
-    is_outside = ((bracket.count < k) & (low > floor)) | (bracket.beyond >= k)
+    is_outside = ((bracket.reached < k) & (low > floor)) | (bracket.beyond >= k)
     return threshold, jnp.where(is_outside, k + 1, count)
 
 
