@@ -2,6 +2,7 @@
 
 from dlsim.aggregators.aligned import align, aligned
 from dlsim.aggregators.assignment import linear_assignment
+from dlsim.aggregators.bucketing import bucketing
 from dlsim.aggregators.bulyan import bulyan
 from dlsim.aggregators.caf import caf
 from dlsim.aggregators.centered_clipping import centered_clipping
@@ -25,6 +26,7 @@ __all__ = [
     "adaptive_robust_clipping",
     "align",
     "aligned",
+    "bucketing",
     "bulyan",
     "caf",
     "centered_clipping",
