@@ -7,6 +7,7 @@ from contract import arguments_matching as matching
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_judges import JUDGES, OWN_DATA
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
 
@@ -32,6 +33,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
+        **JUDGES,
     },
     "metrics": matching.METRICS,
     "networks": {
@@ -60,6 +62,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
     "problems": {
         **CONVEX,
         **matching.PROBLEMS,
+        **OWN_DATA,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "sharpness_aware": just(problem=problem),

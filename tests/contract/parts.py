@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contract import world
-from contract.rows import nothing_hidden
+from contract.rows import judged_alike, nothing_hidden
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
@@ -174,6 +174,8 @@ AGGREGATORS = (
     AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
+    AggregatorCase("flag", lambda: aggregators.flag(centre="own", rescale="median")),
+    AggregatorCase("mozi", lambda: aggregators.mozi(judged_alike())),
     AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
     AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
     AggregatorCase(

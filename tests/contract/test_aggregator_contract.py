@@ -31,6 +31,7 @@ def inbox_of(tree: PyTree, is_present: jax.Array | None = None) -> Inbox:
 
 def test_every_aggregator_has_a_row() -> None:
     parts = {"Matching", "activation_matching", "align", "linear_assignment", "weight_matching"}  # of `aligned`
+    parts |= {"flag_qualities", "bristle"}  # of `flag`; of output layers alone: test_bristle.py
     assert {case.name for case in AGGREGATORS} == set(aggregators.__all__) - parts
 
 
@@ -50,7 +51,7 @@ def test_states_and_values_keep_their_shapes(case: AggregatorCase) -> None:
 def test_the_order_of_neighbours_does_not_matter(case: AggregatorCase) -> None:
     aggregator, own = case.make(), said()
     inbox = inbox_of(own)
-    shuffled = jax.tree.map(lambda leaf: leaf[:, ::-1], inbox)
+    shuffled = jax.tree.map(lambda leaf: leaf[:, ::-1], inbox._replace(node_ids=None))._replace(node_ids=inbox.node_ids)
     _, plain = aggregator.apply(KEY, aggregator.init(own), own, inbox)
     _, other = aggregator.apply(KEY, aggregator.init(own), own, shuffled)
     world.close(plain, other)
