@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -178,7 +179,7 @@ def _gram(directions: PyTree) -> Array:
         flat = x.reshape(*x.shape[:2], -1)
         return jnp.einsum("nkd,nld->nkl", flat, flat, precision=jax.lax.Precision.HIGHEST)
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, directions)))  # type: ignore[no-any-return]
+    return functools.reduce(jnp.add, map(leaf, jax.tree.leaves(directions)))
 
 
 def _subspace(gram: Array, mask: Array, how: _Options) -> _Subspace:

@@ -55,7 +55,7 @@ def resolve(model: str | Model | ModelFn | Any, dataset: Any) -> Model:
     input_shape = tuple(int(size) for size in dataset.inputs.shape[1:])
     num_outputs = dataset.num_classes or 1
     if isinstance(model, str):
-        makers = {"softmax": softmax_regression, "mlp": mlp, "lenet": lenet}
+        makers: dict[str, Callable[[], ModelFn]] = {"softmax": softmax_regression, "mlp": mlp, "lenet": lenet}
         made = makers[checks.one_of("resolve", "model", model, NAMES)]()(input_shape, num_outputs)
     elif isinstance(model, Model):
         made = model

@@ -27,14 +27,14 @@ def own_losses(problem: Problem, key: Array, models: PyTree, node_ids: Array | N
     Cost: K forward passes a node (with `"all"` as many as the largest node has batches), block by block (`map_nodes`).
     """
     where = "own_losses"
-    _check(where, problem, models, node_ids)
+    whose = _check(where, problem, models, node_ids)
     checks.key(where, "key", key)
     checks.one_of(where, "on", on, ON)
 
     if on == "all":  # in blocks of its own
 
         def losses(models: PyTree) -> Array:
-            return problem.full_gradient(key, models, node_ids)[1]
+            return problem.full_gradient(key, models, whose)[1]
 
         return jax.vmap(losses, in_axes=1, out_axes=1)(models)
 
@@ -42,7 +42,7 @@ def own_losses(problem: Problem, key: Array, models: PyTree, node_ids: Array | N
         of_models = jax.vmap(problem.loss, in_axes=(0, None))
         return jax.vmap(of_models)(models, problem.sample(key, node_ids))
 
-    return map_nodes(of_block, problem.node_block)(models, node_ids)  # type: ignore[no-any-return]
+    return map_nodes(of_block, problem.node_block)(models, whose)  # type: ignore[no-any-return]
 
 
 def own_outputs(problem: Problem, models: PyTree, node_ids: Array | None) -> tuple[Array, Array, Array]:
@@ -53,7 +53,7 @@ def own_outputs(problem: Problem, models: PyTree, node_ids: Array | None) -> tup
       models, node_ids: as in `own_losses`.
     """
     where = "own_outputs"
-    _check(where, problem, models, node_ids)
+    whose = _check(where, problem, models, node_ids)
     check_own_tests(where, problem)
 
     def of_block(models: PyTree, node_ids: Array) -> tuple[Array, Array, Array]:
@@ -61,7 +61,7 @@ def own_outputs(problem: Problem, models: PyTree, node_ids: Array | None) -> tup
         of_models = jax.vmap(problem.model.apply, in_axes=(0, None))  # type: ignore[union-attr]
         return jax.vmap(of_models)(models, batch.inputs), batch.labels, mask
 
-    return map_nodes(of_block, problem.node_block)(models, node_ids)  # type: ignore[no-any-return]
+    return map_nodes(of_block, problem.node_block)(models, whose)  # type: ignore[no-any-return]
 
 
 def check_own_tests(where: str, problem: Problem) -> None:
@@ -86,7 +86,8 @@ def num_classes_of(where: str, problem: Problem) -> int:
     return int(outputs.shape[-1])
 
 
-def _check(where: str, problem: Any, models: PyTree, node_ids: Array | None) -> None:
+def _check(where: str, problem: Any, models: PyTree, node_ids: Array | None) -> Array:
+    """The nodes, whose data are asked for."""
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
     if node_ids is None:
         fix = "Use a rule that judges by data where nodes meet: dsgd(..., aggregator=...)."
@@ -106,6 +107,7 @@ def _check(where: str, problem: Any, models: PyTree, node_ids: Array | None) -> 
     check_rows(where, node_ids, problem.num_nodes)
     if problem.model is not None:
         check_models(where, "models", jax.eval_shape(problem.init, jax.random.key(0)), models, 2)
+    return node_ids
 
 
 def check_models(where: str, argument: str, example: PyTree, given: PyTree, num_axes: int = 0) -> None:

@@ -94,7 +94,7 @@ def test_no_gradient_is_taken_and_blocks_change_nothing() -> None:
     forward = of(problem()).lower(heard).compile().cost_analysis()["flops"]
     first = jax.tree.map(lambda v: v[:, 0], heard)
     both = jax.jit(lambda p: problem().gradient(KEY, p, ids)).lower(first).compile().cost_analysis()["flops"]
-    assert forward < 1.1 * WIDTH * both
+    assert forward < 0.8 * WIDTH * both  # a gradient of softmax regression costs as much as its loss
 
 
 def mozi_of(own, heard, mask, losses, mine, share: float, alpha: float, otherwise: str) -> np.ndarray:
@@ -154,10 +154,10 @@ def test_a_relabelled_network_asks_the_same_data() -> None:
 
 
 def test_nodes_learn_beside_liars_with_mozi() -> None:
-    """Six of ten say the opposite; the mean does not get through."""
+    """Six of ten say what comes to their mind; the mean does not get through."""
     task = problems.classification("digits", 10, model="softmax", batch_size=16)
     network = networks.complete(10).with_lowering("neighbors")
-    network = network.with_channel(networks.byzantine(list(range(4, 10)), "sign_flip", 2.0))
+    network = network.with_channel(networks.byzantine(list(range(4, 10)), "noise"))
     ends = {}
     for name, rule in (("mozi", aggregators.mozi(task, 0.4)), ("mean", aggregators.mean())):
         algorithm = algorithms.dsgd(task, optax.sgd(0.1), aggregator=rule)
