@@ -3,6 +3,7 @@
 from dlsim.aggregators.aligned import align, aligned
 from dlsim.aggregators.assignment import linear_assignment
 from dlsim.aggregators.bristle import bristle
+from dlsim.aggregators.bucketing import bucketing
 from dlsim.aggregators.bulyan import bulyan
 from dlsim.aggregators.caf import caf
 from dlsim.aggregators.centered_clipping import centered_clipping
@@ -29,6 +30,7 @@ __all__ = [
     "align",
     "aligned",
     "bristle",
+    "bucketing",
     "bulyan",
     "caf",
     "centered_clipping",

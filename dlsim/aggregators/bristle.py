@@ -109,7 +109,8 @@ def draws_by_distance(num_drawn: int, exploration: float) -> tuple[int, int, int
 def _drawn(key: Array, lengths: Array, is_sound: Array, inbox: Inbox, quotas: tuple[int, ...]) -> Array:
     """Which of the heard models are looked at, bool `[n, K]`."""
     node_ids = jnp.zeros(lengths.shape[:1], jnp.int32) if inbox.node_ids is None else inbox.node_ids
-    draws = keys.edge_uniform(key, jnp.broadcast_to(node_ids[:, None], lengths.shape), inbox.senders)
+    senders = inbox.senders if inbox.candidate_ids is None else inbox.candidate_ids[:, 1:]
+    draws = keys.edge_uniform(key, jnp.broadcast_to(node_ids[:, None], lengths.shape), senders)
     count = jnp.sum(is_sound, axis=1, keepdims=True)
     rank = ranks(jnp.where(is_sound, lengths, jnp.inf))
     third = jnp.zeros_like(rank)

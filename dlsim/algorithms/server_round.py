@@ -119,6 +119,7 @@ def aggregated(
         weights=(weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny))[None],
         mask=(arrival.mask & (jnp.arange(num) != middle))[None],
         senders=jnp.arange(num, dtype=jnp.int32)[None],
+        candidate_ids=jnp.concatenate([middle[None], jnp.arange(num)]).astype(jnp.int32)[None],
     )
     inbox = inbox._replace(weights=jnp.where(inbox.mask, inbox.weights, 0))
     new, value = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
@@ -138,7 +139,8 @@ def check_aggregator(where: str, aggregator: Any) -> Aggregator | None:
             heard = np.delete(values, own)
             share = jnp.full((1, len(heard)), 1 / len(values))
             mask, senders = jnp.ones((1, len(heard)), bool), jnp.arange(len(heard), dtype=jnp.int32)[None]
-            inbox = Inbox(jnp.asarray(heard)[None, :, None], share, mask, senders)
+            everyone = jnp.asarray([own, *np.delete(np.arange(len(values)), own)], jnp.int32)[None]
+            inbox = Inbox(jnp.asarray(heard)[None, :, None], share, mask, senders, candidate_ids=everyone)
             start = jnp.asarray(values[own])[None, None]
             return aggregator.apply(jax.random.key(0), aggregator.init(start), start, inbox)[1]
 

@@ -28,6 +28,7 @@ from dlsim.problems.partition import (
     shards,
 )
 from dlsim.problems.partition_plot import describe, plot_partition
+from dlsim.problems.poisoning import Trigger, backdoor, free_riders, label_flip, pixel_trigger, with_backdoor_rate
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
@@ -42,9 +43,11 @@ __all__ = [
     "HiddenUnits",
     "Model",
     "Partition",
+    "Trigger",
     "Variables",
     "auto_block",
     "avg_pool",
+    "backdoor",
     "batch_positions",
     "batch_statistics",
     "bootstrap",
@@ -57,9 +60,11 @@ __all__ = [
     "describe",
     "dirichlet",
     "feature_shift",
+    "free_riders",
     "from_flax",
     "hidden_units",
     "iid",
+    "label_flip",
     "language_model",
     "least_squares",
     "lenet",
@@ -77,6 +82,7 @@ __all__ = [
     "partition",
     "partition_from_lists",
     "pathological",
+    "pixel_trigger",
     "plot_partition",
     "quadratic",
     "quantity_skew",
@@ -89,5 +95,6 @@ __all__ = [
     "synthetic_classification",
     "text_dataset",
     "transformer",
+    "with_backdoor_rate",
     "zeroth_order",
 ]

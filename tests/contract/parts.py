@@ -172,6 +172,7 @@ AGGREGATORS = (
     AggregatorCase("minimum_diameter", lambda: aggregators.minimum_diameter(1)),
     AggregatorCase("bulyan", lambda: aggregators.bulyan(0)),
     AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
+    AggregatorCase("bucketing", lambda: aggregators.bucketing(aggregators.median(), 2)),
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
     # Where a candidate is wholly explained its weight is a root of epsilon's neighbourhood, and of rounding.
