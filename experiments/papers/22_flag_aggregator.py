@@ -116,11 +116,11 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         network = network.with_channel(_channel(attack, range(NUM_WORKERS - num_liars, NUM_WORKERS)))
     process = dlsim.learn(problem, algorithm, network)
     measure = only(process, ("accuracy", "bits_sent"))
-    unknown = {"qualities": jnp.zeros((1, NUM_WORKERS)), "cosines": jnp.zeros((1, 2))}
+    unknown = _nothing_told()
 
     def record(state: Any, info: dict[str, Any]) -> dict[str, Any]:
         known = state.algorithm.aggregator_state if is_told else unknown
-        return {**measure(state, info), **{name: value[0] for name, value in known.items()}}
+        return {**measure(state, info), **{name: known[name][0] for name in unknown}}
 
     return process, dlsim.Record(
         every=config.record_every, fn=record, dims={"qualities": ("worker",), "cosines": ("of",)}
@@ -144,20 +144,16 @@ def _told(rank: int, num_liars: int) -> dlsim.Aggregator:
     """Flag that remembers the qualities it gave, and the cosines of its result and of the normalised mean with the mean of
     the honest gradients."""
     inner = aggregators.flag(rank)
-    honest = np.arange(NUM_WORKERS) < NUM_WORKERS - num_liars
 
     def init(params: Any) -> dict[str, Any]:
-        return {**inner_state(), "inner": inner.init(params)}
-
-    def inner_state() -> dict[str, Any]:
-        return {"qualities": jnp.zeros((1, NUM_WORKERS)), "cosines": jnp.zeros((1, 2))}
+        return {**_nothing_told(), "inner": inner.init(params)}
 
     def apply(key: Any, state: Any, own: Any, inbox: Any) -> tuple[Any, Any]:
         # At a server `own` is one of the clients' again, and all of them are in the inbox.
         kept, update = inner.apply(key, state["inner"], own, inbox)
         rows = dlsim.trees.ravel(jax.tree.map(lambda v: v[0], inbox.values))[0]
         directions = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-        wanted = jnp.mean(rows, axis=0, where=jnp.asarray(honest)[:, None])
+        wanted = jnp.mean(rows[: rows.shape[0] - num_liars], axis=0)
         found = (dlsim.trees.ravel(update)[0][0], jnp.mean(directions, axis=0))
         told = {
             "qualities": aggregators.flag_qualities(inbox.values, rank=rank),
@@ -166,6 +162,10 @@ def _told(rank: int, num_liars: int) -> dlsim.Aggregator:
         return {**told, "inner": kept}, update
 
     return dlsim.Aggregator(init=init, apply=apply, source=inner.source)
+
+
+def _nothing_told() -> dict[str, Any]:
+    return {"qualities": jnp.zeros((1, NUM_WORKERS)), "cosines": jnp.zeros((1, 2))}
 
 
 def _channel(attack: str, liars: range) -> dlsim.Channel:
