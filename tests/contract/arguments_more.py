@@ -7,6 +7,7 @@ from contract import arguments_matching as matching
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_judges import JUDGES, OWN_DATA
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
@@ -34,6 +35,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "bucketing": just(**_AROUND),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
+        **JUDGES,
     },
     "metrics": matching.METRICS,
     "networks": {
@@ -62,6 +64,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
     "problems": {
         **CONVEX,
         **matching.PROBLEMS,
+        **OWN_DATA,
         **POISONED,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
