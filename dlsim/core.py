@@ -389,11 +389,11 @@ class Aggregator(NamedTuple):
     """How a receiver turns what it heard into one value: mean, median, Krum, ...
 
     `init(params [N, ...]) -> state`, every leaf leading with N; `apply(key, state, own [n, ...], inbox) -> (state,
-    aggregated [n, ...])`.  Where `linear` says the same of means alone nobody holds the messages, `[N, K, ...]`
-    (`dlsim.aggregators.linear`).
+    aggregated [n, ...])`.  Where `linear` says the same of means alone nobody holds the messages, `[N, K, ...]`.
     """
 
     init: Any
     apply: Any
     source: str = ""
     linear: LinearRule | None = None
+    ask: Any = None  # (key, state, network) -> (state, network): messages of the rule's own, before what is heard

@@ -30,7 +30,7 @@ def norm_clipping(inner: Aggregator, radius: Any) -> Aggregator:
         lengths = distances_to(inbox.values, own)
         return inner.apply(key, state, own, _clipped(own, inbox, lengths, radius))
 
-    return Aggregator(init=inner.init, apply=apply, source="Sun, Kairouz, Suresh and McMahan, 2019")
+    return inner._replace(apply=apply, linear=None, source="Sun, Kairouz, Suresh and McMahan, 2019")
 
 
 def adaptive_robust_clipping(inner: Aggregator, num_byzantine: int) -> Aggregator:
@@ -60,7 +60,7 @@ def adaptive_robust_clipping(inner: Aggregator, num_byzantine: int) -> Aggregato
         radius = jnp.take_along_axis(padded, jnp.minimum(clips, padded.shape[1] - 1)[:, None], axis=1)
         return inner.apply(key, state, own, _clipped(own, inbox, lengths, radius))
 
-    return Aggregator(init=inner.init, apply=apply, source="Allouah et al., ICLR 2025")
+    return inner._replace(apply=apply, linear=None, source="Allouah et al., ICLR 2025")
 
 
 def _clipped(own: PyTree, inbox: Inbox, lengths: Lengths, radius: Any) -> Inbox:

@@ -81,6 +81,8 @@ def _once(
         values, network = _by_means(network, key, aggregator.linear, own, stream or "mix")
         new = state
     else:
+        if aggregator.ask is not None:
+            state, network = aggregator.ask(keys.stream(key, "ask"), state, network)
         inbox, network = network.gather(key, own, stream=stream or "gather")
         new, values = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
     return trees.select(network.is_present, new, state), trees.select(network.is_present, values, own), network

@@ -44,4 +44,4 @@ def nearest_neighbor_mixing(inner: Aggregator, num_byzantine: int) -> Aggregator
         seen = inbox.mask & jnp.any(near[:, 1:], axis=2)
         return inner.apply(key, state, mine, inbox._replace(values=heard, mask=seen))
 
-    return Aggregator(init=inner.init, apply=apply, source="Allouah et al., AISTATS 2023")
+    return inner._replace(apply=apply, linear=None, source="Allouah et al., AISTATS 2023")

@@ -26,6 +26,7 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
         constant    s in every entry
         inner_product   -s mu: against the mean's direction (inner product manipulation; Fall of Empires for a small s)
         mimic       the message of the first honest node, so that its data count more than the others'
+        echo        the mean of what the liars would say: one adversary with many names (see `join_sybils`)
         min_max     mu - s g sigma with the largest g that leaves it no farther from any honest message than two of those
                     are from each other
         min_sum     the same, with the sum of squared distances to all honest messages in place of the distance
@@ -40,8 +41,8 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     Source: Li, Xu, Chen, Giannakis, Ling, RSA, AAAI 2019 (sign_flip, noise, constant); Baruch, Baruch, Goldberg, A little
       is enough, NeurIPS 2019 (alie); Xie, Koyejo, Gupta, Fall of empires, UAI 2020 (inner_product); Karimireddy, He, Jaggi,
       Byzantine-robust learning on heterogeneous datasets via bucketing, ICLR 2022 (mimic, whose victim there is the one
-      that differs most); Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the
-      standard deviation).
+      that differs most); Werthenbach, Pouwelse, Towards Sybil resilience in decentralized learning, 2023 (echo);
+      Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the standard deviation).
     """
     where = "byzantine"
     checks.known(where, "node_ids", node_ids, "known while tracing", "Sweep it as structure.")

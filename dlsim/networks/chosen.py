@@ -216,5 +216,6 @@ def gather_sent(network: NetworkFields, sent: Sent, capacity: int, at: Array | N
     heard = jnp.sum(mask, axis=1)
     weights = jnp.where(mask, 1 / (1 + heard[:, None]), 0)
     all_sent = jnp.zeros(size + 1, jnp.int32).at[flat].add(1)[:size]
-    inbox = Inbox(values=values, weights=weights, mask=mask, senders=jnp.where(mask, senders, 0))
+    ids = network.node_ids if at is None else network.node_ids[at]
+    inbox = Inbox(values=values, weights=weights, mask=mask, senders=jnp.where(mask, senders, 0), node_ids=ids)
     return inbox, all_sent - heard.astype(jnp.int32)

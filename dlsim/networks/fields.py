@@ -53,6 +53,8 @@ class Inbox(NamedTuple):
     weights: Array  # [N, K] mixing weights, zero where nothing was heard
     mask: Array  # bool [N, K]
     senders: Array  # int32 [N, K] positions of the senders
+    node_ids: Array | None = None  # int32 [N] whose data a rule may judge by; None where it runs at a server
+    stand_in: Array | None = None  # int32 [n] at a server, which has no value of its own: the slot that `own` is of
 
 
 class Arrival(NamedTuple):

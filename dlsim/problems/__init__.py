@@ -26,6 +26,7 @@ from dlsim.problems.partition import (
     shards,
 )
 from dlsim.problems.partition_plot import describe, plot_partition
+from dlsim.problems.poisoning import backdoor, backdoor_success, flip_success, label_flip
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
@@ -43,6 +44,8 @@ __all__ = [
     "Variables",
     "auto_block",
     "avg_pool",
+    "backdoor",
+    "backdoor_success",
     "batch_positions",
     "batch_statistics",
     "bootstrap",
@@ -55,9 +58,11 @@ __all__ = [
     "describe",
     "dirichlet",
     "feature_shift",
+    "flip_success",
     "from_flax",
     "hidden_units",
     "iid",
+    "label_flip",
     "language_model",
     "least_squares",
     "lenet",

@@ -165,7 +165,7 @@ def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbo
         heard = heard & arrives.at[table].get(mode="fill", fill_value=False)
     values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), packet.values)
     weights = jnp.where(heard, all_weights, 0)
-    return Inbox(values=values, weights=weights, mask=heard, senders=senders), network
+    return Inbox(values=values, weights=weights, mask=heard, senders=senders, node_ids=network.node_ids), network
 
 
 def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
@@ -182,4 +182,5 @@ def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
         size = jax.tree.leaves(heard.values)[0].shape[1]
         places = in_flight.slotted(network, heard.slots, size).neighbors
         values = jax.tree.map(lambda leaf: leaf.at[places].get(mode="promise_in_bounds"), in_flight.flat(heard.values))
-    return Inbox(values=values, weights=jnp.where(mask, then.neighbor_weights, 0), mask=mask, senders=senders)
+    weights = jnp.where(mask, then.neighbor_weights, 0)
+    return Inbox(values=values, weights=weights, mask=mask, senders=senders, node_ids=network.node_ids)
