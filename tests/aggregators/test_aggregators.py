@@ -205,6 +205,7 @@ def test_bad_input(make, line: str) -> None:
 def test_every_rule_is_tried() -> None:
     known = set(itertools.chain(ORACLES, RULES)) - {"multi_krum", "trimmed_mean_2"}
     elsewhere = {"variance_corrected", "aligned"}  # test_variance_corrected.py, test_matching.py
+    elsewhere |= {"foolsgold", "sybil_wall", "by_node"}  # test_foolsgold.py, test_sybil_wall.py
     helpers = {"Matching", "activation_matching", "weight_matching", "align", "linear_assignment"}
     assert known | elsewhere | helpers == set(aggregators.__all__)
 

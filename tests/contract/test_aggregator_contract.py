@@ -50,7 +50,9 @@ def test_states_and_values_keep_their_shapes(case: AggregatorCase) -> None:
 def test_the_order_of_neighbours_does_not_matter(case: AggregatorCase) -> None:
     aggregator, own = case.make(), said()
     inbox = inbox_of(own)
-    shuffled = jax.tree.map(lambda leaf: leaf[:, ::-1], inbox)
+    slots = ("values", "weights", "mask", "senders")
+    back = {name: jax.tree.map(lambda leaf: leaf[:, ::-1], getattr(inbox, name)) for name in slots}
+    shuffled = inbox._replace(**back)
     _, plain = aggregator.apply(KEY, aggregator.init(own), own, inbox)
     _, other = aggregator.apply(KEY, aggregator.init(own), own, shuffled)
     world.close(plain, other)
@@ -88,6 +90,8 @@ def test_who_hears_nobody_keeps_its_own(case: AggregatorCase) -> None:
 
 @every_aggregator
 def test_moving_everyone_moves_the_result(case: AggregatorCase) -> None:
+    if not case.moves_along:
+        pytest.skip("compares directions from zero")
     aggregator, own = case.make(), said()
     moved = jax.tree.map(lambda leaf: leaf + 3.0, own)
     _, plain = aggregator.apply(KEY, aggregator.init(own), own, inbox_of(own))
