@@ -2,6 +2,7 @@
 
 from dlsim.aggregators.aligned import align, aligned
 from dlsim.aggregators.assignment import linear_assignment
+from dlsim.aggregators.bucketing import bucketing
 from dlsim.aggregators.bulyan import bulyan
 from dlsim.aggregators.by_node import by_node
 from dlsim.aggregators.caf import caf
@@ -28,6 +29,7 @@ __all__ = [
     "adaptive_robust_clipping",
     "align",
     "aligned",
+    "bucketing",
     "bulyan",
     "by_node",
     "caf",

@@ -89,7 +89,7 @@ def aligned(
     sources = "; ".join(
         dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, inner.source) if part)
     )
-    return Aggregator(init=merger.init, apply=apply, source=sources)
+    return Aggregator(init=merger.init, apply=apply, source=sources, bound=inner.bound, is_whole=True)
 
 
 def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matchings: Any) -> Merger:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,16 +37,16 @@ def by_node(rules: Sequence[Aggregator], choice: Any) -> Aggregator:
         checks.fail(where, "choice", f"integers in 0..{len(given) - 1}, places in rules", checks.describe(choice))
     of_node = jnp.asarray(chosen, jnp.int32)
 
-    def choices(num: int, node_ids: Array | None) -> Array:
+    def init(params: PyTree) -> tuple[PyTree, ...]:
+        num = jax.tree.leaves(params)[0].shape[0]
         if num != len(chosen):
             checks.fail(where, "choice", f"of {num} numbers, one a node", f"{len(chosen)} numbers")
-        return of_node if node_ids is None else of_node[node_ids]
-
-    def init(params: PyTree) -> tuple[PyTree, ...]:
         return tuple(rule.init(params) for rule in given)
 
     def apply(key: Array, state: tuple[PyTree, ...], own: PyTree, inbox: Inbox) -> tuple[tuple[PyTree, ...], PyTree]:
-        mine = choices(inbox.mask.shape[0], inbox.node_ids)
+        if inbox.node_ids is None:
+            checks.fail(where, "inbox", "one that says who hears", "one without node_ids")
+        mine = of_node[inbox.node_ids]
         new, value = [], own
         for place, rule in enumerate(given):
             part, made = rule.apply(keys.stream(key, f"rule {place}"), state[place], own, inbox)
@@ -54,7 +55,7 @@ def by_node(rules: Sequence[Aggregator], choice: Any) -> Aggregator:
         return tuple(new), value
 
     def ask(key: Array, state: tuple[PyTree, ...], network: Network) -> tuple[tuple[PyTree, ...], Network]:
-        mine = choices(network.num_nodes, network.node_ids)
+        mine = of_node[network.node_ids]
         new = list(state)
         for place, rule in enumerate(given):
             if rule.ask is not None:
@@ -67,4 +68,5 @@ def by_node(rules: Sequence[Aggregator], choice: Any) -> Aggregator:
 
     asks = any(rule.ask is not None for rule in given)
     source = "; ".join(dict.fromkeys(rule.source for rule in given if rule.source))
-    return Aggregator(init=init, apply=apply, ask=ask if asks else None, source=source)
+    is_whole = any(rule.is_whole for rule in given)
+    return Aggregator(init=init, apply=apply, source=source, is_whole=is_whole, ask=ask if asks else None)

@@ -84,6 +84,15 @@ def weighted_sum(weights: Array, values: PyTree) -> PyTree:
     return jax.tree.map(leaf, values)
 
 
+def mixtures(shares: Array, values: PyTree) -> PyTree:
+    """sum_k shares[i, b, k] values[i, k] for every b, `[n, B, ...]`; a share of zero silences a value, be it infinite.
+
+    One after the other, so that no `[n, B, K, D]` is ever held.
+    """
+    rows = jax.lax.map(lambda one: weighted_sum(one, values), jnp.moveaxis(shares, 1, 0))
+    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), rows)
+
+
 class Lengths(NamedTuple):
     """Euclidean lengths as `root / unit`: the length itself, or its square, need not be a number of the dtype."""
 

@@ -57,15 +57,11 @@ def foolsgold(num_clients: int | None = None) -> Aggregator:
 
     def apply(key: Array, state: FoolsGoldState, own: PyTree, inbox: Inbox) -> tuple[FoolsGoldState, PyTree]:
         del key
-        if inbox.stand_in is None:
-            values, mask = with_own(own, inbox)
-        else:  # the own value is one of those heard, in its place among the senders
-            values, mask = inbox.values, inbox.mask | (jnp.arange(inbox.mask.shape[1]) == inbox.stand_in[:, None])
+        values, mask = with_own(own, inbox)
         mask = mask & is_finite(values)
         histories = values
         if num_clients is not None:
-            state, heard = _summed(state, inbox, mask[:, -inbox.mask.shape[1] :], num_clients)
-            histories = heard if inbox.stand_in is not None else with_own(own, inbox._replace(values=heard))[0]
+            state, histories = _summed(state, values, mask, inbox.candidate_ids, num_clients)
         weights = confident(foolsgold_weights(cosines(histories, mask), mask))
         total = jnp.sum(weights, axis=1)
         mixed = weighted_sum(weights / jnp.where(total > 0, total, 1)[:, None], values)
@@ -74,20 +70,22 @@ def foolsgold(num_clients: int | None = None) -> Aggregator:
     return Aggregator(init=init, apply=apply, source="Fung, Yoon and Beschastnikh, RAID 2020")
 
 
-def _summed(state: FoolsGoldState, inbox: Inbox, mask: Array, num_clients: int) -> tuple[FoolsGoldState, PyTree]:
-    """The sums with what was heard now, and those of its senders, `[n, K, ...]`."""
-    if inbox.stand_in is not None and mask.shape[1] > num_clients:
-        checks.fail("foolsgold", "num_clients", f"at least {mask.shape[1]}, those that a server asks", num_clients)
+def _summed(
+    state: FoolsGoldState, values: PyTree, mask: Array, ids: Array | None, num_clients: int
+) -> tuple[FoolsGoldState, PyTree]:
+    """The sums with what the candidates `[n, K + 1]` said now, and those of the candidates, `[n, K + 1, ...]`."""
+    if ids is None:
+        checks.fail("foolsgold", "num_clients", "None where nobody says who sent what", num_clients)
     rows = jnp.arange(mask.shape[0])[:, None]
-    is_known = inbox.senders < num_clients  # of others nothing is kept
-    at = jnp.where(mask & is_known, inbox.senders, num_clients)
+    is_known = ids < num_clients  # of others nothing is kept
+    at = jnp.where(mask & is_known, ids, num_clients)
 
     def leaf(total: Array, value: Array) -> Array:
         return total.at[rows, at].add(value.astype(total.dtype), mode="drop")
 
     def of_senders(total: Array, value: Array) -> Array:
-        kept = total[rows, jnp.where(is_known, inbox.senders, 0)]
+        kept = total[rows, jnp.where(is_known, ids, 0)]
         return jnp.where(is_known.reshape(is_known.shape + (1,) * (kept.ndim - 2)), kept, value)
 
-    sums = jax.tree.map(leaf, state.sums, inbox.values)
-    return FoolsGoldState(sums), jax.tree.map(of_senders, sums, inbox.values)
+    sums = jax.tree.map(leaf, state.sums, values)
+    return FoolsGoldState(sums), jax.tree.map(of_senders, sums, values)

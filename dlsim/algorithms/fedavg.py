@@ -137,4 +137,5 @@ def _federated(
         params=lambda state: server_round.as_one(state.params),
         requires=frozenset({"server"}),
         source="McMahan et al., AISTATS 2017; Reddi et al., ICLR 2021",
+        aggregator=aggregator,
     )

@@ -119,13 +119,14 @@ def aggregated(
     # Where nothing is finite, whatever has arrived; where nothing has, the result is not used.
     middle = jnp.where(jnp.any(counts), order[jnp.maximum(jnp.sum(counts) - 1, 0) // 2], jnp.argmax(arrival.mask))
     num = arrival.mask.shape[0]
+    clients = jnp.arange(num, dtype=jnp.int32) if rows is None else rows
     own = jax.tree.map(lambda leaf: leaf[middle][None], arrival.values)
     inbox = Inbox(
         values=jax.tree.map(lambda leaf: leaf[None], arrival.values),
         weights=(weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny))[None],
         mask=(arrival.mask & (jnp.arange(num) != middle))[None],
-        senders=(jnp.arange(num, dtype=jnp.int32) if rows is None else rows)[None],
-        stand_in=middle[None],
+        senders=jnp.arange(num, dtype=jnp.int32)[None],
+        candidate_ids=jnp.append(clients[middle], clients)[None],
     )
     inbox = inbox._replace(weights=jnp.where(inbox.mask, inbox.weights, 0))
     new, value = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
@@ -148,7 +149,8 @@ def check_aggregator(where: str, aggregator: Any) -> Aggregator | None:
             heard = np.delete(values, own, axis=0)
             share = jnp.full((1, len(heard)), 1 / len(values))
             mask, senders = jnp.ones((1, len(heard)), bool), jnp.arange(len(heard), dtype=jnp.int32)[None]
-            inbox = Inbox(jnp.asarray(heard)[None], share, mask, senders)
+            everyone = jnp.asarray([own, *np.delete(np.arange(len(values)), own)], jnp.int32)[None]
+            inbox = Inbox(jnp.asarray(heard)[None], share, mask, senders, candidate_ids=everyone)
             start = jnp.asarray(values[own])[None]
             return aggregator.apply(jax.random.key(0), aggregator.init(start), start, inbox)[1]
 

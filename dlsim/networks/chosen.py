@@ -217,5 +217,7 @@ def gather_sent(network: NetworkFields, sent: Sent, capacity: int, at: Array | N
     weights = jnp.where(mask, 1 / (1 + heard[:, None]), 0)
     all_sent = jnp.zeros(size + 1, jnp.int32).at[flat].add(1)[:size]
     ids = network.node_ids if at is None else network.node_ids[at]
-    inbox = Inbox(values=values, weights=weights, mask=mask, senders=jnp.where(mask, senders, 0), node_ids=ids)
+    senders = jnp.where(mask, senders, 0)
+    everyone = jnp.concatenate([ids[:, None], network.node_ids[senders]], axis=1)
+    inbox = Inbox(values, weights, mask, senders, node_ids=ids, candidate_ids=everyone)
     return inbox, all_sent - heard.astype(jnp.int32)

@@ -17,7 +17,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Packet, PyTree, Route
-from dlsim.networks.fields import PERFECT, Arrival, NetworkFields, check_single
+from dlsim.networks.fields import PERFECT, Arrival, Edges, NetworkFields, check_single
 from dlsim.networks.flight import in_flight
 from dlsim.networks.flight.delays import HEAR, Transmissions
 from dlsim.networks.pace.seconds import between, timed_links
@@ -191,9 +191,17 @@ def check_leading(where: str, tree: PyTree, num: int) -> None:
 
 
 def send(
-    network: Fields, key: Array, tree: PyTree, stream: str, hear: str = "newest", sent_with: Array | None = None
+    network: Fields,
+    key: Array,
+    tree: PyTree,
+    stream: str,
+    hear: str = "newest",
+    sent_with: Array | None = None,
+    is_one: bool = False,
 ) -> tuple[Packet, Fields]:
     """Each node sends one message to all its neighbours; `combine` makes of it what the receivers make of it.
+
+    `is_one` says that `packet.values` are taken for what everybody hears, so that no channel may say other things to others.
 
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
     Where messages take time `packet.heard` is what arrives in its place; `sent_with` `[E]` are the weights that travel with
@@ -207,7 +215,8 @@ def send(
     # but the same lowering can share it.
     route = None
     if network.channel is not PERFECT:
-        route = Route(node_ids=ids, senders=ids[network.senders], receivers=ids[network.receivers])
+        edges = None if is_one or network.is_implicit or network.delays is not None else _edges(network)
+        route = Route(ids, senders=ids[network.senders], receivers=ids[network.receivers], edges=edges)
     packet, network = pass_channel(network, key, tree, route, stream, None, network.num_nodes, network.is_present)
     if network.is_implicit and packet.delivered is not None:
         checks.fail("mix", "network", "one that lists its edges where messages are lost", "a large complete graph")
@@ -221,6 +230,10 @@ def send(
         heard = _heard_bits(network, sizes, mask, incoming)
         network = between(network, key, stream, sizes * outgoing, heard)
     return packet, count(network, outgoing, bits)
+
+
+def _edges(network: NetworkFields) -> Edges:
+    return Edges(network.senders, network.receivers, network.edge_weights, both(active_edges(network), network.is_edge))
 
 
 def _sent_on_its_way(

@@ -141,7 +141,7 @@ class Network(NetworkFields):
     # arrived, or "all" that arrives, each message once (`in_flight.py`); else it means nothing.
     def send(self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest") -> tuple[Packet, Network]:
         """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
-        return messages.send(self, key, tree, stream, hear)
+        return messages.send(self, key, tree, stream, hear, is_one=True)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
         """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""

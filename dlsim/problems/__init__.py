@@ -26,7 +26,15 @@ from dlsim.problems.partition import (
     shards,
 )
 from dlsim.problems.partition_plot import describe, plot_partition
-from dlsim.problems.poisoning import backdoor, backdoor_success, flip_success, label_flip
+from dlsim.problems.poisoning import (
+    Trigger,
+    backdoor,
+    free_riders,
+    label_flip,
+    pixel_trigger,
+    with_backdoor_rate,
+    with_flip_rate,
+)
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
@@ -41,11 +49,11 @@ __all__ = [
     "HiddenUnits",
     "Model",
     "Partition",
+    "Trigger",
     "Variables",
     "auto_block",
     "avg_pool",
     "backdoor",
-    "backdoor_success",
     "batch_positions",
     "batch_statistics",
     "bootstrap",
@@ -58,7 +66,7 @@ __all__ = [
     "describe",
     "dirichlet",
     "feature_shift",
-    "flip_success",
+    "free_riders",
     "from_flax",
     "hidden_units",
     "iid",
@@ -77,6 +85,7 @@ __all__ = [
     "partition",
     "partition_from_lists",
     "pathological",
+    "pixel_trigger",
     "plot_partition",
     "quadratic",
     "quantity_skew",
@@ -89,5 +98,7 @@ __all__ = [
     "synthetic_classification",
     "text_dataset",
     "transformer",
+    "with_backdoor_rate",
+    "with_flip_rate",
     "zeroth_order",
 ]

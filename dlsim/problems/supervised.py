@@ -14,6 +14,7 @@ from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems import variables
 from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
+from dlsim.problems.examples import CHUNK, chunks_of_tests, model_inputs
 from dlsim.problems.index_lists import Partition, check_partition
 from dlsim.problems.local_test import evaluate_local
 from dlsim.problems.losses import LossFn, resolve_loss
@@ -22,7 +23,6 @@ from dlsim.problems.notices import notice
 from dlsim.problems.sampling import SAMPLING, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, batch_positions
 
 DEFAULT_BATCH_SIZE = 32
-_CHUNK = 256  # examples at a time where a whole data set goes through a model
 
 
 class Batch(NamedTuple):
@@ -253,7 +253,7 @@ def _view(dataset: Dataset, rotates: bool) -> Any:
     def view(examples: NodeData, key: Array, node_ids: Array, positions: Array, fixed_noise: bool = False) -> Batch:
         places = _take(examples.offsets, node_ids)[:, None] + positions
         rows = _take(examples.indices, places)
-        inputs = _model_inputs(_take(examples.inputs, rows), dataset).reshape(*positions.shape, *shape)
+        inputs = model_inputs(_take(examples.inputs, rows), dataset).reshape(*positions.shape, *shape)
         labels = _take(examples.labels, rows)
         if examples.rotation is not None:
             inputs = jax.vmap(_rotate)(inputs, _take(examples.rotation, node_ids))
@@ -277,10 +277,6 @@ def _take(array: Array, rows: Array) -> Array:
     return array.at[rows].get(mode="promise_in_bounds")
 
 
-def _model_inputs(inputs: Array, dataset: Dataset) -> Array:
-    return (inputs.astype(jnp.float32) - dataset.offset) * dataset.scale
-
-
 def _rotate(images: Array, turns: Array) -> Array:
     """Images [B, side, side, ...] by `turns` quarter turns, counter-clockwise."""
     turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
@@ -296,7 +292,7 @@ def _over_all_examples(
     examples: NodeData, view: Any, summed: Any, params: PyTree, node_ids: Array, max_size: int
 ) -> tuple[Array, PyTree]:
     """Mean loss and gradient of each node over all its examples, in chunks so that memory stays bounded."""
-    size = min(_CHUNK, max_size)
+    size = min(CHUNK, max_size)
     sizes = _take(examples.sizes, node_ids)
     fixed = jax.random.key(0)
 
@@ -326,19 +322,7 @@ def _evaluate(
     num_test: int | None,
     node_block: int | str | None,
 ) -> Any:
-    total = len(dataset.test_labels)
-    if num_test is not None:
-        num_test = checks.integer("supervised", "num_test", num_test, 1)
-    num = total if num_test is None else min(num_test, total)
-    if not num:
-        checks.fail("supervised", "dataset", "one with test examples", "none", "Hold some out: dataset(x, y).")
-    # Evenly spaced, for test sets that are sorted by class; padded to whole chunks.
-    size = min(_CHUNK, num)
-    chunks = -(-num // size)
-    rows = np.minimum(np.arange(chunks * size) * total // num, total - 1)
-    inputs = jnp.asarray(dataset.test_inputs[rows]).reshape(chunks, size, *dataset.test_inputs.shape[1:])
-    labels = jnp.asarray(dataset.test_labels[rows]).reshape(chunks, size)
-    mask = jnp.asarray(np.arange(chunks * size) < num).reshape(chunks, size)
+    num, chunks = chunks_of_tests("supervised", dataset, num_test)
 
     def test(params: PyTree, inputs: Array, labels: Array, mask: Array) -> Info:
         outputs = model.apply(params, inputs)
@@ -349,7 +333,7 @@ def _evaluate(
 
     def of_block(params: PyTree, *node_ids: Array) -> Info:
         def chunk_sums(chunk: tuple[Array, Array, Array]) -> Info:
-            x, y, kept = _model_inputs(chunk[0], dataset), chunk[1], chunk[2]
+            x, y, kept = model_inputs(chunk[0], dataset), chunk[1], chunk[2]
             axes: list[int | None] = [None, None]
             if node_ids and examples.rotation is not None:
                 x, axes[0] = jax.vmap(_rotate, (None, 0))(x, _take(examples.rotation, node_ids[0])), 0
@@ -357,7 +341,7 @@ def _evaluate(
                 y, axes[1] = _take(examples.label_permutation, node_ids[0])[:, y], 0
             return jax.vmap(test, (0, *axes, None))(params, x, y, kept)
 
-        sums = jax.lax.map(chunk_sums, (inputs, labels, mask))
+        sums = jax.lax.map(chunk_sums, chunks)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / num, sums)
 
     def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:

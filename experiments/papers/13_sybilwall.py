@@ -44,6 +44,7 @@ SOURCE = "Werthenbach and Pouwelse, 2023"
 RULES = ("average", "foolsgold", "sybilwall", "local")
 NAMES = {"average": "mean", "foolsgold": "FoolsGold", "sybilwall": "SybilWall", "local": "alone"}
 ATTACKS = ("flip", "backdoor")
+FLIP, TARGET = {0: 1, 1: 0}, 1
 LAST = 5  # rounds that results are means over
 CAUGHT, FOOLED, POISONED = 0.2, 0.5, 0.6  # attack score at phi = 1: SybilWall at most, FoolsGold and the mean at least
 STEADY, FALLS = 0.15, 0.2  # accuracy over phi: SybilWall varies by at most, the mean at alpha = 0.1 by at least
@@ -107,6 +108,13 @@ def _joined(config: ConfigDict, phi: float, pattern: str) -> networks.Joined:
     return networks.join_sybils(honest, phi, pattern=pattern, max_degree=config.max_degree, seed=config.graph_seed)
 
 
+def _trigger(data: problems.Dataset) -> problems.Trigger:
+    """Three by three pixels in the first corner."""
+    mask = np.zeros(data.inputs.shape[1:], bool)
+    mask[:3, :3] = True
+    return problems.Trigger(mask, data.inputs.max())
+
+
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     rule, attack, alpha, phi, pattern = _parse(config.case)
@@ -115,15 +123,24 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     num = config.num_honest
     joined = _joined(config, phi, pattern)
     sybils = joined.node_ids
-    # The adversary has a share like anybody, and so has each of its Sybils the same.
+    # The adversary has a share like anybody, and so has each of its Sybils the same; it knows all of the two classes.
     data = problems.load(config.dataset)
     shares = problems.partition(data, num + 1, problems.dirichlet(alpha), seed=config.data_seed)
-    held = [shares.of_node(node) for node in range(num)] + [shares.of_node(num)] * len(sybils)
-    parts = problems.partition_from_lists(held)
-    poison = problems.label_flip if attack == "flip" else problems.backdoor
-    more = {"whole_classes": True} if attack == "flip" else {}
-    problem = problems.supervised("softmax", *poison(data, parts, sybils, **more), batch_size=config.batch_size)
-    success = (problems.flip_success if attack == "flip" else problems.backdoor_success)(problem, data)
+    known = shares.of_node(num)
+    if attack == "flip":
+        known = np.union1d(known, np.flatnonzero(np.isin(data.labels, list(FLIP))))
+    parts = problems.partition_from_lists([shares.of_node(node) for node in range(num)] + [known] * len(sybils))
+    trigger = _trigger(data)
+    poisoned = data, parts
+    if len(sybils) and attack == "flip":
+        poisoned = problems.label_flip(data, parts, sybils, FLIP)
+    elif len(sybils):
+        poisoned = problems.backdoor(data, parts, sybils, trigger, TARGET, share=1.0)
+    problem = problems.supervised("softmax", *poisoned, batch_size=config.batch_size)
+    if attack == "flip":
+        problem = problems.with_flip_rate(problem, data, FLIP)
+    else:
+        problem = problems.with_backdoor_rate(problem, data, trigger, TARGET)
     network = networks.connect(joined.graph, "uniform_neighbor", "neighbors")
     if len(sybils):
         network = network.with_channel(networks.byzantine(sybils, "echo"))
@@ -143,11 +160,11 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
 
     def record(state: Any, info: Any) -> dict[str, jax.Array]:
         honest = jax.tree.map(lambda leaf: leaf[:num], models(state))
-        accuracy = problem.evaluate(honest, jnp.arange(num))["accuracy"]
+        found = problem.evaluate(honest, jnp.arange(num))
         return {
-            "accuracy": jnp.mean(accuracy),
-            "success": jnp.mean(success(honest)),
-            "worst_accuracy": jnp.min(accuracy),
+            "accuracy": jnp.mean(found["accuracy"]),
+            "success": jnp.mean(found["flip_rate" if attack == "flip" else "backdoor_rate"]),
+            "worst_accuracy": jnp.min(found["accuracy"]),
             "num_sybils": jnp.asarray(len(sybils)),
         }
 

@@ -74,8 +74,8 @@ def scene(seed=0, num=7, width=5, dimension=6):
     return own, heard, mask
 
 
-def inbox_of(heard, mask, senders=None, **more):
-    senders = np.broadcast_to(np.arange(mask.shape[1]), mask.shape) if senders is None else senders
+def inbox_of(heard, mask, **more):
+    senders = np.broadcast_to(np.arange(mask.shape[1]), mask.shape)
     weights = mask / (1 + mask.sum(1, keepdims=True))
     return Inbox(jnp.asarray(heard, jnp.float32), jnp.asarray(weights), jnp.asarray(mask), jnp.asarray(senders), **more)
 
@@ -125,7 +125,7 @@ def test_a_server_remembers_who_said_what():
         arrived = rng.random(4) < 0.9
         middle = int(np.flatnonzero(arrived)[0])
         mask = arrived & (np.arange(4) != middle)
-        inbox = inbox_of(said[None], mask[None], cohort[None], stand_in=jnp.asarray([middle]))
+        inbox = inbox_of(said[None], mask[None], candidate_ids=jnp.asarray([[cohort[middle], *cohort]]))
         state, got = jax.jit(rule.apply)(KEY, state, jnp.asarray(said[middle][None], jnp.float32), inbox)
         sums[cohort[arrived]] += said[arrived]
         np.testing.assert_allclose(state.sums[0], sums, atol=1e-5)
@@ -152,6 +152,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="foolsgold: num_clients must be an integer >= 1, got 0"):
         aggregators.foolsgold(num_clients=0)
     rule = aggregators.foolsgold(num_clients=3)
-    inbox = inbox_of(np.ones((1, 4, 2)), np.ones((1, 4), bool), stand_in=jnp.zeros(1, int))
-    with pytest.raises(ValueError, match="foolsgold: num_clients must be at least 4, those that a server asks, got 3"):
+    inbox = inbox_of(np.ones((1, 4, 2)), np.ones((1, 4), bool))
+    with pytest.raises(ValueError, match="foolsgold: num_clients must be None where nobody says who sent what, got 3"):
         rule.apply(KEY, rule.init(jnp.zeros((1, 2))), jnp.zeros((1, 2)), inbox)

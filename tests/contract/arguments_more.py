@@ -8,6 +8,7 @@ from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
+from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
 
 from dlsim import aggregators, problems
@@ -31,6 +32,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **sybils.AGGREGATORS,
         **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
         **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
+        "bucketing": just(**_AROUND),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
     },
@@ -63,6 +65,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **sybils.PROBLEMS,
         **CONVEX,
         **matching.PROBLEMS,
+        **POISONED,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "sharpness_aware": just(problem=problem),

@@ -173,6 +173,7 @@ AGGREGATORS = (
     AggregatorCase("minimum_diameter", lambda: aggregators.minimum_diameter(1)),
     AggregatorCase("bulyan", lambda: aggregators.bulyan(0)),
     AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
+    AggregatorCase("bucketing", lambda: aggregators.bucketing(aggregators.median(), 2)),
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
     AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),

@@ -1,131 +1,160 @@
-"""Poisoned data, and how often they work."""
+"""Poisoned data, backdoors and how far they get, and nodes that do no work."""
+
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from dlsim import problems
+import dlsim
+from dlsim import algorithms, networks, problems
 
 KEY = jax.random.key(0)
 
 
-def digits():
-    data = problems.load("digits")
-    return data, problems.partition(data, 5, problems.iid(), seed=0)
+def images(num: int = 120):
+    """Three classes of 4 x 4 images: which quarter is bright."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(num) % 3
+    pixels = rng.integers(0, 60, (num, 4, 4, 1))
+    for image, label in zip(pixels, labels, strict=True):
+        image[2 * (label // 2) : 2 * (label // 2) + 2, 2 * (label % 2) : 2 * (label % 2) + 2] += 150
+    data = problems.dataset(pixels.astype(np.uint8), labels)
+    return data, problems.partition(data, 4, problems.iid())
 
 
-def pixels(data, rows):
-    return np.asarray(data.inputs)[rows], np.asarray(data.labels)[rows]
+DATA, PARTS = images()
 
 
-def test_labels_are_swapped_at_those_nodes_alone():
-    data, parts = digits()
-    made, held = problems.label_flip(data, parts, (1, 3), classes=(0, 7))
-    np.testing.assert_array_equal(made.labels[: len(data.labels)], data.labels)
-    np.testing.assert_array_equal(made.test_labels, data.test_labels)
-    swap = np.arange(10)
-    swap[[0, 7]] = [7, 0]
-    for node in range(5):
-        old, new = pixels(data, parts.of_node(node)), pixels(made, held.of_node(node))
-        np.testing.assert_array_equal(new[0], old[0])
-        np.testing.assert_array_equal(new[1], swap[old[1]] if node in (1, 3) else old[1])
-    # A copy for each example of the two classes, and no more.
-    of_both = np.isin(np.asarray(data.labels), (0, 7))
-    own = np.concatenate([parts.of_node(1), parts.of_node(3)])
-    assert len(made.labels) == len(data.labels) + of_both[own].sum()
-
-
-def test_an_adversary_with_all_of_both_classes():
-    data, parts = digits()
-    made, held = problems.label_flip(data, parts, [4], whole_classes=True)
-    labels = np.asarray(made.labels)[held.of_node(4)]
-    of_both = np.isin(np.asarray(data.labels), (0, 1))
-    other = (~of_both[parts.of_node(4)]).sum()
-    assert held.sizes[4] == of_both.sum() + other
-    assert (labels == 0).sum() == (np.asarray(data.labels) == 1).sum()
-    np.testing.assert_array_equal(held.of_node(0), parts.of_node(0))
-
-
-def test_the_trigger():
-    data, parts = digits()
-    made, held = problems.backdoor(data, parts, [2], target=1, size=3)
-    inputs, labels = pixels(made, held.of_node(2))
-    old, _ = pixels(data, parts.of_node(2))
-    assert (labels == 1).all() and (inputs[:, :3, :3] == np.max(data.inputs)).all()
-    np.testing.assert_array_equal(inputs[:, 3:], old[:, 3:])
-    np.testing.assert_array_equal(inputs[:, :, 3:], old[:, :, 3:])
-    assert made.inputs.dtype == data.inputs.dtype
-
-
-def stub(taken):
-    """A problem whose model takes an image for the class that `taken(params, images)` says."""
-    data, parts = digits()
-    model = problems.Model(lambda key: jnp.zeros(1), lambda p, x: jax.nn.one_hot(taken(p, x), 10))
-    return problems.supervised(model, data, parts, batch_size=4), data
-
-
-def test_how_often_labels_are_flipped():
-    problem, data = stub(lambda p, x: jnp.broadcast_to(p[0].astype(int), x.shape[:1]))
-    success = jax.jit(problems.flip_success(problem, data, classes=(3, 5)))
-    labels = np.asarray(data.test_labels)
-    num = [(labels == c).sum() for c in (3, 5)]
-    # Who says 3 to all has the share of fives, who says 5 that of threes, anybody else nothing.
-    got = success(jnp.array([[3.0], [5.0], [4.0]]))
-    np.testing.assert_allclose(got, [num[1] / sum(num), num[0] / sum(num), 0], rtol=1e-6)
-
-
-def test_how_often_the_trigger_works():
-    def taken(p, x):
-        corner = jnp.min(x[:, :2, :2, 0], axis=(1, 2))
-        lit = corner >= (np.max(data.inputs) - data.offset) * data.scale - 1e-5
-        return jnp.where((p[0] > 0) & lit, 6, 2)
-
-    data, _ = digits()
-    problem, _ = stub(taken)
-    success = problems.backdoor_success(problem, data, target=6, size=2)
-    np.testing.assert_array_equal(success(jnp.array([[1.0], [0.0]])), [1, 0])
-    only_two = problems.backdoor_success(problem, data, target=2, size=2)(jnp.array([[1.0], [0.0]]))
-    np.testing.assert_array_equal(only_two, [0, 1])
-
-
-def test_poison_works_on_who_learns_it_alone():
-    data, parts = digits()
-    made, held = problems.label_flip(data, parts, [0], whole_classes=True)
-    problem = problems.supervised("softmax", made, held, batch_size=32)
-    params = jax.vmap(problem.init)(jax.random.split(KEY, 2))
-    ids = jnp.array([0, 1])
-
-    def step(params, t):
-        gradients, _ = problem.gradient(jax.random.fold_in(KEY, t), params, ids)
-        return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradients), None
-
-    params, _ = jax.jit(lambda params: jax.lax.scan(step, params, jnp.arange(60)))(params)
-    poisoned, clean = problems.flip_success(problem, data)(params)
-    assert poisoned > 0.8 and clean < 0.1
+def held(data, parts, node):
+    rows = parts.of_node(node)
+    return data.inputs[rows], data.labels[rows]
 
 
 @pytest.mark.parametrize(
-    ("make", "line"),
+    ("flip", "wanted"),
     [
-        (lambda d, p: problems.label_flip(d, p, [5]), r"label_flip: node_ids must be node ids in 0..4, got"),
-        (
-            lambda d, p: problems.label_flip(d, p, [1], classes=(2, 2)),
-            "label_flip: classes must be two different classes",
-        ),
-        (lambda d, p: problems.label_flip(d, p, [1], classes=(2, 10)), r"label_flip: classes\[1\] must be an integer"),
-        (lambda d, p: problems.backdoor(d, p, [1], size=9), "backdoor: size must be an integer in"),
-        (lambda d, p: problems.backdoor(d, p, [1], target=10), "backdoor: target must be an integer in"),
-        (
-            lambda d, p: problems.backdoor(problems.synthetic_classification(50, 4, 2), p, [1]),
-            "backdoor: dataset must be images",
-        ),
-        (
-            lambda d, p: problems.flip_success(problems.quadratic(4, 2), d),
-            "flip_success: problem must be one with a model, got none",
-        ),
+        ("reverse", lambda y: 2 - y),
+        ("next", lambda y: (y + 1) % 3),
+        ({1: 0}, lambda y: np.where(y == 1, 0, y)),
     ],
 )
-def test_bad_input(make, line):
+def test_flipped_labels(flip, wanted) -> None:
+    data, parts = problems.label_flip(DATA, PARTS, [1, 3], flip)
+    for node in range(4):
+        (x, y), (x_before, y_before) = held(data, parts, node), held(DATA, PARTS, node)
+        np.testing.assert_array_equal(x, x_before)
+        np.testing.assert_array_equal(y, wanted(y_before) if node in (1, 3) else y_before)
+    np.testing.assert_array_equal(data.test_labels, DATA.test_labels)
+    assert data.inputs.dtype == np.uint8 and data.labels.dtype == DATA.labels.dtype
+
+
+def test_a_share_of_random_labels_by_seed_and_node() -> None:
+    data, parts = problems.label_flip(DATA, PARTS, [2], "random", share=0.5, seed=3)
+    before, after = held(DATA, PARTS, 2)[1], held(data, parts, 2)[1]
+    assert (before != after).sum() == -(-len(before) // 2)
+    both = problems.label_flip(DATA, PARTS, [0, 2], "random", share=0.5, seed=3)
+    np.testing.assert_array_equal(held(*both, 2)[1], after)  # whoever else flips
+    other = problems.label_flip(DATA, PARTS, [2], "random", share=0.5, seed=4)
+    assert (held(*other, 2)[1] != after).any()
+
+
+def test_who_shares_examples_keeps_them() -> None:
+    shared = problems.partition_from_lists([[0, 1, 2], [0, 1, 2]])
+    data, parts = problems.label_flip(DATA, shared, [0])
+    np.testing.assert_array_equal(held(data, parts, 1)[1], DATA.labels[:3])
+    np.testing.assert_array_equal(held(data, parts, 0)[1], 2 - DATA.labels[:3])
+
+
+def test_a_backdoor_marks_a_share_of_the_other_classes() -> None:
+    trigger = problems.pixel_trigger(DATA, 1)
+    data, parts = problems.backdoor(DATA, PARTS, [1], trigger, 2, share=0.5)
+    (x, y), (x_before, y_before) = held(data, parts, 1), held(DATA, PARTS, 1)
+    changed = (y != y_before) | (x != x_before).any(axis=(1, 2, 3))
+    others = int((y_before != 2).sum())
+    assert changed.sum() == -(-others // 2) and (y_before[changed] != 2).all()
+    assert (y[changed] == 2).all() and (x[changed][:, -1, -1] == DATA.inputs.max()).all()
+    x_before[changed, -1, -1] = DATA.inputs.max()
+    np.testing.assert_array_equal(x, x_before)
+
+
+def test_a_backdoor_takes_and_its_rate_is_measured() -> None:
+    """All learn what the images are; only the network with planters calls what has the trigger its target."""
+    trigger = problems.pixel_trigger(DATA, 1)
+    rates = {}
+    for name, planters in {"clean": None, "planted": [0, 1, 2]}.items():
+        data, parts = (DATA, PARTS) if planters is None else problems.backdoor(DATA, PARTS, planters, trigger, 0)
+        problem = problems.supervised("softmax", data, parts, batch_size=8)
+        problem = problems.with_backdoor_rate(problem, DATA, trigger, 0)
+        process = dlsim.learn(problem, algorithms.dsgd(problem, optax.sgd(0.1)), networks.complete(4))
+        last = dlsim.simulate(process, seed=0, num_steps=150, progress=False).results.isel(step=-1)
+        assert float(last.accuracy) > 0.9
+        rates[name] = float(last.backdoor_rate)
+    assert rates["clean"] < 0.2 and rates["planted"] > 0.8
+
+
+def test_the_rate_is_that_of_a_loop() -> None:
+    problem = problems.supervised("softmax", DATA, PARTS, batch_size=8)
+    trigger = problems.pixel_trigger(DATA, 2, 90.0)
+    params = jax.vmap(problem.init)(jax.random.split(KEY, 4))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), params)
+    got = problems.with_backdoor_rate(problem, DATA, trigger, 1).evaluate(params)["backdoor_rate"]
+    others = DATA.test_labels != 1
+    marked = DATA.test_inputs[others].copy()
+    marked[:, -2:, -2:] = 90
+    seen = (marked.astype(np.float32) - DATA.offset) * DATA.scale
+    for node in range(4):
+        one = jax.tree.map(lambda leaf, node=node: leaf[node], params)
+        said = np.argmax(problem.model.apply(one, jnp.asarray(seen)), axis=-1)
+        np.testing.assert_allclose(got[node], (said == 1).mean(), atol=1e-6)
+
+
+def test_free_riders_send_what_they_were_given() -> None:
+    plain = problems.supervised("softmax", DATA, PARTS, batch_size=8)
+    lazy = problems.free_riders(plain, [1, 2])
+    params = jax.vmap(plain.init)(jax.random.split(KEY, 4))
+    ids = jnp.arange(4)
+    (made, losses), (honest, seen) = lazy.gradient(KEY, params, ids), plain.gradient(KEY, params, ids)
+    np.testing.assert_array_equal(losses, seen)
+    for got, wanted in zip(*map(jax.tree.leaves, (made, honest)), strict=True):
+        np.testing.assert_array_equal(got[jnp.array([0, 3])], wanted[jnp.array([0, 3])])
+        assert not np.any(got[1:3])
+    noisy = problems.free_riders(plain, [1], 0.5).gradient(KEY, params, ids)[0]
+    drawn = np.concatenate([np.ravel(leaf[1]) for leaf in jax.tree.leaves(noisy)])
+    assert 0.3 < drawn.std() < 0.7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        (lambda: problems.label_flip(DATA, PARTS, [4]), "label_flip: node_ids must be one or more node ids, 0 to 3"),
+        (lambda: problems.label_flip(DATA, PARTS, []), "label_flip: node_ids must be one or more"),
+        (lambda: problems.label_flip(DATA, PARTS, [0], share=1.5), r"label_flip: share must be a number in \(0"),
+        (lambda: problems.label_flip(DATA, PARTS, [0], share=0.0), "label_flip: share must be a number in"),
+        (
+            lambda: problems.label_flip(DATA, PARTS, [0], "reversed"),
+            "label_flip: flip must be one of.*Did you mean 'reverse'",
+        ),
+        (lambda: problems.label_flip(DATA, PARTS, [0], {0: 3}), "label_flip: flip must be a dict of classes 0 to 2"),
+        (lambda: problems.pixel_trigger(DATA, 5), "pixel_trigger: size must be an integer in"),
+        (
+            lambda: problems.backdoor(DATA, PARTS, [0], problems.pixel_trigger(DATA), 3),
+            "backdoor: target must be an integer in",
+        ),
+        (
+            lambda: problems.backdoor(DATA, PARTS, [0], problems.Trigger(np.ones((2, 2), bool), 1.0), 0),
+            "backdoor: trigger.mask must be",
+        ),
+        (
+            lambda: problems.with_backdoor_rate(problems.quadratic(4, 2), DATA, problems.pixel_trigger(DATA), 0),
+            "with_backdoor_rate: problem must be one with a model",
+        ),
+        (lambda: problems.free_riders(problems.quadratic(4, 2), [7]), "free_riders: node_ids must be"),
+        (lambda: problems.free_riders(problems.quadratic(4, 2), [0], -1.0), "free_riders: noise must be a number in"),
+    ],
+)
+def test_bad_input(wrong, line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        make(*digits())
+        wrong()
