@@ -176,7 +176,7 @@ def _stored(records: Records, new: Records, mask: Array) -> tuple[Records, Array
         )
         return carry, at
 
-    start = (*records[:4], jnp.full_like(records.peers, EMPTY))
+    start: tuple[Array, ...] = (*records[:4], jnp.full_like(records.peers, EMPTY))
     (peers, rounds, distances, sources, filled), places = jax.lax.scan(one, start, jnp.arange(mask.shape[1]))
     places = places.T.astype(jnp.int32)
     # Who was there first and had to go again is not written.
