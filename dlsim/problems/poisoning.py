@@ -72,6 +72,10 @@ def label_flip(
     else:
         table = _flip_table(where, num_classes, flip)
 
+    table = np.arange(num_classes)
+    for before, after in {} if isinstance(flip, str) else flip.items():
+        table[before] = after
+
     def flipped(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
         if flip == "random":
             return (labels + rng.integers(1, num_classes, len(labels))) % num_classes
