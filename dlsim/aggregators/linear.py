@@ -85,6 +85,8 @@ def _once(
         values, network = _by_means(network, key, aggregator.linear, own, stream or "mix")
         new = state
     else:
+        if aggregator.ask is not None:
+            state, network = aggregator.ask(keys.stream(key, "ask"), state, network)
         new, values, network = _by_messages(network, key, aggregator, state, own, stream or "gather")
     return trees.select(network.is_present, new, state), trees.select(network.is_present, values, own), network
 
