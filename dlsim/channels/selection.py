@@ -203,6 +203,11 @@ def _bound(keys: Array, k: int) -> Array:
 def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array]:
     """Of a few rows the k-th largest number, and the place before which its equals are among the k, `[n]`."""
     threshold, count = _halve(keys, k, 0, floor)
+    return threshold, _last(keys, threshold, count, k)
+
+
+def _last(keys: Array, threshold: Array, count: Array, k: int | Array) -> Array:
+    """The place before which equals of the threshold, which `count` of a row reach, are among its k, int32 `[n]`."""
     above, equal = keys > threshold[:, None], keys == threshold[:, None]
     place = jnp.arange(keys.shape[1], dtype=jnp.int32)
 
@@ -217,8 +222,19 @@ def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array]:
         return jnp.where(moves & ~enough, middle + 1, low), jnp.where(moves & enough, middle, high)
 
     zero = jnp.zeros(keys.shape[0], jnp.int32)
-    _, last = jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))
-    return threshold, last
+    return jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))[1]
+
+
+def largest_of_each(values: Array, k: Array) -> Array:
+    """Which numbers `[n, D]` are the k largest magnitudes of their row, bool; of equal ones those with the lower index.
+
+    `k [n]` from 1 to D may be data.
+    """
+    keys = ordered(values)
+    threshold, count = _search(keys, k, 0, jnp.zeros(keys.shape[0], keys.dtype), jnp.max(keys, axis=1))
+    place = jnp.arange(keys.shape[1], dtype=jnp.int32)
+    last = _last(keys, threshold, count, k)
+    return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
 
 
 def reached_by(values: Array, k: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from dlsim import checks, trees
 from dlsim.core import Array, PyTree, Route
 from dlsim.networks.fields import PERFECT, Inbox, NetworkFields, Sent, check_single
-from dlsim.networks.messages import Fields, check_leading, count, message_bits, pass_channel
+from dlsim.networks.messages import Fields, check_leading, count, message_bits, pass_channel, with_header
 from dlsim.networks.mixing import DENSE_ROWS_PER_NODE
 from dlsim.networks.pace.seconds import between, timed_links
 from dlsim.running import counters
@@ -56,8 +56,7 @@ def send_to(
         route = Route(node_ids=ids[senders], senders=ids[by.reshape(-1)], receivers=ids[to.reshape(-1)])
     copies = jnp.sum(leaves, axis=1, dtype=jnp.uint32)
     packet, network = pass_channel(network, key, tree, route, stream, senders, num, copies > 0)
-    if not isinstance(header_bits, int) or header_bits:
-        packet = packet._replace(extra_bits=packet.extra_bits + jnp.asarray(header_bits, jnp.uint32))
+    packet = with_header(packet, header_bits)
     arrived = leaves if packet.delivered is None else leaves & packet.delivered.reshape(size, width)
     bits = message_bits(packet)
     if timed_links(network) is not None:

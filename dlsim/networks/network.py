@@ -139,9 +139,22 @@ class Network(NetworkFields):
     # The verbs; `messages.py`, `combining.py` and `server_messages.py` have their meaning and cost.  Where messages are
     # under way for some rounds (`with_delays`), `hear` says whether a receiver uses of each sender the "newest" that has
     # arrived, or "all" that arrives, each message once (`in_flight.py`); else it means nothing.
-    def send(self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest") -> tuple[Packet, Network]:
-        """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
-        return messages.send(self, key, tree, stream, hear)
+    def send(
+        self,
+        key: Array,
+        tree: PyTree,
+        *,
+        stream: str = "send",
+        hear: str = "newest",
+        is_sent: Array | None = None,
+        header_bits: Array | int = 0,
+    ) -> tuple[Packet, Network]:
+        """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it.
+
+        `is_sent`, bool `[N, D]` over all leaves side by side: only these numbers go out, the others count as zeros that
+        nobody sent; `header_bits` are what each message carries beside, whole whatever the channel, `[]` or `[N]`.
+        """
+        return messages.send(self, key, tree, stream, hear, is_sent=is_sent, header_bits=header_bits)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
         """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""
