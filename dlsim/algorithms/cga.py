@@ -14,6 +14,7 @@ from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.edge_messages import reverse_edges, send_edges
 from dlsim.networks.messages import both
 from dlsim.networks.network import Network
+from dlsim.problems.variables import trained, with_statistics, with_trained
 
 if TYPE_CHECKING:
     import optax
@@ -50,6 +51,7 @@ def cga(problem: Problem, optimizer: optax.GradientTransformation) -> Algorithm:
     """
     where = "cga"
     local = local_updates(problem, optimizer, where=where)
+    gradient = with_statistics(problem).gradient
 
     def init(key: Array, params: PyTree, network: Network) -> CGAState:
         del key
@@ -62,7 +64,7 @@ def cga(problem: Problem, optimizer: optax.GradientTransformation) -> Algorithm:
         ids, here, table = network.node_ids, network.is_present, network.neighbor_edges
         inbox, network = network.gather(key, state.params)
         batch = keys.stream(key, "batch")  # that of the node's own step
-        crossed = jax.vmap(lambda models: problem.gradient(batch, models, ids)[0], in_axes=1, out_axes=1)(inbox.values)
+        crossed = jax.vmap(lambda models: trained(gradient(batch, models, ids)[0]), in_axes=1, out_axes=1)(inbox.values)
         back = reverse_edges(network)
         heard, crossed = (_on_edges(leaf, table, network.num_edges) for leaf in (inbox.mask, crossed))
         replying = network.replace(is_linked=both(network.is_linked, heard[back]))
@@ -100,7 +102,7 @@ def _agreeing(gradients: PyTree, params: PyTree, given: tuple[PyTree, Array]) ->
     """The nearest directions `[n, ...]` that are at odds with none of the gradients `[n, K, ...]` that came `[n, K]`."""
     del params
     others, came = given
-    flat, unravel = trees.ravel(gradients)
+    flat, unravel = trees.ravel(trained(gradients))
     size = came.shape[1]
     rows = jax.vmap(lambda tree: trees.ravel(tree)[0], in_axes=1, out_axes=1)(others)
     rows = jnp.where(came[:, :, None], rows, 0)
@@ -124,4 +126,5 @@ def _agreeing(gradients: PyTree, params: PyTree, given: tuple[PyTree, Array]) ->
 
     start = (jnp.zeros_like(linear), jnp.ones(linear.shape[0], bool), jnp.zeros((), jnp.int32))
     weights = jax.lax.while_loop(going, sweep, start)[0]
-    return unravel(flat + jnp.einsum("nk,nkd->nd", weights, rows, precision=jax.lax.Precision.HIGHEST))
+    nearest = flat + jnp.einsum("nk,nkd->nd", weights, rows, precision=jax.lax.Precision.HIGHEST)
+    return with_trained(gradients, unravel(nearest))

@@ -14,6 +14,7 @@ the ratios of a turn.  What goes beyond 1.15 says why in the method's docstring.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -30,13 +31,17 @@ import dlsim
 from dlsim import algorithms, clocks, networks, problems
 from dlsim.bench import workloads
 from dlsim.running import counters
+from dlsim.running.programs import hoist
 
 ALLOWED, RATE, DEGREE = 1.15, 0.05, 4
 SGD = optax.sgd(RATE)
 
 
+images = functools.cache(workloads.data)
+
+
 def problem_of(num_nodes: int, *, examples: int = workloads.EXAMPLES, model: Any = "softmax", batch: int = 32) -> Any:
-    data = workloads.data()
+    data = images()
     parts = problems.partition(data, num_nodes, problems.bootstrap(examples), seed=0)
     return problems.supervised(model, data, parts, batch_size=batch, num_test=100)
 
@@ -100,24 +105,28 @@ def cases(num: int) -> dict[str, tuple[Callable[[], dlsim.Process], str]]:
 def player(process: dlsim.Process, rounds: int) -> Callable[[], Any]:
     """What plays so many rounds more (of a method by clocks the same seconds again), in place."""
     key = jax.random.key(0)
-    state = jax.jit(process.init)(dlsim.keys.stream(key, "init"))
+    state = process.init(dlsim.keys.stream(key, "init"))
     if process.feed is not None:
         part, until = process.feed.fill(key, 0)
         assert rounds <= until, "fewer windows are fed at a time than are timed"
         state = process.feed.put(state, jax.tree.map(jnp.asarray, part))
 
-    @partial(jax.jit, donate_argnums=0)
-    def whole(state: Any, first: Any) -> Any:
+    stepped = hoist(process.step, key, state)  # the images are an argument, and no part of the program
+
+    @partial(jax.jit, donate_argnums=1)
+    def whole(constants: Any, state: Any, first: Any) -> Any:
         if process.feed is not None:
             state = state._replace(window=jnp.zeros_like(state.window))
-        return jax.lax.fori_loop(
-            0, rounds, lambda t, state: process.step(jax.random.fold_in(key, first + t), state)[0], state
-        )
+
+        def one(t: Any, state: Any) -> Any:
+            return stepped.fn(constants, jax.random.fold_in(key, first + t), state)[0]
+
+        return jax.lax.fori_loop(0, rounds, one, state)
 
     held = {"state": jax.tree.map(jnp.copy, state), "turn": 0}
 
     def advance() -> Any:
-        held["state"] = whole(held["state"], jnp.int32(held["turn"] * rounds))
+        held["state"] = whole(stepped.closed.consts, held["state"], jnp.int32(held["turn"] * rounds))
         held["turn"] += 1
         return held["state"]
 
@@ -135,10 +144,7 @@ def methods(num: int, rounds: int, turns: int) -> None:
     made = cases(num)
     variants = {}
     for name, (make, _) in made.items():
-        try:
-            variants[name] = player(make(), rounds)
-        except ValueError as error:
-            print(f"  {name}: {error}")
+        variants[name] = player(make(), rounds)
     times = take_turns(variants, turns, time.process_time)
     for name, values in times.items():
         line = f"  {name:38s} {1e3 * median(values) / rounds:8.2f} ms, {spent(variants[name](), (turns + 2) * rounds)}"
@@ -166,7 +172,7 @@ def assignment(turns: int) -> None:
             return linen.Dense(10)(x)
 
     problem = problem_of(num, examples=600, model=Perceptron(), batch=100)
-    shared = problems.shared_inputs(workloads.data(), 500)
+    shared = problems.shared_inputs(images(), 500)
     units = problems.hidden_units(problem.model, shared.shape[1:])
     matching = dlsim.aggregators.activation_matching(problem, shared, units=units)
     adam = optax.adam(1e-3)
@@ -177,7 +183,7 @@ def assignment(turns: int) -> None:
     for name, network in (("ring", networks.ring(num)), ("complete", networks.complete(num))):
         method = algorithms.dimat(problem, adam, matching=matching, num_local_epochs=epochs, assignment="host")
         process = dlsim.learn(problem, method, network, initial_params="own")
-        state = jax.jit(process.step)(jax.random.key(1), jax.jit(process.init)(jax.random.key(0)))[0]
+        state = process.step(jax.random.key(1), process.init(jax.random.key(0)))[0]
         scores = state.algorithm.pending.scores
         variants[f"assignment, {name}"] = partial(assign, scores)
         phase: Any = method.phase
