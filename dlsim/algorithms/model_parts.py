@@ -14,7 +14,10 @@ from dlsim.core import Array, PyTree
 
 
 class ModelParts(NamedTuple):
-    """What of a model goes into a message of `gossip_learning`; `model_partition` and `model_sample` make it."""
+    """What of a model goes into a message of `gossip_learning`; `model_partition` and `model_sample` make it.
+
+    Source: Hegedus, Danner, Jelasity, Decentralized learning works, Journal of Parallel and Distributed Computing 2021.
+    """
 
     num_ages: int  # that a model has
     width: int  # w, words that say which part

@@ -81,7 +81,8 @@ def shatter(
         chunks = []
         for p in range(num_virtual):
             own = flat[:, p::num_virtual]
-            sent, network = network.send_to(key, own, to[:, p], stream=f"chunk {p}")
+            # Two virtual nodes of one node may hear the same one, and both hand it on.
+            sent, network = network.send_to(key, own, to[:, p], may_repeat=True, stream=f"chunk {p}")
             chunks.append(network.combine_sent(sent, own))
         params = trees.select(here, unravel(_dealt_back(chunks, flat.shape[1])), state.params)
         return ShatterState(params, optimizer_state), network, info

@@ -29,10 +29,11 @@ def send_to(
     receivers: Array,
     senders: Array | None,
     header_bits: Array | int,
+    may_repeat: bool,
     stream: str,
 ) -> tuple[Sent, Fields]:
     """Node `senders[i]` sends row i of `tree` to the nodes `receivers[i]`; see `Network.send_to`."""
-    senders, receivers = _ends(network, receivers, senders)
+    senders, receivers = _ends(network, receivers, senders, may_repeat)
     check_leading("send_to", tree, senders.shape[0])
     check_single("send_to", network)
     if network.delays is not None:
@@ -80,7 +81,7 @@ def send_to(
     return made, network
 
 
-def _ends(network: NetworkFields, receivers: Array, senders: Array | None) -> tuple[Array, Array]:
+def _ends(network: NetworkFields, receivers: Array, senders: Array | None, may_repeat: bool) -> tuple[Array, Array]:
     """The ends as positions, checked as far as they are known."""
     num = network.num_nodes
     if senders is None:
@@ -98,7 +99,7 @@ def _ends(network: NetworkFields, receivers: Array, senders: Array | None) -> tu
             checks.fail("send_to", "receivers", rule, checks.describe(receivers))
         ordered = np.sort(known, axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        if twice.any():
+        if twice.any() and not may_repeat:
             row = int(np.argmax(twice.any(axis=1)))
             checks.fail("send_to", "receivers", "distinct in each row", f"row {row} with one of them twice")
     return jnp.asarray(senders, jnp.int32), jnp.asarray(receivers, jnp.int32)

@@ -192,6 +192,7 @@ class Network(NetworkFields):
         *,
         senders: Array | None = None,
         header_bits: Array | int = 0,
+        may_repeat: bool = False,
         stream: str = "send_to",
     ) -> tuple[Sent, Network]:
         """Node `senders[i]` sends row i of `tree [n, ...]` to the nodes `receivers[i]`, which it chose in this step.
@@ -202,13 +203,14 @@ class Network(NetworkFields):
 
         Args:
           tree: every leaf `[n, ...]`; a sender says the same to all that it chose.
-          receivers: int32 `[n, k]` positions, distinct in a row; negative: nobody.
+          receivers: int32 `[n, k]` positions, distinct in a row unless `may_repeat`; negative: nobody.
           senders: int32 `[n]` distinct positions; None: all N nodes in order.
           header_bits: what each message carries beside, whole whatever the channel, `[]` or `[n]`.
+          may_repeat: whoever is named twice in a row gets two messages, which count twice; structural.
           stream: name of the sequence of messages, under which a channel keeps its memory, a row a node.
         Raises ValueError where messages take rounds (`with_delays`).
         """
-        return chosen.send_to(self, key, tree, receivers, senders, header_bits, stream)
+        return chosen.send_to(self, key, tree, receivers, senders, header_bits, may_repeat, stream)
 
     def combine_sent(
         self, sent: Sent, own: PyTree | None = None, *, weights: Array | None = None, at: Array | None = None

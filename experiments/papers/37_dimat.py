@@ -5,12 +5,12 @@ learning models, CVPR 2024.  Command: `dlsim run experiments/papers/37_dimat.py`
 
 Five nodes with 600 images of Fashion-MNIST each train a perceptron 784-64-64-10 with batch norm before each ReLU: ten epochs
 alone from first models of their own, then 20 rounds of a merge and two epochs (Adam 0.001, made anew each round, batches of
-100).  `dimat` matches activations on 500 shared training images, `wm` matches weights, `wa` averages as it is, `once` matches
-in the first merge alone, `alone` never merges.  `cdsgd`, `cdmsgd` (momentum 0.9 as Nesterov has it), `sgp` (push-sum) and
-`cga` (cross-gradients, with that momentum) exchange after every batch, at rate 0.01.  Statistics of batch norm are computed anew on the shared images after every merge, for all that merge.
-On the complete graph `first` takes the merge of one node for all.  Seeds draw first models and batches; who holds what is the
-same for all.  Accuracy is the mean over the nodes' own models, after merging.  Nodes that are meant to be alone in the first
-four rounds are reported as isolated.
+100). `dimat` matches activations on 500 shared training images, `wm` matches weights, `wa` averages as it is, `once` matches
+in the first merge alone, `alone` never merges. `cdsgd`, `cdmsgd` (momentum 0.9 as Nesterov has it), `sgp` (push-sum) and
+`cga` (cross-gradients, with that momentum) exchange after every batch, at rate 0.01. Statistics of batch norm are computed
+anew on the shared images after every merge, for all that merge. On the complete graph `first` takes the merge of one node
+for all. Seeds draw first models and batches; who holds what is the same for all. Accuracy is the mean over the nodes' own
+models, after merging. Nodes that are meant to be alone in the first four rounds are reported as isolated.
 
 The paper says: higher accuracy from the first exchange on, i.i.d. and not, for less communication.  No number of its tables
 could be checked; what is reported below was measured by an independent program.

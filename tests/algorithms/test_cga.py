@@ -95,3 +95,25 @@ def test_a_network_without_a_table() -> None:
     process = dlsim.learn(problem, algorithms.cga(problem, optax.sgd(0.1)), networks.complete(4096))
     with pytest.raises(ValueError, match="^cga: network must be one with a table of neighbours"):
         process.init(jax.random.key(0))
+
+
+def test_running_statistics_move_as_in_dsgd() -> None:
+    """Of a model with BatchNorm gradients alone are crossed; at rate 0 the statistics are those that D-SGD has."""
+    from flax import linen
+
+    class Normed(linen.Module):
+        @linen.compact
+        def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+            x = linen.BatchNorm(use_running_average=not train, momentum=0.9)(linen.Dense(3)(inputs))
+            return linen.Dense(3)(linen.relu(x))
+
+    data = problems.synthetic_classification(48, 4, 3)
+    problem = problems.supervised(Normed(), data, problems.partition(data, 4, problems.iid()), batch_size=4)
+    sgd = optax.sgd(0.0)
+    ends = [
+        dlsim.simulate(dlsim.learn(problem, method, networks.ring(4)), seed=0, num_steps=2, progress=False).params
+        for method in (algorithms.cga(problem, sgd), algorithms.dsgd(problem, sgd, order="combine_then_adapt"))
+    ]
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert np.std(ends[0].batch_stats["BatchNorm_0"]["mean"][0], axis=0).max() > 0
