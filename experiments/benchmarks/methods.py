@@ -1,15 +1,15 @@
 """What does a round of each decentralised method cost, beside a round of D-SGD that sends as much?
 
-Commands: `python experiments/benchmarks/methods.py` (N=1000 softmax; `--quick`: N=100, two minutes on 2 cores), and
-`... methods.py dimat` (is DIMAT's assignment as quick as the training of its round, 32 nodes?)
+Commands: `python experiments/benchmarks/methods.py` (N=1000; `--quick`: N=100, three minutes on 2 cores; beginnings of names:
+these methods alone), and `... methods.py dimat` (is DIMAT's assignment as quick as the training of its round, 32 nodes?)
 
 The standard workload (`dlsim.bench.workloads`): images of 784 pixels, softmax regression (7,850 parameters), one gradient of
 32 examples a node and round, random 4-regular graph.  Beside each method stands a D-SGD of the same gradients and of
 messages of the same size over as many links: on the same graph, or for methods that choose whom they speak to, on one of
 that degree, and for methods of a few active nodes on a network of those few.  The promise is at most 1.15 times its round.
 
-Processor time of the process (others may load the machine), all in one program run, in turns: median, least and greatest of
-the ratios of a turn.  What goes beyond 1.15 says why in the method's docstring.
+Processor time of the process (others may load the machine), in turns, each measure with what stands beside it: median, least
+and greatest of the ratios of a turn.  What goes beyond 1.15 says why in the method's docstring.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def cases(num: int) -> dict[str, tuple[Callable[[], dlsim.Process], str]]:
     problem, few = problem_of(num), max(num // 10, 8)
     graph = networks.random_regular(num, degree=DEGREE, seed=0)
     some = problem_of(few)
-    tape = partial(networks.sampling_tape, num, 2000, sample_size=few, num_aggregators=1, seed=0)
+    tape = partial(networks.sampling_tape, num, 200, sample_size=few, num_aggregators=1, seed=0)
 
     def on(algorithm: Any, scenario: Any = None, network: Any = graph, of: Any = problem, **options: Any) -> Any:
         return lambda: dlsim.learn(of, algorithm, network, scenario, **options)
@@ -140,20 +140,22 @@ def spent(state: Any, rounds: float) -> str:
     return f"{gradients:7.0f} gradients, {bits / 8e6:7.2f} MB a round"
 
 
-def methods(num: int, rounds: int, turns: int) -> None:
+def methods(num: int, rounds: int, turns: int, chosen: list[str]) -> None:
+    """Each D-SGD with what stands beside it, in turns; of methods whose names begin as one of those chosen, or of all."""
     made = cases(num)
-    variants = {}
-    for name, (make, _) in made.items():
-        variants[name] = player(make(), rounds)
-    times = take_turns(variants, turns, time.process_time)
-    for name, values in times.items():
-        line = f"  {name:38s} {1e3 * median(values) / rounds:8.2f} ms, {spent(variants[name](), (turns + 2) * rounds)}"
-        beside = made[name][1]
-        if beside:
-            ratio, low, high = paired_ratio(values, times[beside])
-            more = "" if ratio <= ALLOWED else f", more than {ALLOWED}"
-            line += f": {ratio:.2f} ({low:.2f} to {high:.2f}) of {beside}{more}"
-        print(line)
+    picked = [name for name, (_, beside) in made.items() if beside and (not chosen or name.startswith(tuple(chosen)))]
+    for measure in dict.fromkeys(made[name][1] for name in picked):
+        names = [measure, *(name for name in picked if made[name][1] == measure)]
+        variants = {name: player(made[name][0](), rounds) for name in names}
+        times = take_turns(variants, turns, time.process_time)
+        for name, values in times.items():
+            line = (
+                f"  {name:36s} {1e3 * median(values) / rounds:8.2f} ms, {spent(variants[name](), (turns + 2) * rounds)}"
+            )
+            if name != measure:
+                ratio, low, high = paired_ratio(values, times[measure])
+                line += f": {ratio:.2f} ({low:.2f} to {high:.2f})" + ("" if ratio <= ALLOWED else f", above {ALLOWED}")
+            print(line, flush=True)
 
 
 def assignment(turns: int) -> None:
@@ -203,4 +205,5 @@ if __name__ == "__main__":
     if "dimat" in sys.argv:
         assignment(turns=3 if quick else 9)
     else:
-        methods(*((100, 20, 5) if quick else (1000, 5, 9)))
+        names = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+        methods(*((100, 10, 7) if quick else (1000, 5, 9)), names)
