@@ -101,12 +101,16 @@ def reached_by(values: Array, k: Array) -> Array:
 
     `k [n]` from 1 to D may be data.
     """
-    keys = ordered(values)
+    return of_each(ordered(values), k)[0]
+
+
+def of_each(keys: Array, k: Array) -> tuple[Array, Array]:
+    """The k-th largest key of each row, and how many reach it, `[n]`: k, or more where it has equals."""
     low, high = jnp.zeros(keys.shape[0], keys.dtype), jnp.max(keys, axis=1)
     beyond: Array | int = 0
     if keys.shape[1] >= LONG:
         low, high, beyond = _true_ends(keys, k, _guessed(keys, k, 0, 0, 6.0), high)
-    return _finished(keys, k, _search(keys, k, 0, low, high, beyond))[0]
+    return _finished(keys, k, _search(keys, k, 0, low, high, beyond))
 
 
 def _true_ends(keys: Array, k: Array, guessed: tuple[Array, Array], top: Array) -> tuple[Array, Array, Array]:
