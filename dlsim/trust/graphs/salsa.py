@@ -25,7 +25,7 @@ from dlsim.core import Array
 from dlsim.running.batching import in_turn
 from dlsim.trust.graphs.graph import TrustGraph, check_roots, check_trust, cumulated, pick, rows
 from dlsim.trust.graphs.merit_rank import decayed, normalized
-from dlsim.trust.graphs.walks import hops, stops, tally, walk_uniforms
+from dlsim.trust.graphs.walks import hops, stops, tally, walk_along
 
 TABLE = 2**27  # entries of who may follow whom
 
@@ -132,29 +132,24 @@ def walk_items(key: Array, steps: Steps, root: Array, num_walks: int, stop: Any,
     """Users (0 to N - 1) and items (N on) in turn on each walk, int32 `[max_hops + 1, R]`; -1 after the end."""
 
     def walk(key: Array, steps: Steps, root: Array, stop: Array) -> Array:
-        key, own = keys.fold_in(key, root), steps.liked.items
+        own = steps.liked.items
 
-        def goes_on(carry: tuple[Array, Array, Array, Array]) -> Array:
-            return (carry[0] < max_hops) & jnp.any(carry[1] >= 0)
+        def to_item(uniform: Array, state: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            users, came = state
+            pair = pick(own, steps.of_users, users, uniform, came)
+            return (users, pair), jnp.where(pair >= 0, own.num_nodes + own.targets[jnp.maximum(pair, 0)], -1)
 
-        def one(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            hop, users, came, walks = carry
-            chance, choice = walk_uniforms(key, hop, num_walks)
-            pair = jnp.where(chance >= stop, pick(own, steps.of_users, users, choice, came), -1)
-            items = jnp.where(pair >= 0, own.targets[jnp.maximum(pair, 0)], -1)
-            chance, choice = walk_uniforms(key, hop + 1, num_walks)
-            came = jnp.where(chance >= stop, _next_pair(steps, pair, choice), -1)
-            came = jnp.where(hop + 1 < max_hops, came, -1)
+        def to_user(uniform: Array, state: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            came = _next_pair(steps, state[1], uniform)
             users = jnp.where(came >= 0, own.sources[jnp.maximum(came, 0)], -1)
-            walks = jax.lax.dynamic_update_index_in_dim(
-                walks, jnp.where(items >= 0, own.num_nodes + items, -1), hop + 1, 0
-            )
-            return hop + 2, users, came, jax.lax.dynamic_update_index_in_dim(walks, users, hop + 2, 0)
+            return (users, came), users
+
+        def hop(place: Array, uniform: Array, state: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            return jax.lax.cond(place % 2 == 0, to_item, to_user, uniform, state)
 
         start = jnp.full(num_walks, root, jnp.int32)
-        walks = jnp.full((max_hops + 2, num_walks), -1, jnp.int32).at[0].set(start)
-        nothing = jnp.full(num_walks, -1, jnp.int32)
-        return jax.lax.while_loop(goes_on, one, (jnp.zeros((), jnp.int32), start, nothing, walks))[3][: max_hops + 1]
+        nowhere = jnp.full(num_walks, -1, jnp.int32)
+        return walk_along(keys.fold_in(key, root), start, (start, nowhere), hop, stop, max_hops)
 
     return in_turn(walk)(key, steps, root, jnp.asarray(stop, jnp.float32))
 

@@ -38,7 +38,7 @@ def with_sybils(
     Args:
       graph: of N nodes, whose numbers stay.
       attackers: ids, integers `[m]`, distinct; they may be tracers.
-      num_sybils: of each attacker, 0 to `room`; data.
+      num_sybils: of each attacker, 0 to `room`; data.  With 0 there is no attack, and attackers keep their edges.
       shape: `"line"`, `"cycle"` or `"parallel"`.
       weight: of their edges, positive, data.
       room: nodes that an attacker's Sybils take, so that graphs with few and with many have one form; `num_sybils` where
@@ -76,7 +76,7 @@ def with_sybils(
         jnp.concatenate([old, *(pair[side].ravel() for pair in ends)]).astype(jnp.int32)
         for side, old in ((0, graph.sources), (1, graph.targets))
     )
-    gives_up = jnp.zeros(num, bool).at[ids].set(True)
+    gives_up = jnp.zeros(num, bool).at[ids].set(num_sybils > 0)
     weights = jnp.concatenate([jnp.where(gives_up[graph.sources], 0, graph.weights), *[added] * len(ends)])
     whole = num + count * room
     order = jnp.lexsort((targets, sources))

@@ -3,25 +3,29 @@
 A walk starts at its root.  Before every hop it stops with probability a, at a node that trusts nobody it stops anyway,
 else it goes to one of those whom its node trusts, in proportion to the weights.  Walk w of root r draws by
 (key, r, hop, w) alone.
+
+How many hops a walk may make is drawn first, and the longest walks are put first: those that are still under way are then
+the first lanes, and no work is done for those that have ended.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys
-from dlsim.core import Array
+from dlsim.core import Array, PyTree
 from dlsim.running.batching import in_turn
 from dlsim.trust.graphs.graph import TrustGraph, check_roots, check_trust, cumulated, pick
 
 CUT = 1e-3  # walks of a root that are expected to be longer than `max_hops` where it is not given
 MOST_HOPS = 2**16
 COUNTS = 2**26  # pair counts held at once
-CHUNKS = (2**10, 2**16)  # entries of walks looked at together, at least and at most
+LANES = (64, 2**15)  # walks looked at together, at least and at most: about a 32nd of them
+ROWS = 16  # hops looked at together
 
 
 class Tally(NamedTuple):
@@ -30,6 +34,10 @@ class Tally(NamedTuple):
     visits: Array  # [M] how often it was met; 0 for the root
     hits: Array  # [M] in how many walks
     bottlenecks: Array  # [M] of those, the largest part that had met one and the same other node (not the root) before
+
+
+class HopFn(Protocol):
+    def __call__(self, place: Array, uniform: Array, state: PyTree, /) -> tuple[PyTree, Array]: ...
 
 
 def stops(where: str, argument: str, value: Any) -> Any:
@@ -46,13 +54,6 @@ def hops(where: str, max_hops: int | None, stop: Any, num_walks: int, argument: 
     if alpha >= 1:
         return 1
     return min(MOST_HOPS, max(1, math.ceil(math.log(CUT / num_walks) / math.log1p(-alpha))))
-
-
-def walk_uniforms(key: Array, hop: Array, num: int) -> tuple[Array, Array]:
-    """Two uniform floats in [0, 1) a walk, float32 `[num]` each, for one hop."""
-    words = keys.node_words(keys.fold_in(key, hop), jnp.arange(num), 1)
-    first, second = ((word[:, 0] >> 8).astype(jnp.float32) * jnp.float32(2**-24) for word in words)
-    return first, second
 
 
 def random_walks(
@@ -87,99 +88,135 @@ def walk_from(key: Array, graph: TrustGraph, root: Array, num_walks: int, stop: 
     """`random_walks`, unchecked.  Batches of roots walk in turn: a loop for all would copy every walk at every hop."""
 
     def walk(key: Array, graph: TrustGraph, root: Array, stop: Array) -> Array:
-        key, sums = keys.fold_in(key, root), cumulated(graph)
+        sums = cumulated(graph)
 
-        def goes_on(carry: tuple[Array, Array, Array]) -> Array:
-            hop, nodes, _ = carry
-            return (hop < max_hops) & jnp.any(nodes >= 0)
-
-        def one(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            hop, nodes, walks = carry
-            chance, choice = walk_uniforms(key, hop, num_walks)
-            edge = pick(graph, sums, nodes, choice)
-            is_on = (edge >= 0) & (chance >= stop)
-            nodes = jnp.where(is_on, graph.targets[jnp.maximum(edge, 0)], -1)
-            return hop + 1, nodes, jax.lax.dynamic_update_index_in_dim(walks, nodes, hop + 1, 0)
+        def hop(place: Array, uniform: Array, nodes: Array) -> tuple[Array, Array]:
+            del place
+            edge = pick(graph, sums, nodes, uniform)
+            nodes = jnp.where(edge >= 0, graph.targets[jnp.maximum(edge, 0)], -1)
+            return nodes, nodes
 
         start = jnp.full(num_walks, root, jnp.int32)
-        walks = jnp.full((max_hops + 1, num_walks), -1, jnp.int32).at[0].set(start)
-        return jax.lax.while_loop(goes_on, one, (jnp.zeros((), jnp.int32), start, walks))[2]
+        return walk_along(keys.fold_in(key, root), start, start, hop, stop, max_hops)
 
     return in_turn(walk)(key, graph, root, jnp.asarray(stop, jnp.float32))
+
+
+def walk_along(key: Array, start: Array, state: PyTree, hop: HopFn, stop: Array, max_hops: int) -> Array:
+    """The nodes on walks of drawn lengths, int32 `[max_hops + 1, R]`, longest first; -1 after the end.
+
+    Args:
+      start: int32 `[R]`, the first nodes.
+      state: what a walk has to remember, every leaf `[R]`, alike for all at the start.
+      hop: `hop(number of the hop from 0, uniform [n], state) -> (state, nodes [n])`; a negative node ends the walk.
+      stop: the probability to stop at every hop.
+    """
+    num = start.shape[0]
+    # Pr(length >= h) = (1 - a)^h.
+    draws = keys.node_uniform(keys.stream(key, "length"), jnp.arange(num), 1)[:, 0]
+    lengths = jnp.minimum(jnp.floor(jnp.log1p(-draws) / jnp.log1p(-stop)), max_hops).astype(jnp.int32)
+    ids = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
+    lengths = lengths[ids]
+    size = lanes(num)
+    room = -(-num // size) * size
+    ids, state, lengths = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, room - num)), (ids, state, lengths))
+    walks = jnp.full((max_hops + 1, room), -1, jnp.int32).at[0, :num].set(start)
+
+    def one(carry: tuple[Array, PyTree, Array]) -> tuple[Array, PyTree, Array]:
+        place, state, walks = carry
+        now = keys.fold_in(key, place)
+
+        def part(lane: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            state, walks = carry
+            mine = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice(leaf, (lane * size,), (size,)), (ids, state, lengths)
+            )
+            before = jax.lax.dynamic_slice(walks, (place, lane * size), (1, size))[0]
+            made, nodes = hop(place, keys.node_uniform(now, mine[0], 1)[:, 0], mine[1])
+            nodes = jnp.where((before >= 0) & (mine[2] > place), nodes, -1)
+            state = jax.tree.map(lambda leaf, new: jax.lax.dynamic_update_slice(leaf, new, (lane * size,)), state, made)
+            return state, jax.lax.dynamic_update_slice(walks, nodes[None], (place + 1, lane * size))
+
+        still = jnp.sum(lengths > place)
+        state, walks = jax.lax.fori_loop(0, -(-still // size), part, (state, walks))
+        return place + 1, state, walks
+
+    first = jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(lambda carry: carry[0] < lengths[0], one, (first, state, walks))[2][:, :num]
+
+
+def lanes(num_walks: int) -> int:
+    """How many walks go together: a power of two."""
+    return min(max(LANES[0], 1 << (num_walks // 32).bit_length()), LANES[1])
 
 
 def tally(walks: Array, root: Array, num_nodes: int, is_connected: bool = True) -> Tally:
     """Visits, hits and bottlenecks of the M nodes; without bottlenecks (all 0) where they are not asked for.
 
-    A bottleneck of x is the node y other than the root that most walks to x had met before they first met x.
-    O(V l) work for V nodes on all walks and a longest walk of l hops, as none looks further back than that; pairs are
-    counted in blocks of targets, `COUNTS` at a time.  Roots under `vmap` are tallied in turn, each with its own V and l.
+    A bottleneck of x is the node y other than the root that most walks to x had met before they first met x.  For walks of
+    l hops, O(R l^2) pairs, counted in blocks of targets, `COUNTS` at a time.  Roots under `vmap` are tallied in turn.
     """
     return in_turn(lambda walks, root: _tally(walks, root, num_nodes, is_connected))(walks, root)
 
 
 def _tally(walks: Array, root: Array, num: int, is_connected: bool) -> Tally:
-    length = walks.shape[0]
-    chunk = max(length, min(max(8 * walks.shape[1], CHUNKS[0]), CHUNKS[1]))  # nobody looks back further than that
-    longest = jnp.sum(jnp.any(walks >= 0, axis=1)) - 1
+    size = lanes(walks.shape[1])
+    depth = -(-walks.shape[0] // ROWS) * ROWS
+    room = -(-walks.shape[1] // size) * size
+    walks = jnp.pad(walks, ((0, depth - walks.shape[0]), (0, room - walks.shape[1])), constant_values=-1)
+    # Lanes up to the last one that is under way, by hop.
+    still = jnp.max(jnp.where(walks >= 0, jnp.arange(1, room + 1), 0), axis=1)
+    longest = jnp.sum(still > 0)
 
-    def part(entries: Array, start: Array, back: Array | int = 0) -> Array:
-        return jax.lax.dynamic_slice(entries, (start + chunk - back,), (chunk,))
+    def each(body: Any, value: Any) -> Any:
+        """`body(hop, lane, value)` for all walks that are under way at a hop, some lanes at a time."""
 
-    def each(used: Array, body: Any, value: Array) -> Array:
-        return jax.lax.fori_loop(0, -(-used // chunk), lambda i, value: body(i * chunk, value), value)
+        def row(place: Array, value: Any) -> Any:
+            return jax.lax.fori_loop(0, -(-still[place] // size), lambda i, v: body(place, i * size, v), value)
 
-    # Walk by walk in one list: hops to look back are places to look back.
-    flat = jnp.where(walks >= 0, walks, -1).T.ravel()
-    owner = jnp.repeat(jnp.arange(walks.shape[1], dtype=jnp.int32), length, total_repeat_length=flat.size)
-    nodes, owner, used = _compact(flat, owner, flat >= 0, chunk)
+        return jax.lax.fori_loop(1, longest, row, value)
 
-    def repeats(start: Array, seen: Array) -> Array:
-        here = part(nodes, start), part(owner, start)
+    def before(nodes: Array, place: Array, lane: Array, look: Any, value: Any) -> Any:
+        """`look(nodes of some earlier hops [ROWS, lanes], value)` for all hops before `place`."""
 
-        def look(back: Array, is_again: Array) -> Array:
-            return is_again | ((part(nodes, start, back) == here[0]) & (part(owner, start, back) == here[1]))
+        def some(block: Array, value: Any) -> Any:
+            met = jax.lax.dynamic_slice(nodes, (block * ROWS, lane), (ROWS, size))
+            is_before = block * ROWS + jnp.arange(ROWS) < place
+            return look(jnp.where(is_before[:, None], met, -1), value)
 
-        is_again = jax.lax.fori_loop(1, longest + 1, look, jnp.zeros(chunk, bool))
-        return jax.lax.dynamic_update_slice(seen, is_again, (start + chunk,))
+        return jax.lax.fori_loop(0, -(-place // ROWS), some, value)
 
-    again = each(used, repeats, jnp.zeros(nodes.shape, bool))
-    is_other = (nodes >= 0) & (nodes != root)
-    visits = _count(nodes, is_other, num)
-    hits = _count(nodes, is_other & ~again, num)
+    def count(place: Array, lane: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        firsts, visits, hits = carry
+        here = jax.lax.dynamic_slice(walks, (place, lane), (1, size))[0]
+        is_again = before(
+            walks, place, lane, lambda met, seen: seen | jnp.any(met == here, axis=0), jnp.zeros(size, bool)
+        )
+        is_other = (here >= 0) & (here != root)
+        new = jnp.where(is_other & ~is_again, here, -1)
+        visits = visits.at[jnp.where(is_other, here, num)].add(1, mode="drop")
+        hits = hits.at[jnp.where(new >= 0, new, num)].add(1, mode="drop")
+        return jax.lax.dynamic_update_slice(firsts, new[None], (place, lane)), visits, hits
+
+    nothing = jnp.zeros(num, jnp.int32)
+    firsts, visits, hits = each(count, (jnp.full(walks.shape, -1, jnp.int32), nothing, nothing))
+    kind = jnp.result_type(float)
     if not is_connected:
-        return Tally(visits, hits, jnp.zeros(num))
-    nodes, owner, used = _compact(nodes, owner, is_other & ~again, chunk)
+        return Tally(visits.astype(kind), hits.astype(kind), jnp.zeros(num, kind))
     block = min(num, max(1, COUNTS // num))
 
     def most(low: Array) -> Array:
-        def pairs(start: Array, counts: Array) -> Array:
-            here, mine = part(nodes, start), part(owner, start)
+        def pairs(place: Array, lane: Array, counts: Array) -> Array:
+            here = jax.lax.dynamic_slice(firsts, (place, lane), (1, size))
             is_mine = (here >= low) & (here < low + block)
 
-            def look(back: Array, counts: Array) -> Array:
-                met = part(nodes, start, back)
-                is_pair = is_mine & (met >= 0) & (part(owner, start, back) == mine)
-                return counts.at[jnp.where(is_pair, (here - low) * num + met, block * num)].add(1, mode="drop")
+            def look(met: Array, counts: Array) -> Array:
+                at = jnp.where(is_mine & (met >= 0), (here - low) * num + met, block * num)
+                return counts.at[at].add(1, mode="drop")
 
-            return jax.lax.fori_loop(1, longest + 1, look, counts)
+            return before(firsts, place, lane, look, counts)
 
-        counts = each(used, pairs, jnp.zeros(block * num, jnp.int32))
-        return jnp.max(counts.reshape(block, num), axis=1)
+        return jnp.max(each(pairs, jnp.zeros(block * num, jnp.int32)).reshape(block, num), axis=1)
 
-    lows = jnp.arange(-(-num // block)) * block
-    largest = jax.lax.map(most, lows).ravel()[:num]
-    return Tally(visits, hits, largest / jnp.maximum(hits, 1))
-
-
-def _compact(nodes: Array, owner: Array, is_kept: Array, chunk: int) -> tuple[Array, Array, Array]:
-    """The entries that are kept, in their order, with room (-1) of a chunk before them and after; and how many."""
-    size = nodes.shape[0] + 2 * chunk
-    place = jnp.where(is_kept, jnp.cumsum(is_kept) - 1 + chunk, size)
-    room = jnp.full(size, -1, jnp.int32)
-    return room.at[place].set(nodes, mode="drop"), room.at[place].set(owner, mode="drop"), jnp.sum(is_kept)
-
-
-def _count(nodes: Array, is_counted: Array, num: int) -> Array:
-    found = jnp.zeros(num, jnp.int32).at[jnp.where(is_counted, nodes, num)].add(1, mode="drop")
-    return found.astype(jnp.result_type(float))
+    largest = jax.lax.map(most, jnp.arange(-(-num // block)) * block).ravel()[:num]
+    return Tally(visits.astype(kind), hits.astype(kind), largest.astype(kind) / jnp.maximum(hits, 1).astype(kind))
