@@ -150,7 +150,7 @@ def _attacks(at: Any, decides: bool) -> Claim:
     held = all(half < sixty <= last < first for first, half, sixty, last in shown.values())
     held &= shown["inflation"][-1] > shown["targeted"][-1]
     return Claim(
-        text="C2: after the attack the distance rises, does not return and is below the first; inflation's ends above targeted's",
+        text="C2: an attack raises the distance for good, to less than the first; inflation's ends above targeted's",
         source=f"{SOURCE}: the network does not escape",
         reported=f"targeted 87 0 4.7 10, inflation 87 0 19 37 at 0, 50, 60, 100 % ({OURS})",
         measured="; ".join(f"{case} " + " ".join(f"{v:.1f}" for v in values) for case, values in shown.items()),

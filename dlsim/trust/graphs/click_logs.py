@@ -19,7 +19,7 @@ class Logs(NamedTuple):
     """All click logs, one row after the other as they were written; M rows of room."""
 
     author: Array  # int32 [M]
-    index: Array  # int32 [M], which row of its author
+    place: Array  # int32 [M], which row of its author
     term: Array  # int32 [M]
     item: Array  # int32 [M]
     size: Array  # int32 [], rows written
@@ -28,7 +28,7 @@ class Logs(NamedTuple):
 
 def known_rows(logs: Logs, versions: Array) -> Array:
     """Which rows a node knows, bool `[M]`, from its versions `[n]`."""
-    return (jnp.arange(logs.author.shape[0]) < logs.size) & (logs.index < versions[logs.author])
+    return (jnp.arange(logs.author.shape[0]) < logs.size) & (logs.place < versions[logs.author])
 
 
 def counts_of(logs: Logs, weights: Array, num_terms: int, num_items: int) -> Array:
@@ -81,7 +81,7 @@ def written(logs: Logs, nodes: Array, terms: Array, items: Array) -> tuple[Logs,
     at = logs.size + jnp.arange(count, dtype=jnp.int32)
     made = Logs(
         author=logs.author.at[at].set(nodes, mode="drop"),
-        index=logs.index.at[at].set(logs.lengths[nodes], mode="drop"),
+        place=logs.place.at[at].set(logs.lengths[nodes], mode="drop"),
         term=logs.term.at[at].set(terms, mode="drop"),
         item=logs.item.at[at].set(items, mode="drop"),
         size=jnp.minimum(logs.size + count, room),

@@ -196,7 +196,7 @@ def _first(key: Array, settings: Settings, tags: Any, num_items: int, num_terms:
     extra = room - num * num_terms
     logs = Logs(
         author=jnp.pad(jnp.repeat(ids.astype(jnp.int32), num_terms), (0, extra)),
-        index=jnp.pad(jnp.tile(jnp.arange(num_terms, dtype=jnp.int32), num), (0, extra)),
+        place=jnp.pad(jnp.tile(jnp.arange(num_terms, dtype=jnp.int32), num), (0, extra)),
         term=jnp.pad(terms.ravel(), (0, extra)),
         item=jnp.pad(items.ravel(), (0, extra)),
         size=jnp.asarray(num * num_terms, jnp.int32),

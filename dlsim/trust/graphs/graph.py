@@ -7,6 +7,7 @@ form where the larger is padded.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def trust_graph(
         if len(own):
             fix = "Leave such edges out."
             checks.fail(where, "trusted", "another than the truster", f"node {int(made.sources[own[0]])}", fix)
-    return made.replace(weights=jnp.where(made.sources == made.targets, 0, made.weights))
+    return dataclasses.replace(made, weights=jnp.where(made.sources == made.targets, 0, made.weights))
 
 
 def trust_matrix(matrix: Any) -> TrustGraph:

@@ -95,11 +95,11 @@ def merit_rank(
         is_known = jnp.ones(counts.shape, bool)
     else:
         num_walks = checks.integer(where, "num_walks", num_walks, 1)
-        checks.key(where, "key", key)
+        draws = checks.key(where, "key", key)
         length = hops(where, max_hops, alpha, num_walks)
 
         def one(root: Array) -> tuple[Array, Array, Array]:
-            found = tally(walk_from(key, graph, root, num_walks, alpha, length), root, graph.num_nodes, is_connected)
+            found = tally(walk_from(draws, graph, root, num_walks, alpha, length), root, graph.num_nodes, is_connected)
             return (found.visits if count == "visits" else found.hits), found.bottlenecks, found.hits >= min_visits
 
         counts, bottlenecks, is_known = one(at) if at.ndim == 0 else jax.lax.map(one, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -60,7 +61,7 @@ def reputation(graph: TrustGraph, score: ScoreFn, *, epoch_decay: float | Array 
         return Reputation(jnp.zeros((), jnp.int32), jnp.zeros(shape.shape, shape.dtype))
 
     def step(key: Array, state: Reputation) -> tuple[Reputation, Info]:
-        now = graph.replace(weights=table[jnp.minimum(state.epoch, len(table) - 1)])
+        now = dataclasses.replace(graph, weights=table[jnp.minimum(state.epoch, len(table) - 1)])
         found = score(keys.stream(key, "score"), now)
         return Reputation(state.epoch + 1, jnp.asarray(theta, found.dtype) * state.scores + found), {"score": found}
 

@@ -15,6 +15,7 @@ VLDB 2016; trusted: Madhwal, Pouwelse, Web3Recommend, 2023, and the program besi
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,9 @@ def affinity(
     limits = (None, None) if most is None else checks.integers(where, "most", most, length=2, minimum=1)
     by_user = rows(where, num_users, num_items, ("users", users), ("items", items), plays, limits[0], "plays")
     total = jax.ops.segment_sum(by_user.weights, by_user.sources, num_users)[by_user.sources]
-    by_user = by_user.replace(weights=jnp.where(total > 0, by_user.weights / jnp.where(total > 0, total, 1), 0))
+    by_user = dataclasses.replace(
+        by_user, weights=jnp.where(total > 0, by_user.weights / jnp.where(total > 0, total, 1), 0)
+    )
     if checks.is_concrete(by_user.sources) and by_user.num_edges > 1:
         same = (by_user.sources[1:] == by_user.sources[:-1]) & (by_user.targets[1:] == by_user.targets[:-1])
         if bool(same.any()):
@@ -156,7 +159,7 @@ def walk_items(key: Array, steps: Steps, root: Array, num_walks: int, stop: Any,
 
 def _next_pair(steps: Steps, pair: Array, uniform: Array) -> Array:
     """From the item of a pair to another user's pair with it; -1: there is none."""
-    if steps.trusted is not None:
+    if steps.trusted is not None and steps.of_trusted is not None:
         edge = pick(steps.trusted, steps.of_trusted, pair, uniform)
         return jnp.where(edge >= 0, steps.trusted.targets[jnp.maximum(edge, 0)], -1)
     at = jnp.maximum(pair, 0)
