@@ -11,6 +11,7 @@ from contract.arguments_judges import JUDGES, OWN_DATA
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
+from contract.arguments_trust import TRUST_GRAPHS
 
 from dlsim import aggregators, problems
 
@@ -74,4 +75,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
+    "trust": {**TRUST_GRAPHS},
 }
