@@ -9,6 +9,7 @@ from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
+from contract.arguments_value import VALUE
 
 from dlsim import aggregators, problems
 
@@ -65,4 +66,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
+    "trust": {**VALUE},
 }
