@@ -320,7 +320,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 text="C4: in every pair of strategies honest trainers end with their deposit and their pay",
                 source=f"{SOURCE}: the owner cannot evade payment",
                 reported="always",
-                measured=f"{len(games)} pairs: short by {max(-worst, 0.0):.0f} units; payments off by {unpaid:.0f}",
+                measured=f"{len(games)} pairs: short by {abs(min(worst, 0.0)):.0f} units; payments off by {unpaid:.0f}",
                 holds=bool(worst == 0 and unpaid == 0) if len(games) == len(OWNERS) * len(AGGREGATORS) else None,
             )
         )

@@ -157,8 +157,7 @@ def staked_fedavg(
     sizes = jnp.asarray(problem.num_examples, jnp.float32)
 
     def init(key: Array, params: PyTree, network: Network) -> StakedState:
-        del key
-        check_no_cohort(where, network)
+        del key, network
         nothing = jnp.zeros(num, jnp.int32)
         return StakedState(
             params=server_round.first(params),
@@ -212,6 +211,7 @@ def staked_fedavg(
         return to, found, base, is_heard, network
 
     def step(key: Array, state: StakedState, network: Network) -> tuple[StakedState, Network, Info]:
+        check_no_cohort(where, network)
         before = state
         may = ~state.is_member & (rejoins | (state.num_expelled == 0))
         books, joined = lock(state.ledger, may, stake)
@@ -240,9 +240,8 @@ def staked_fedavg(
         members = jnp.sum(state.is_member, dtype=jnp.int32)
         more = jnp.minimum(reward * members + slashed, books.pool - state.pot)
         pot = jnp.where(works, state.pot + more, state.pot)
-        books, first = pay(
-            books, jnp.where(works, base_pay * jnp.sum(passed, dtype=jnp.int32), 0), passed, is_whole=False
-        )
+        first_due = jnp.where(works, base_pay * jnp.sum(passed, dtype=jnp.int32), 0)
+        books, first = pay(books, first_due, passed.astype(jnp.float32), is_whole=False)
         pot = jnp.minimum(pot, books.pool)
         worth = jnp.where(passed, jnp.maximum(opinion.quality - opinion.base, 0) * state.reputation, 0)
         shares = {"contribution": worth, "equal": passed.astype(jnp.float32), "none": jnp.zeros(num)}[pays]

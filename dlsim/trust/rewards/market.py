@@ -154,8 +154,7 @@ def proof_of_contribution(
         return trees.ravel(models if features is None else features(models))[0]
 
     def init(key: Array, params: PyTree, network: Network) -> ContributionState:
-        del key
-        check_no_cohort(where, network)
+        del key, network
         model = server_round.first(params)
         accounts = jnp.full(num + 2, deposit, jnp.int32).at[owner].set(budget)
         books, _ = fund(open_ledger(accounts), jnp.arange(num + 2) == owner, budget)
@@ -196,6 +195,7 @@ def proof_of_contribution(
         return sampled_shapley(key, utility, num, num_permutations=orders, present=is_kept, **options).values
 
     def step(key: Array, state: ContributionState, network: Network) -> tuple[ContributionState, Network, Info]:
+        check_no_cohort(where, network)
         report, has_model, network = server_round.broadcast_and_train(
             network, key, (state.params,), local, None, lambda received: (), state.round
         )

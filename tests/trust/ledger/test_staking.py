@@ -84,7 +84,8 @@ def test_honest_workers_are_paid_from_the_pool_and_keep_their_stakes(worlds):
 
 def test_the_dishonest_are_found_fined_and_expelled_from_the_round_they_begin(worlds):
     conduct = trust.conduct(NUM, free_riders=[1], flipped=[2], liars=[5], since=2)
-    results = played(worlds[0], num_steps=12, conduct=conduct, poisoned=worlds[1])
+    options = {"num_steps": 12, "conduct": conduct, "poisoned": worlds[1], "poison_margin": 0.2}
+    results = played(worlds[0], **options)
     assert not results.is_lazy.values[1:3].any() and (results.is_lazy.values[3:5] == (np.arange(NUM) == 1)).all()
     assert results.is_poison.values[3, 2] and results.is_liar.values[3, 5]
     assert not results.is_liar.values[1:, [0, 1, 2, 3, 4, 6, 7]].any()
@@ -95,7 +96,7 @@ def test_the_dishonest_are_found_fined_and_expelled_from_the_round_they_begin(wo
     assert wealth[[0, 3, 4, 6, 7]].min() > wealth[[1, 2, 5]].max() and wealth[2] < 20_000
     assert not last.is_member.values[[1, 2, 5]].any() and (last.stakes.values[[1, 2, 5]] == 0).all()
     assert results.earned.values[3:, [1, 2, 5]].sum() == 0
-    back = played(worlds[0], num_steps=12, conduct=conduct, poisoned=worlds[1], rejoins=True).isel(step=-1)
+    back = played(worlds[0], rejoins=True, **options).isel(step=-1)
     assert (back.balances + back.stakes).values[[1, 2, 5]].sum() < wealth[[1, 2, 5]].sum()
 
 
