@@ -79,10 +79,12 @@ def conduct(
     is_flipped = np.zeros(num_nodes, bool)
     is_flipped[rows["flipped"]] = True
     return Conduct(
-        *(jnp.asarray(one, jnp.float32) for one in (keep, effort, noise)),
-        is_flipped,
-        jnp.asarray(ring),
-        jnp.asarray(since, jnp.int32),
+        keep=jnp.asarray(keep, jnp.float32),
+        effort=jnp.asarray(effort, jnp.float32),
+        noise=jnp.asarray(noise, jnp.float32),
+        is_flipped=is_flipped,
+        ring=jnp.asarray(ring),
+        since=jnp.asarray(since, jnp.int32),
     )
 
 

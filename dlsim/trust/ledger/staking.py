@@ -224,10 +224,11 @@ def staked_fedavg(
         moved, sent = arrival.values, arrival.mask
         models = jax.tree.map(lambda w, m: w - m, state.params, moved)
         to, found, base, is_heard, network = scores_of(key, state, models, sent, network)
-        opinion = judge(found, base, to, is_heard, state.is_member)
+        opinion = judge(found, base, to, is_heard, sent)
         size = jnp.sqrt(trees.squared_norm(server_round.as_one(state.params)))[0]
         is_lazy = sent & (jnp.sqrt(trees.squared_norm(moved)) <= lazy_margin * size)
         is_poison = sent & opinion.is_judged & ~(opinion.quality >= opinion.base - poison_margin)
+        is_poison |= sent & ~jnp.isfinite(trees.squared_norm(moved))
         is_liar = state.is_member & ((opinion.error > liar_margin) | opinion.is_absurd)
         works = jnp.sum(sent) > num_evaluators  # else the contract pauses
         failed = (is_lazy | is_poison | is_liar) & works
@@ -277,7 +278,7 @@ def staked_fedavg(
             "is_lazy": is_lazy & works,
             "is_liar": is_liar & works,
             "earned": first + paid,
-            "slashed": state.ledger.stakes - jnp.where(is_out, state.ledger.stakes, books.stakes),
+            "slashed": jnp.where(failed, jnp.minimum(fine, state.ledger.stakes), 0),
             "chain_bytes": (HASH_BYTES * jnp.sum(sent) + SCORE_BYTES * jnp.sum(is_heard)).astype(jnp.float32),
         }
         return new, network, info
@@ -301,8 +302,8 @@ class Opinion(NamedTuple):
     is_absurd: Array  # bool [N] evaluators that gave no number in [0, 1]
 
 
-def judge(scores: Array, base: Array, to: Array, is_heard: Array, is_member: Array) -> Opinion:
-    """Medians of scores `[N, k]`, given by the evaluators `to`, and how far each of these was off.
+def judge(scores: Array, base: Array, to: Array, is_heard: Array, is_there: Array) -> Opinion:
+    """Medians of scores `[N, k]`, given by the evaluators `to`, and of the old model `[N]`; how far evaluators were off.
 
     The median of five tolerates two liars; of an even number it is the mean of the middle two.
     """
@@ -314,7 +315,7 @@ def judge(scores: Array, base: Array, to: Array, is_heard: Array, is_member: Arr
     total = jnp.zeros(num).at[to].add(off)
     given = jnp.zeros(num).at[to].add(counts.astype(jnp.float32))
     absurd = jnp.zeros(num, jnp.int32).at[to].add((is_heard & ~is_number).astype(jnp.int32)) > 0
-    known = is_member & (base >= 0) & (base <= 1)
+    known = is_there & (base >= 0) & (base <= 1)
     start = jnp.where(jnp.any(known), median_by_entry(jnp.where(known, base, 0)[None], known[None])[0], 0)
     return Opinion(quality, start, total / jnp.maximum(given, 1), jnp.any(counts, axis=1), absurd)
 

@@ -12,6 +12,7 @@ from dlsim.algorithms import server_round
 from dlsim.algorithms.local import local_updates
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
+from dlsim.problems.blocks import check_node_block
 from dlsim.trust.ledger.accounts import Ledger, fund, lock, open_ledger, pay, release, slash
 from dlsim.trust.ledger.conduct import Conduct, check_conduct, check_no_cohort, handed_in
 from dlsim.trust.rewards.outliers import OutlierRule, Verdict
@@ -27,10 +28,10 @@ from dlsim.trust.rewards.shapley import (
 if TYPE_CHECKING:
     import optax
 
-RULES = ("exact_shapley", "sampled_shapley", "gtg_shapley", "leave_one_out", "sampled_leave_one_out")
-RULES = (*RULES, "equal", "examples", "random")
+SHAPLEY = ("exact_shapley", "sampled_shapley", "gtg_shapley")
+RULES = (*SHAPLEY, "leave_one_out", "sampled_leave_one_out", "equal", "examples", "random")
 METRICS = ("log_likelihood", "accuracy")
-GTG = {"is_guided": True, "between": 0.01, "within": 0.001, "change": 0.05}
+GTG: dict[str, Any] = {"is_guided": True, "between": 0.01, "within": 0.001, "change": 0.05}
 TRAINING, CLOSED = range(2)
 
 
@@ -134,6 +135,7 @@ def proof_of_contribution(
     if accomplice is not None:
         accomplice = checks.integer(where, "accomplice", accomplice, 0, num - 1)
     check_conduct(where, conduct, num)
+    check_node_block(where, coalition_block)
     server_round.check_weighting(where, weighting)
     local = local_updates(
         problem,
@@ -189,7 +191,7 @@ def proof_of_contribution(
             return leave_one_out(utility, num, present=is_kept)
         if contribution == "sampled_leave_one_out":
             return sampled_leave_one_out(key, utility, num, present=is_kept)
-        orders, options = num_permutations, {}
+        orders, options = num_permutations, dict[str, Any]()
         if contribution == "gtg_shapley":
             orders, options = -(-orders // num) * num, GTG
         return sampled_shapley(key, utility, num, num_permutations=orders, present=is_kept, **options).values

@@ -51,12 +51,12 @@ def coalition_utility(
     check_node_block(where, block)
     shares = jnp.asarray(checks.array(where, "weights", weights, (None,), 0.0), jnp.float32)
     num = shares.shape[0]
-    leaves = jax.tree.leaves(models)
-    if not leaves or any(jnp.shape(leaf)[:1] != (num,) for leaf in leaves):
-        got = ", ".join(sorted({str(list(jnp.shape(leaf))) for leaf in leaves})) or "no leaves"
+    shapes, alone = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (models, without))
+    if not shapes or any(shape[:1] != (num,) for shape in shapes):
+        got = ", ".join(sorted({str(list(shape)) for shape in shapes})) or "no leaves"
         checks.fail(where, "models", f"a tree of {num} models, every leaf [{num}, ...]", got)
-    alike = [jnp.shape(leaf) for leaf in jax.tree.leaves(without)] == [jnp.shape(leaf)[1:] for leaf in leaves]
-    if not alike or jax.tree.structure(without) != jax.tree.structure(models):
+    form: Any = jax.tree.structure(without)
+    if form != jax.tree.structure(models) or alone != [shape[1:] for shape in shapes]:
         checks.fail(where, "without", "one model like those of models, without their first axis", "another tree")
 
     def of_block(masks: Array) -> Array:
@@ -90,7 +90,7 @@ def exact_shapley(utility: UtilityFn, num_players: int, *, present: Any = None) 
     num = checks.integer(where, "num_players", num_players, 1, MOST_EXACT)
     checks.function(where, "utility", utility)
     is_in = _present(where, present, num)
-    worth = _worth(where, utility, _coalitions(num) & is_in)
+    worth = _worth(where, utility, jnp.asarray(_coalitions(num)) & is_in)
     players = np.arange(num)[:, None]
     each = np.arange(2 ** (num - 1))
     low = each & ((1 << players) - 1)
@@ -148,7 +148,7 @@ def sampled_shapley(
     ends = _worth(where, utility, jnp.stack([jnp.zeros(num, bool), jnp.broadcast_to(is_in, (num,))]))
 
     def grow(before: Array, place: Array) -> tuple[Array, Array]:
-        found = utility((rank <= place) & is_in)
+        found = _worth(where, utility, (rank <= place) & is_in)
         now = jnp.where(jnp.abs(ends[1] - before) < within, before, found)
         now = jnp.where((place == num - 1) & ~jnp.any(jnp.asarray(within) > 0), ends[1], now)  # the same, bit for bit
         return now, now - before
@@ -239,8 +239,9 @@ def _present(where: str, present: Any, num: int) -> Array:
 
 
 def _worth(where: str, utility: UtilityFn, masks: Array) -> Array:
-    found = utility(jnp.asarray(masks))
-    if jnp.shape(found) != (masks.shape[0],):
-        rule = f"a function of masks [{masks.shape[0]}, {masks.shape[1]}] that gives [{masks.shape[0]}]"
-        checks.fail(where, "utility", rule, f"shape {list(jnp.shape(found))}")
-    return found
+    found = utility(masks)
+    if not isinstance(found, jax.Array | np.ndarray) or found.shape != masks.shape[:1]:
+        rule = f"a function of masks {list(masks.shape)} that gives {list(masks.shape[:1])}"
+        got = f"shape {list(found.shape)}" if isinstance(found, jax.Array | np.ndarray) else checks.describe(found)
+        checks.fail(where, "utility", rule, got)
+    return found if jnp.issubdtype(found.dtype, jnp.floating) else found.astype(jnp.float32)
