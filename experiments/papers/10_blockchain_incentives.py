@@ -48,7 +48,7 @@ GAINED, NEAR, FAIR = 0.05, 0.02, 0.7  # accuracy over no contract, below honest 
 STAKE, ENDOWMENT = 10_000, 20_000  # thousandths of a coin
 SLASHES, FOUND = (0.0, 0.1, 0.25, 0.5, 1.0), (0.1, 0.3, 0.5, 0.7, 0.9)  # of the deterrence game
 CHEAT = 2_500  # what a cheat brings a round
-TOSSES, ROUNDS_EACH = 512, 30
+TOSSES = 512
 ENOUGH = 4  # seeds
 CONTRACTS = ("contract", "none", "honest", "reward only", "penalty only", "equal", "exclusion", "rejoin", "start")
 
@@ -58,10 +58,9 @@ def get_config(mode: str = "default") -> ConfigDict:
     checks.one_of(NAME, "mode", mode, MODES)
     config = ConfigDict()
     is_tiny = mode == "tiny"
-    games = [f"game {g:g} {p:g}" for g in SLASHES for p in FOUND]
-    config.case = (*CONTRACTS, "quality", *games)
+    config.case = (*CONTRACTS, "quality", "cheats")
     if is_tiny:
-        config.case = ("contract", "none", games[0], games[-1])
+        config.case = ("contract", "none", "cheats")
     config.num_seeds = {"tiny": 1, "default": 5, "paper": 20}[mode]
     config.num_epochs = 1
     config.batch_size = 10
@@ -73,19 +72,16 @@ def get_config(mode: str = "default") -> ConfigDict:
 
 
 def axes(config: ConfigDict) -> dict[str, tuple[str, ...]]:
-    """Every case: contracts and what stands in their place, and games of deterrence."""
+    """Every case: contracts and what stands in their place, and cheats of every fine and chance."""
     return {"case": config.case}
 
 
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
-    kind, *rest = config.case.split()
-    if kind == "game":
-        process = _game(*(float(one) for one in rest))
-    else:
-        checks.one_of(NAME, "case", config.case, (*CONTRACTS, "quality"))
-        process = _contract(config)
-    return process, dlsim.Record(every=config.record_every, fn=_kept(process, kind), dims={"wealth": ("worker",)})
+    checks.one_of(NAME, "case", config.case, (*CONTRACTS, "quality", "cheats"))
+    process = _cheats() if config.case == "cheats" else _contract(config)
+    dims = {"wealth": ("worker",), "paid": ("worker",), "net": ("slash", "chance")}
+    return process, dlsim.Record(every=config.record_every, fn=_kept(process), dims=dims)
 
 
 def _contract(config: ConfigDict) -> dlsim.Process:
@@ -123,25 +119,27 @@ def _contract(config: ConfigDict) -> dlsim.Process:
     return dlsim.learn(problem, algorithm, dlsim.networks.complete(NUM))
 
 
-def _game(slash: float, found: float) -> dlsim.Process:
+def _cheats() -> dlsim.Process:
     """Many workers who cheat in every round, each with a new stake: what a cheat brings, less what it is fined.
 
-    The worker gains CHEAT from outside; the test finds it with probability `found` and takes `slash` of its stake.
+    The worker gains CHEAT from outside; the test finds it with a chance of FOUND and takes a part of its stake, SLASHES.
     """
+    slashes, chances = (jnp.asarray(one) for one in (SLASHES, FOUND))
+    start, everybody = trust.open_ledger(np.full(TOSSES, 2 * STAKE)), jnp.ones(TOSSES, bool)
 
-    def init(key: jax.Array) -> Any:
-        del key
-        return trust.open_ledger(np.full(TOSSES, 2 * STAKE)), jnp.zeros(())
+    def net(key: jax.Array, slash: jax.Array, chance: jax.Array) -> jax.Array:
+        ledger, _ = trust.lock(start, everybody, STAKE)
+        is_found = jax.random.uniform(key, (TOSSES,)) < chance
+        ledger = trust.slash(ledger, is_found, jnp.round(slash * STAKE).astype(jnp.int32))
+        return jnp.mean(trust.release(ledger, everybody).balances - start.balances) + CHEAT
 
     def step(key: jax.Array, state: Any) -> Any:
         del state
-        ledger, _ = trust.lock(trust.open_ledger(np.full(TOSSES, 2 * STAKE)), np.ones(TOSSES, bool), STAKE)
-        is_found = jax.random.uniform(key, (TOSSES,)) < found
-        ledger = trust.slash(ledger, is_found, round(slash * STAKE))
-        ledger = trust.release(ledger, jnp.ones(TOSSES, bool))
-        return (ledger, jnp.mean(ledger.balances - 2.0 * STAKE) + CHEAT), {}
+        games = jax.random.split(key, (len(SLASHES), len(FOUND)))
+        row = jax.vmap(net, (0, None, 0))
+        return jax.vmap(row, (0, 0, None))(games, slashes, chances), {}
 
-    return dlsim.Process(init, step, lambda state, info: {"net": state[1]})
+    return dlsim.Process(lambda key: jnp.zeros((len(SLASHES), len(FOUND))), step, lambda state, info: {"net": state})
 
 
 @functools.cache
@@ -165,18 +163,20 @@ def _digits(batch_size: int, is_noisy: bool) -> tuple[dlsim.Problem, dlsim.Probl
     return made[0], made[1]
 
 
-def _kept(process: dlsim.Process, kind: str) -> Any:
-    """The same names and shapes for all kinds of cases; NaN is what a case does not measure."""
+def _kept(process: dlsim.Process) -> Any:
+    """The same names and shapes for all cases; NaN is what a case does not measure."""
     assert process.measure is not None
     measure = process.measure
-    names = ("accuracy", "net", "num_members", "total", "found", "false_alarms", "paid_now", "chain_bytes")
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("accuracy", "num_members", "total", "found", "false_alarms", "paid_now", "chain_bytes"), ()),
+        **dict.fromkeys(("wealth", "paid"), (NUM,)),
+        "net": (len(SLASHES), len(FOUND)),
+    }
 
     def record(state: Any, info: Any) -> Any:
         found = measure(state, info)
-        wealth = paid = jnp.full(NUM, jnp.nan)
-        if kind != "game":
+        if "net" not in found:
             one = state.algorithm
-            wealth, paid = one.ledger.balances + one.ledger.stakes, one.paid
             failed = info["is_poison"] | info["is_lazy"] | info["is_liar"]
             is_bad = jnp.isin(jnp.arange(NUM), jnp.asarray(DISHONEST))
             found |= {
@@ -186,9 +186,12 @@ def _kept(process: dlsim.Process, kind: str) -> Any:
                 "false_alarms": jnp.sum(failed & ~is_bad),
                 "paid_now": jnp.sum(info["earned"]),
                 "chain_bytes": info["chain_bytes"],
+                "wealth": one.ledger.balances + one.ledger.stakes,
+                "paid": one.paid,
             }
-        scalars = {name: jnp.asarray(found.get(name, jnp.nan), jnp.float32) for name in names}
-        return {**scalars, "wealth": wealth.astype(jnp.float32), "paid": paid.astype(jnp.float32)}
+        return {
+            name: jnp.asarray(found.get(name, jnp.full(shape, jnp.nan)), jnp.float32) for name, shape in shapes.items()
+        }
 
     return record
 
@@ -237,10 +240,9 @@ def claims(results: xarray.Dataset) -> list[Claim]:
         )
     if "quality" in have:
         out.append(_fairness(results, decides))
-    games = [case for case in have if case.startswith("game ")]
-    if games:
-        out.append(_deterrence(results, games, decides))
-    books = [case for case in have if not case.startswith("game ")]
+    if "cheats" in have:
+        out.append(_deterrence(results, decides))
+    books = [case for case in have if case != "cheats"]
     off = max(float(np.ptp(results.total.sel(case=case).values)) for case in books) if books else np.nan
     out.append(
         Claim(
@@ -268,21 +270,25 @@ def _fairness(results: xarray.Dataset, decides: bool) -> Claim:
     )
 
 
-def _deterrence(results: xarray.Dataset, games: list[str], decides: bool) -> Claim:
-    """Nets that are as good as zero, on the line of theory, tell nothing."""
-    agree, worst = True, 0.0
-    for case in games:
-        slash, found = (float(one) for one in case.split()[1:])
-        theory = CHEAT - found * slash * STAKE
-        measured = float(results.net.sel(case=case).isel(step=slice(1, None)).mean())
-        worst = max(worst, abs(measured - theory))
-        agree &= theory == 0 or (measured > 0) == (theory > 0)
+def _nets(results: xarray.Dataset) -> np.ndarray:
+    """What a cheat brings in the mean, by fine and chance."""
+    found = results.net.sel(case="cheats").isel(step=slice(1, None))
+    return found.mean([dim for dim in found.dims if dim not in ("slash", "chance")]).transpose("slash", "chance").values
+
+
+def _deterrence(results: xarray.Dataset, decides: bool) -> Claim:
+    """On the line of theory itself (a fine of 5 coins, a chance of 1/2) chance decides; it is left out."""
+    theory = CHEAT - np.outer(SLASHES, FOUND) * STAKE
+    measured = _nets(results)
+    off = np.abs(measured - theory).max()
+    is_off_line = np.abs(theory) > 1e-6 * CHEAT
+    agree = ((measured > 0) == (theory > 0)) | ~is_off_line
     return Claim(
         text="C4: a cheat pays exactly where it brings more than the fine times the chance to be found, p gamma s",
         source=f"{SOURCE}, best responses by the page's theory",
-        reported=f"gamma s = {CHEAT / STAKE:g} s / p",
-        measured=f"{'as predicted' if agree else 'otherwise'} in {len(games)} games; {worst / 1000:.3f} coins off at most",
-        holds=bool(agree) if decides and len(games) == len(SLASHES) * len(FOUND) else None,
+        reported=f"gamma s = {CHEAT / 1000:g} coins / p",
+        measured=f"as predicted in {agree.sum()} of {agree.size}; {off / 1000:.3f} coins off at most",
+        holds=bool(agree.all()) if decides else None,
     )
 
 
@@ -315,12 +321,8 @@ def figure(results: xarray.Dataset) -> Figure:
         middle.set_xlabel("round")
         middle.set_ylabel("test accuracy (%)")
         middle.legend(fontsize=6)
-        if f"game {SLASHES[0]:g} {FOUND[0]:g}" in have and f"game {SLASHES[-1]:g} {FOUND[-1]:g}" in have:
-            places = [[f"game {g:g} {p:g}" for p in FOUND] for g in SLASHES]
-            net = [
-                [float(results.net.sel(case=c)[..., 1:].mean()) / 1000 if c in have else np.nan for c in row]
-                for row in places
-            ]
+        if "cheats" in have:
+            net = _nets(results) / 1000
             image = right.pcolormesh(FOUND, np.array(SLASHES) * STAKE / 1000, net, cmap="RdBu", vmin=-8, vmax=8)
             made.colorbar(image, ax=right, label="a cheat's net (coins)")
             line = np.linspace(CHEAT / STAKE, 1, 50)

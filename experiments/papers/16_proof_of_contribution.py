@@ -18,16 +18,16 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-import jax
+import contract_games
 import jax.numpy as jnp
 import numpy as np
 import optax
+from contract_games import BUDGET, DEPOSIT, GAIN, NUM, PAIRS, PROBABILITIES, TICKS
 from ml_collections import ConfigDict
 
 import dlsim
 from dlsim import checks, trust
 from dlsim.experiment import Claim
-from dlsim.trust.ledger.contract import AGGREGATORS, OWNERS
 
 if TYPE_CHECKING:
     import xarray
@@ -42,17 +42,13 @@ CITATION = (
 )
 SOURCE = "Buyukates et al., 2023"
 NOISE = (0.0, 0.0, 0.2, 0.2, 0.4, 0.4, 0.8, 0.8)  # share of a trainer's labels that are wrong
-NUM, EACH, VALIDATION, TEST = 8, 80, 300, 500
-BUDGET, DEPOSIT = 1_000_000, 100_000
+EACH, VALIDATION, TEST = 80, 300, 500
 RANK = 0.9  # correlation of payments with quality, log-likelihood
 POISONED = 0.5  # accuracy at most without removal
 CLEANED = 0.85  # accuracy at least with it
 ENOUGH = 4  # seeds
-BOUNDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+BOUNDS = (0.5, 1.0, 1.5, 2.0, 3.0)
 ATTACKED = (0, 4)  # who sends random models, or returns what it was given
-PROBABILITIES = (0.2, 0.4, 0.6, 0.8)
-GAIN, ROUNDS_OF_GAME, GAMES = 100_000, 1, 256
-TICKS = 4  # of a contract in a step of the run
 RULES = {
     "exact_shapley": "Shapley",
     "leave_one_out": "leave-one-out",
@@ -68,14 +64,12 @@ def get_config(mode: str = "default") -> ConfigDict:
     config = ConfigDict()
     is_tiny = mode == "tiny"
     pays = [f"pay {rule} {metric}" for rule in RULES for metric in ("log_likelihood", "accuracy")]
-    pays = [case for case in pays if case.split()[1] not in ("equal", "examples") or "accuracy" not in case]
+    pays = [case for case in pays if case.split()[1] in ("exact_shapley", "leave_one_out") or "accuracy" not in case]
     attacks = ["random none", *(f"random {bound:g}" for bound in BOUNDS)]
     attacks += ["lazy none", "lazy 1", "split one", "split three"]
-    games = [f"game {owner} {aggregator}" for owner in OWNERS for aggregator in AGGREGATORS]
-    audits = [f"audit {p:g}" for p in PROBABILITIES]
-    config.case = (*pays, *attacks, *games, *audits)
+    config.case = (*pays, *attacks, "contracts", "audits")
     if is_tiny:
-        config.case = (pays[0], "random none", "random 1", games[-1], audits[0])
+        config.case = (pays[0], "random none", "random 1", "contracts", "audits")
     config.num_seeds = {"tiny": 1, "default": 6, "paper": 20}[mode]
     config.num_epochs = 2
     config.batch_size = 10
@@ -93,54 +87,15 @@ def axes(config: ConfigDict) -> dict[str, tuple[str, ...]]:
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     kind, *rest = config.case.split()
-    checks.one_of(NAME, "case", kind, ("pay", "random", "lazy", "split", "game", "audit"))
-    if kind == "game":
-        process = trust.contract_game(NUM, owner=rest[0], aggregator=rest[1], budget=BUDGET, deposit=DEPOSIT)
-        process = _ticks(process, TICKS)
-    elif kind == "audit":
-        process = _ticks(_audits(float(rest[0])), TICKS)
+    checks.one_of(NAME, "case", kind, ("pay", "random", "lazy", "split", "contracts", "audits"))
+    if kind == "contracts":
+        process = contract_games.contracts()
+    elif kind == "audits":
+        process = contract_games.audits()
     else:
         process = _market(config, kind, *rest)
-    return process, dlsim.Record(every=config.record_every, fn=_kept(process, kind), dims={"paid": ("trainer",)})
-
-
-def _ticks(process: dlsim.Process, num: int) -> dlsim.Process:
-    """`num` ticks of a contract a step, so that every contract is closed after four."""
-
-    def step(key: jax.Array, state: Any) -> tuple[Any, Any]:
-        def one(state: Any, t: jax.Array) -> tuple[Any, None]:
-            return process.step(jax.random.fold_in(key, t), state)[0], None
-
-        return jax.lax.scan(one, state, jnp.arange(num))[0], {}
-
-    return process._replace(step=step)
-
-
-def _audits(probability: float) -> dlsim.Process:
-    """Many contracts of one round side by side, whose aggregators lie."""
-    one = trust.contract_game(
-        NUM,
-        aggregator="lies",
-        num_rounds=ROUNDS_OF_GAME,
-        budget=BUDGET,
-        deposit=DEPOSIT,
-        gain=GAIN,
-        audit_probability=probability,
-    )
-
-    def init(key: jax.Array) -> Any:
-        return jax.vmap(one.init)(jax.random.split(key, GAMES))
-
-    def step(key: jax.Array, state: Any) -> tuple[Any, Any]:
-        return jax.vmap(one.step)(jax.random.split(key, GAMES), state)
-
-    def measure(state: Any, info: Any) -> Any:
-        del info
-        found = jax.vmap(one.measure, (0, None))(state, {})
-        net = found["gains"][:, NUM] + found["outside"]
-        return {"net": jnp.mean(net.astype(jnp.float32)), "total": found["total"][0]}
-
-    return one._replace(init=init, step=step, measure=measure, dims=None)
+    dims = {"paid": ("trainer",), "net": ("probability",), "short": ("pair",), "unpaid": ("pair",)}
+    return process, dlsim.Record(every=config.record_every, fn=_kept(process, kind), dims=dims)
 
 
 def _market(config: ConfigDict, kind: str, *rest: str) -> dlsim.Process:
@@ -150,8 +105,8 @@ def _market(config: ConfigDict, kind: str, *rest: str) -> dlsim.Process:
     if kind == "pay":
         contribution, metric = rest
     if kind in ("random", "lazy"):
-        which = {"random": "random_models", "lazy": "free_riders"}[kind]
-        behaviour = trust.conduct(NUM, **{which: ATTACKED})
+        named: dict[str, Any] = {{"random": "random_models", "lazy": "free_riders"}[kind]: ATTACKED}
+        behaviour = trust.conduct(NUM, **named)
         outliers = None if rest[0] == "none" else trust.three_sigma(float(rest[0]))
     if kind == "lazy":
         metric = "accuracy"
@@ -209,35 +164,31 @@ def _kept(process: dlsim.Process, kind: str) -> Any:
     """The same names and shapes for all kinds of cases; NaN is what a case does not measure."""
     assert process.measure is not None
     measure = process.measure
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("accuracy", "gain", "sum_phi", "hits", "false_removals", "total_change"), ()),
+        **dict.fromkeys(("short", "unpaid"), (len(PAIRS),)),
+        "net": (len(PROBABILITIES),),
+        "paid": (NUM + 2,),
+    }
 
     def record(state: Any, info: Any) -> Any:
-        nan = jnp.asarray(jnp.nan)
-        paid = jnp.full(NUM + 2, jnp.nan)
-        found = {"accuracy": nan, "gain": nan, "sum_phi": nan, "net": nan, "hits": nan, "false_removals": nan}
-        found |= {"worst_trainer": nan, "total_change": nan}
-        measured = measure(state, info)
-        if kind == "game":
-            paid = paid.at[:NUM].set(measured["paid"])
-            short = measured["gains"][:NUM] - measured["paid"]
-            found |= {"worst_trainer": jnp.min(short).astype(jnp.float32)}
-            found |= {"total_change": (measured["total"] - BUDGET - (NUM + 1) * DEPOSIT).astype(jnp.float32)}
-        elif kind == "audit":
-            found |= {"net": measured["net"]}
-        else:
+        found = measure(state, info)
+        if kind not in ("contracts", "audits"):
             one = state.algorithm
             num = one.paid.shape[0]
-            paid = paid.at[:num].set(one.paid)
             out = info["is_removed"].astype(jnp.float32)
             is_bad = jnp.isin(jnp.arange(num), jnp.asarray(ATTACKED))
             found |= {
-                "accuracy": measured["accuracy"],
                 "gain": one.utility - one.start_utility,
                 "sum_phi": jnp.sum(one.contributions),
                 "hits": jnp.sum(jnp.where(is_bad, out, 0)) / len(ATTACKED),
                 "false_removals": jnp.sum(jnp.where(is_bad, 0, out)) / (num - len(ATTACKED)),
-                "total_change": (trust.total_money(one.ledger) - BUDGET - (num + 1) * DEPOSIT).astype(jnp.float32),
+                "total_change": trust.total_money(one.ledger) - BUDGET - (num + 1) * DEPOSIT,
+                "paid": jnp.full(NUM + 2, jnp.nan).at[:num].set(one.paid),
             }
-        return {**{name: jnp.asarray(v, jnp.float32) for name, v in found.items()}, "paid": paid.astype(jnp.float32)}
+        return {
+            name: jnp.asarray(found.get(name, jnp.full(shape, jnp.nan)), jnp.float32) for name, shape in shapes.items()
+        }
 
     return record
 
@@ -245,7 +196,8 @@ def _kept(process: dlsim.Process, kind: str) -> Any:
 def _last(results: xarray.Dataset, name: str, case: str) -> np.ndarray:
     """At the end, `[seeds, ...]`."""
     one = results[name].sel(case=case).isel(step=-1)
-    return one.values.reshape(results.sizes["seed"], -1) if name == "paid" else np.atleast_1d(one.values)
+    is_row = name in ("paid", "net", "short", "unpaid")
+    return one.values.reshape(results.sizes["seed"], -1) if is_row else np.atleast_1d(one.values)
 
 
 def _correlations(results: xarray.Dataset, case: str) -> np.ndarray:
@@ -310,23 +262,21 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 holds=bool(whole == 0 and changed == 0 and off < 1e-4),
             )
         )
-    games = [case for case in have if case.startswith("game ")]
-    if games:
-        worst = min(float(_last(results, "worst_trainer", case).min()) for case in games)
-        funded = [case for case in games if "never_funds" not in case and "never_joins" not in case]
-        unpaid = max(float(np.abs(np.nansum(_last(results, "paid", case), axis=1) - BUDGET).max()) for case in funded)
+    if "contracts" in have:
+        short = max(float(_last(results, "short", "contracts").max()), 0.0)
+        began = [i for i, pair in enumerate(PAIRS) if not {"never_funds", "never_joins"} & set(pair)]
+        unpaid = float(np.abs(_last(results, "unpaid", "contracts")[:, began]).max())
         out.append(
             Claim(
                 text="C4: in every pair of strategies honest trainers end with their deposit and their pay",
                 source=f"{SOURCE}: the owner cannot evade payment",
                 reported="always",
-                measured=f"{len(games)} pairs: short by {abs(min(worst, 0.0)):.0f} units; payments off by {unpaid:.0f}",
-                holds=bool(worst == 0 and unpaid == 0) if len(games) == len(OWNERS) * len(AGGREGATORS) else None,
+                measured=f"{len(PAIRS)} pairs: short by {short:.0f} units; of begun ones {unpaid:.0f} units unpaid",
+                holds=bool(short == 0 and unpaid == 0) if results.sizes["step"] > TICKS else None,
             )
         )
-    audits = [case for case in results.case.values.tolist() if case.startswith("audit ")]
-    if audits:
-        nets = {float(case.split()[1]): _last(results, "net", case).mean() for case in audits}
+    if "audits" in have:
+        nets = dict(zip(PROBABILITIES, _last(results, "net", "audits").mean(axis=0), strict=True))
         agree = all((net > 0) == ((1 - p) * GAIN > p * DEPOSIT) for p, net in nets.items())
         out.append(
             Claim(
@@ -334,7 +284,7 @@ def claims(results: xarray.Dataset) -> list[Claim]:
                 source=f"{SOURCE}: the aggregator need not be trusted",
                 reported=f"threshold p = {GAIN / (GAIN + DEPOSIT):g}",
                 measured=", ".join(f"p = {p:g}: {net:+,.0f}" for p, net in nets.items()),
-                holds=bool(agree) if len(nets) == len(PROBABILITIES) and decides else None,
+                holds=bool(agree) if decides else None,
             )
         )
     out += _limits(results, have, decides)

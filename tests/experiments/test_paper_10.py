@@ -26,24 +26,22 @@ def test_tiny_run(tmp_path, module):
     one = saved.results.squeeze("seed").sel(case="contract").isel(step=-1)
     wealth = one.wealth.values
     assert wealth[list(module.HONEST)].mean() > wealth[list(module.TYPES["free rider"])].max()
-    nets = saved.results.net.isel(step=-1).squeeze("seed").dropna("case").values
-    assert nets[0] == module.CHEAT and nets[1] < 0
+    nets = saved.results.net.sel(case="cheats").isel(step=-1).squeeze("seed").values
+    assert nets.shape == (5, 5) and (nets[0] == module.CHEAT).all() and nets[-1, -1] < 0
 
 
 def made_up(module):
     """Results of every case in default size, in which all claims hold."""
     cases, seeds, steps = list(module.get_config("default").case), 5, 31
     dims, shape = ("case", "seed", "step"), (len(cases), 5, 31)
-    accuracy, net, total = np.full(shape, 0.9), np.zeros(shape), np.ones(shape)
+    accuracy, total = np.full(shape, 0.9), np.ones(shape)
+    theory = module.CHEAT - np.outer(module.SLASHES, module.FOUND) * module.STAKE
+    net = np.broadcast_to(theory, (*shape, *theory.shape)).copy()
     wealth = np.full((*shape, module.NUM), 40_000.0)
     wealth[..., list(module.DISHONEST)] = 15_000
     paid = np.broadcast_to(1 - module.NOISE[np.arange(module.NUM) % 7], wealth.shape).copy()
     accuracy[cases.index("none")] = 0.5
-    for i, case in enumerate(cases):
-        if case.startswith("game"):
-            slash, found = (float(x) for x in case.split()[1:])
-            net[i] = module.CHEAT - slash * found * module.STAKE
-    made = {"accuracy": (dims, accuracy), "net": (dims, net), "total": (dims, total)}
+    made = {"accuracy": (dims, accuracy), "net": ((*dims, "slash", "chance"), net), "total": (dims, total)}
     made |= {"wealth": ((*dims, "worker"), wealth), "paid": ((*dims, "worker"), paid)}
     return xarray.Dataset(made, coords={"case": cases, "seed": range(seeds), "step": range(steps)})
 
@@ -55,7 +53,7 @@ def test_claims_follow_the_numbers(module):
         0: ("accuracy", "contract", 0.87),
         1: ("wealth", "contract", 30_000.0),
         2: ("paid", "quality", np.linspace(1, 2, module.NUM)),
-        3: ("net", "game 1 0.9", 10.0),
+        3: ("net", "cheats", 10.0),
     }
     for place, (name, case, value) in changes.items():
         bad = good.copy(deep=True)

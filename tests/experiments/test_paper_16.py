@@ -22,7 +22,7 @@ def module():
 def test_tiny_run(tmp_path):
     saved = run_experiment(FILE, "tiny", out=tmp_path / "run", progress=False)
     assert (saved.folder / "figure.png").exists()
-    assert [claim.holds for claim in saved.claims] == [None, None, True, None, None]
+    assert [claim.holds for claim in saved.claims] == [None, None, True, True, None]
     assert saved.claims[2].measured.startswith("off by 0 units, the books by 0")
     last = saved.results.isel(step=-1).squeeze("seed")
     assert float(last.accuracy.sel(case="random 1")) > float(last.accuracy.sel(case="random none")) + 0.2
@@ -35,10 +35,11 @@ def made_up(module):
     config = module.get_config("default")
     cases, seeds, steps = list(config.case), 6, 11
     shape, trainers = (len(cases), seeds, steps), module.NUM + 2
-    found = {
-        name: np.full(shape, 0.0)
-        for name in ("accuracy", "gain", "sum_phi", "net", "hits", "false_removals", "worst_trainer", "total_change")
-    }
+    names = ("accuracy", "gain", "sum_phi", "hits", "false_removals", "total_change")
+    found = {name: np.full(shape, 0.0) for name in names}
+    chances = np.array(module.PROBABILITIES)
+    net = np.broadcast_to((1 - chances) * module.GAIN - chances * module.DEPOSIT, (*shape, len(chances))).copy()
+    short = np.zeros((*shape, len(module.PAIRS)))
     paid = np.full((*shape, trainers), np.nan)
     paid[..., : module.NUM] = np.array([25, 24, 18, 16, 9, 6, 1, 1]) * 1e4
     for i, case in enumerate(cases):
@@ -48,13 +49,12 @@ def made_up(module):
             found["accuracy"][i] = 0.3
         if case in ("random 1", "lazy 1"):
             paid[i][..., list(module.ATTACKED)] = 0
-        if case.startswith("audit"):
-            p = float(case.split()[1])
-            found["net"][i] = (1 - p) * module.GAIN - p * module.DEPOSIT
         if case == "split three":
             paid[i] = np.array([10, 10, 10, 10, 10, 10, 10, 10, 10, 10]) * 1e4
     dims = ("case", "seed", "step")
     made = {name: (dims, values) for name, values in found.items()} | {"paid": ((*dims, "trainer"), paid)}
+    made |= {"net": ((*dims, "probability"), net)}
+    made |= {name: ((*dims, "pair"), short.copy()) for name in ("short", "unpaid")}
     return xarray.Dataset(made, coords={"case": cases, "seed": range(seeds), "step": range(steps)})
 
 
@@ -65,8 +65,8 @@ def test_claims_follow_the_numbers(module):
         0: ("paid", "pay exact_shapley log_likelihood", [1, 1, 6, 9, 16, 18, 24, 25]),
         2: ("false_removals", "random 1", 0.1),
         3: ("sum_phi", "pay exact_shapley log_likelihood", 0.01),
-        4: ("worst_trainer", "game withdraws stops", -1.0),
-        5: ("net", "audit 0.4", -1.0),
+        4: ("short", "contracts", 1.0),
+        5: ("net", "audits", -1.0),
         6: ("paid", "lazy none", 0.0),
     }
     for place, (name, case, value) in changes.items():
