@@ -50,7 +50,7 @@ def open_ledger(balances: Any, *, pool: int = 0) -> Ledger:
 @checks.typed
 def total_money(ledger: Ledger) -> Array:
     """All there is, int32 `[]`: sum of balances and stakes, and the pool.  No operation changes it."""
-    return jnp.sum(ledger.balances) + jnp.sum(ledger.stakes) + ledger.pool
+    return _sum(ledger.balances) + _sum(ledger.stakes) + ledger.pool
 
 
 @checks.typed
@@ -76,7 +76,7 @@ def fund(ledger: Ledger, who: Any, amount: Any) -> tuple[Ledger, Array]:
       amount: whole units >= 0, one for all or `[n]`.
     """
     paid, can = _taken("fund", ledger, who, amount)
-    return ledger._replace(balances=ledger.balances - paid, pool=ledger.pool + jnp.sum(paid)), can
+    return ledger._replace(balances=ledger.balances - paid, pool=ledger.pool + _sum(paid)), can
 
 
 @checks.typed
@@ -100,9 +100,9 @@ def slash(ledger: Ledger, who: Any, amount: Any, *, to: int | None = None) -> Le
     taken = jnp.where(_mask(where, ledger, who), jnp.minimum(owed, ledger.stakes), 0)
     left = ledger._replace(stakes=ledger.stakes - taken)
     if to is None:
-        return left._replace(pool=ledger.pool + jnp.sum(taken))
+        return left._replace(pool=ledger.pool + _sum(taken))
     to = checks.integer(where, "to", to, 0, ledger.balances.shape[0] - 1)
-    return left._replace(balances=left.balances.at[to].add(jnp.sum(taken)))
+    return left._replace(balances=left.balances.at[to].add(_sum(taken)))
 
 
 @checks.typed
@@ -118,7 +118,7 @@ def pay(ledger: Ledger, amount: Any, shares: Any, *, is_whole: bool = True) -> t
     shares = _shares(where, shares, ledger.balances.shape[0])
     due = jnp.minimum(jnp.asarray(_amounts(where, "amount", amount, is_one=True), jnp.int32), ledger.pool)
     parts = split_exactly(due, shares, is_whole=is_whole)
-    return ledger._replace(balances=ledger.balances + parts, pool=ledger.pool - jnp.sum(parts)), parts
+    return ledger._replace(balances=ledger.balances + parts, pool=ledger.pool - _sum(parts)), parts
 
 
 @checks.typed
@@ -181,6 +181,11 @@ def _taken(where: str, ledger: Ledger, who: Any, amount: Any) -> tuple[Array, Ar
     wanted = _per_account(where, ledger, amount)
     can = _mask(where, ledger, who) & (ledger.balances >= wanted)
     return jnp.where(can, wanted, 0), can
+
+
+def _sum(amounts: Array) -> Array:
+    """int32 `[]`, also where JAX would take 64 bits."""
+    return jnp.sum(amounts, dtype=jnp.int32)
 
 
 def _per_account(where: str, ledger: Ledger, amount: Any) -> Array:

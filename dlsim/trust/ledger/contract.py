@@ -161,7 +161,8 @@ def contract_game(
         return state
 
     def step(key: Array, state: ContractState) -> tuple[ContractState, Info]:
-        return jax.lax.switch(state.phase, (opening, training, settling, closed), key, state), {}
+        phases = [_same_types(phase) for phase in (opening, training, settling, closed)]
+        return jax.lax.switch(state.phase, phases, key, state), {}
 
     def measure(state: ContractState, info: Info) -> Info:
         del info
@@ -184,5 +185,15 @@ def contract_game(
     )
 
 
+def _same_types(phase: Any) -> Any:
+    """The phase, whose state has the dtypes of the one it was given."""
+
+    def typed(key: Array, state: ContractState) -> ContractState:
+        new = phase(key, state)
+        return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
+
+    return typed
+
+
 def _choose(condition: Array, one: Any, other: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b).astype(b.dtype), one, other)
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)

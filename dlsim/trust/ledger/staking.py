@@ -163,7 +163,7 @@ def staked_fedavg(
             params=server_round.first(params),
             ledger=open_ledger(np.full(num, endowment), pool=treasury),
             pot=jnp.zeros((), jnp.int32),
-            reputation=jnp.full(num, 0.5),
+            reputation=jnp.full(num, 0.5, jnp.float32),
             is_member=jnp.zeros(num, bool),
             num_failed=nothing,
             num_expelled=nothing,
@@ -263,7 +263,7 @@ def staked_fedavg(
         new = StakedState(
             params=jax.tree.map(lambda w, m: jnp.where(goes, w - m, w), state.params, mean),
             ledger=books,
-            pot=pot - jnp.sum(paid),
+            pot=pot - jnp.sum(paid, dtype=jnp.int32),
             reputation=reputation,
             is_member=state.is_member & ~is_out,
             num_failed=state.num_failed + failed,

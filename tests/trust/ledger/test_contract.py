@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import dlsim
@@ -75,10 +76,25 @@ def test_bad_terms_get_one_line():
         trust.contract_game(3, owner="leaves")
 
 
-def test_a_tick_is_pure():
-    process = trust.contract_game(2)
-    state = process.init(jax.random.key(0))
-    shapes = jax.eval_shape(process.step, jax.random.key(0), state)[0]
-    assert jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, shapes)
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, shapes)))
-    assert np.asarray(state.ledger.balances).sum() == 1_300_000
+@pytest.mark.parametrize("wide", [False, True])
+def test_states_keep_their_shapes_and_types_in_64_bits_too(wide):
+    data = dlsim.problems.synthetic_classification(80, 4, 3)
+    parts = dlsim.problems.partition(data, 4, dlsim.problems.local_test())
+    problem = dlsim.problems.supervised("softmax", data, parts, batch_size=2)
+    rule = trust.three_sigma()
+    doing = trust.conduct(4, free_riders=[1], liars=[2])
+    markets = [
+        trust.proof_of_contribution(problem, optax.sgd(0.1), problem, outliers=rule, accomplice=1, conduct=doing),
+        trust.staked_fedavg(problem, optax.sgd(0.1), num_evaluators=2, conduct=doing),
+    ]
+    learning = [dlsim.learn(problem, market, dlsim.networks.complete(4)) for market in markets]
+    games = [trust.contract_game(2, aggregator=aggregator) for aggregator in AGGREGATORS]
+    with jax.enable_x64(wide):
+        for process in (*learning, *games):
+            state = jax.eval_shape(process.init, jax.random.key(0))
+            after = jax.eval_shape(process.step, jax.random.key(0), state)[0]
+            assert jax.tree.structure(state) == jax.tree.structure(after)
+            pairs = zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True)
+            assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
+        ledger = state.ledger
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(ledger)} == {"int32"}
