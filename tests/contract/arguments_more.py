@@ -12,6 +12,7 @@ from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
 from contract.arguments_trust import TRUST_GRAPHS
+from contract.arguments_value import VALUE
 
 from dlsim import aggregators, problems
 
@@ -75,5 +76,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
-    "trust": {**TRUST_GRAPHS},
+    "trust": {**TRUST_GRAPHS, **VALUE},
 }
