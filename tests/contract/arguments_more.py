@@ -7,6 +7,7 @@ from contract import arguments_matching as matching
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
 
@@ -34,6 +35,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "centered_clipping": just(radius=1.0),
     },
     "metrics": matching.METRICS,
+    "trust": {**MARKS},
     "networks": {
         **COLLECTIVES,
         **SAMPLING,

@@ -15,6 +15,7 @@ from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems.maps import without_maps
 from dlsim.problems.notices import notice
 from dlsim.problems.variables import trained, with_statistics, with_trained
+from dlsim.trust.marks.models import flags
 
 SOURCE = "Li et al., FedIPR, 2022"
 LOSSES = ("hinge", "logistic")
@@ -60,9 +61,7 @@ def feature_marks(
     if b > size:
         fix = "Use fewer bits, or a wider layer."
         checks.fail(where, "num_bits", f"at most {size}, the numbers that {carrier!r} has to carry them", b, fix)
-    is_marked = np.ones(num, bool) if marked is None else np.asarray(marked)
-    if is_marked.shape != (num,) or is_marked.dtype != bool:
-        checks.fail(where, "marked", f"True or False for each of {num} nodes", checks.describe(marked))
+    is_marked = np.ones(num, bool) if marked is None else flags(where, "marked", marked, num)
     total = int(is_marked.sum()) * b
     if total > 2 * size:
         notice(
@@ -87,10 +86,13 @@ def _carrier(where: str, shapes: PyTree, carrier: str, axis: int) -> Callable[[P
     place, rank = list(named).index(found[0]), len(named[found[0]].shape)
     if rank == 0:
         checks.fail(where, "carrier", "a leaf of one dimension or more", found[0])
-    axis = checks.integer(where, "axis", axis, -rank, rank - 1)
+    axis, shape = checks.integer(where, "axis", axis, -rank, rank - 1), named[found[0]].shape
 
     def carry(params: PyTree) -> Array:
-        leaf = jax.tree.leaves(trained(params))[place].astype(jnp.float32)
+        leaf = (jax.tree.leaves(trained(params))[place : place + 1] or [None])[0]
+        if getattr(leaf, "shape", None) != shape:
+            checks.fail("feature_marks", "params", f"a model with {found[0]} {list(shape)}", checks.describe(params))
+        leaf = jnp.asarray(leaf, jnp.float32)
         return leaf if rank == 1 else jnp.mean(leaf, axis=axis).reshape(-1)
 
     return carry

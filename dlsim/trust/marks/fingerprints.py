@@ -10,6 +10,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Problem, PyTree
+from dlsim.trust.marks.models import check_model, check_models
 
 
 class Fingerprint(NamedTuple):
@@ -42,8 +43,7 @@ def boundary_fingerprint(
     where = "boundary_fingerprint"
     m = checks.integer(where, "num_pairs", num_pairs, 1)
     num_steps = checks.integer(where, "num_steps", num_steps, 1, 60)
-    if problem.model is None:
-        checks.fail(where, "problem", "one with a model", "one without")
+    check_model(where, problem)
     given = checks.array(where, "inputs", inputs)
     if isinstance(given, jax.core.Tracer) or np.ndim(given) < 2 or len(given) < 2:
         checks.fail(where, "inputs", "two points or more, [M, ...]", checks.describe(inputs))
@@ -82,17 +82,10 @@ def boundary_points(
 
 def _answers(where: str, problem: Problem, params: PyTree, inputs: np.ndarray) -> Any:
     """The model's classes of a batch; refuses what is no model of the problem, or no input of it."""
-    apply = problem.model.apply
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    alike = jax.tree.structure(params) == jax.tree.structure(shapes) and all(
-        getattr(one, "shape", None) == other.shape
-        for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True)
-    )
-    if not alike:
-        checks.fail(where, "params", "one model of the problem, [...]", checks.describe(params))
+    check_models(where, problem, params, stacked=False)
     batch = jax.eval_shape(problem.sample, jax.random.key(0), jnp.arange(1)).inputs
     checks.shape(where, "inputs", inputs, (None, *batch.shape[2:]))
-    return jax.jit(lambda x: jnp.argmax(apply(params, x), axis=-1))
+    return jax.jit(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))
 
 
 @checks.typed
@@ -105,11 +98,8 @@ def match_rate(problem: Problem, fingerprint: Fingerprint, params: PyTree) -> Ar
       params: suspects, every leaf `[n, ...]`.
     """
     where = "match_rate"
-    if problem.model is None:
-        checks.fail(where, "problem", "one with a model", "one without")
-    leaves = jax.tree.leaves(params)
-    if not leaves or any(not jnp.ndim(leaf) for leaf in leaves):
-        checks.fail(where, "params", "models of leaves [n, ...]", checks.describe(params))
+    check_model(where, problem)
+    check_models(where, problem, params, stacked=True)
 
     def of_one(one: PyTree) -> Array:
         answers = jnp.argmax(problem.model.apply(one, fingerprint.points), axis=-1)

@@ -17,6 +17,7 @@ from dlsim.core import Array, Problem, PyTree
 from dlsim.problems.data import Dataset
 from dlsim.problems.maps import without_maps
 from dlsim.problems.variables import trained, with_trained
+from dlsim.trust.marks.models import check_model, check_models, flags
 
 EXACT_BITS = 32
 MOST_BITS = 16  # below float32's own precision
@@ -89,10 +90,7 @@ def free_riding(problem: Problem, riders: np.ndarray, *, noise: float | Array = 
     """
     where = "free_riding"
     checks.number(where, "noise", noise, 0.0)
-    is_rider = np.asarray(riders)
-    if is_rider.shape != (problem.num_nodes,) or is_rider.dtype != bool:
-        checks.fail(where, "riders", f"True or False for each of {problem.num_nodes} nodes", checks.describe(riders))
-    rides = jnp.asarray(is_rider)
+    rides = jnp.asarray(flags(where, "riders", riders, problem.num_nodes))
 
     def by(oracle: Any) -> Any:
         def gradient(key: Array, params: PyTree, node_ids: Array, *batch: Array) -> tuple[PyTree, Array]:
@@ -132,9 +130,10 @@ def labelled_by(dataset: Dataset, problem: Problem, params: PyTree) -> Dataset:
       params: the model, `[...]`.
     """
     where = "labelled_by"
-    if problem.model is None or not dataset.num_classes:
-        checks.fail(where, "problem and dataset", "of a model with classes", "others")
-    _leaves(where, trained(params))
+    check_model(where, problem)
+    if not dataset.num_classes:
+        checks.fail(where, "dataset", "one with classes", "a regression")
+    check_models(where, problem, params, stacked=False)
     apply = jax.jit(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))
     inputs = (np.asarray(dataset.inputs, np.float32) - dataset.offset) * dataset.scale
     answers = [np.asarray(apply(inputs[i : i + 1024])) for i in range(0, len(inputs), 1024)]

@@ -13,6 +13,7 @@ from dlsim import checks, keys, trees
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.problems.maps import without_maps
 from dlsim.problems.sampling import batch_positions
+from dlsim.trust.marks.models import check_model, check_models
 
 if TYPE_CHECKING:
     import optax
@@ -27,8 +28,7 @@ class Triggers(NamedTuple):
 
 def _shapes(where: str, problem: Problem) -> tuple[tuple[int, ...], int]:
     """Of one input, and the number of classes, of a problem with a model."""
-    if problem.model is None:
-        checks.fail(where, "problem", "one with a model, as of supervised or classification", "one without")
+    check_model(where, problem)
     if problem.model.train is not None:
         fix = "Use GroupNorm or LayerNorm, and no Dropout."
         checks.fail(where, "problem", "of a model that computes alike in training", "Dropout or BatchNorm", fix)
@@ -117,8 +117,7 @@ def trigger_accuracy(problem: Problem, triggers: Triggers, params: PyTree) -> Ar
         answers = jax.vmap(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))(triggers.inputs)
         return jnp.mean(answers == triggers.labels, axis=1, dtype=jnp.float32)
 
-    if not jax.tree.leaves(params) or any(not jnp.ndim(leaf) for leaf in jax.tree.leaves(params)):
-        checks.fail(where, "params", "models of leaves [n, ...]", checks.describe(params))
+    check_models(where, problem, params, stacked=True)
     return jax.vmap(of_one, out_axes=1)(params)
 
 

@@ -48,6 +48,7 @@ def _bit(place: Array) -> tuple[Array, Array]:
     return low, high
 
 
+@checks.typed
 def check_sequences(
     window: ReplayWindow, sequence: Array, is_there: Array | None = None, *, width: int = WIDEST
 ) -> tuple[ReplayWindow, Array]:

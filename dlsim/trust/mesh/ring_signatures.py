@@ -88,6 +88,7 @@ def _forwards(keyed: Array, glue: Array, images: Array, mask: Array) -> Array:
     return jax.lax.scan(one, glue, (images, mask))[0]
 
 
+@checks.typed
 def ring_sign(key: Array, message: Array | int, ring: Ring, signer: Array | int) -> RingSignature:
     """Sign a word of 32 bits for the ring, as its member `signer` (a place in the ring, may be traced).
 
@@ -102,7 +103,8 @@ def ring_sign(key: Array, message: Array | int, ring: Ring, signer: Array | int)
     where = "ring_sign"
     num = check_ring(where, ring)
     if checks.is_concrete(signer):
-        checks.integer(where, "signer", checks.host(where, "signer", signer).item(), 0, num - 1)
+        place = checks.host(where, "signer", signer)
+        checks.integer(where, "signer", place.item() if place.shape == () else signer, 0, num - 1)
     checks.key(where, "key", key)
     signer, keyed = jnp.asarray(signer, jnp.int32), mix(_word(where, message))
     drawn = jax.random.bits(key, (num + 1,), jnp.uint32) & jnp.uint32(DOMAIN - 1)
@@ -121,6 +123,7 @@ def ring_sign(key: Array, message: Array | int, ring: Ring, signer: Array | int)
     return RingSignature(glue, jnp.where(places == signer, solved, elements))
 
 
+@checks.typed
 def ring_verify(message: Array | int, signature: RingSignature, ring: Ring) -> Array:
     """Whether z_n = v, bool `[]`; needs the public moduli alone.  A word made up at random passes once in 2^20."""
     where = "ring_verify"

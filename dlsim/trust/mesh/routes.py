@@ -18,6 +18,7 @@ class Routes(NamedTuple):
     costs: Array  # float32 [N], of the path; inf where there is none
 
 
+@checks.typed
 def cheapest_routes(senders: Array, receivers: Array, costs: Array, is_gateway: Array) -> Routes:
     """c_i = min over links i -> j of cost_ij + c_j, 0 at gateways; of equal paths the first in the list.
 
