@@ -105,7 +105,7 @@ def ownership_test(before: np.ndarray, after: np.ndarray, *, margin: float = 0.2
 
     gain = pair[1] - pair[0] - margin
     mean, spread = float(gain.mean()), float(gain.std(ddof=1))
-    if spread == 0:  # all alike: no doubt either way
+    if spread <= 1e-12:  # all alike: no doubt either way
         statistic = math.copysign(math.inf, mean) if mean else 0.0
     else:
         statistic = mean / (spread / math.sqrt(len(gain)))

@@ -41,8 +41,7 @@ def prune_weights(params: PyTree, fraction: Any) -> PyTree:
     _leaves(where, trained(params))
 
     def pruned(leaf: Array) -> Array:
-        size = np.abs(leaf) if isinstance(leaf, np.ndarray) else jnp.abs(leaf)
-        order = jnp.argsort(size.reshape(-1))
+        order = jnp.argsort(jnp.abs(leaf).reshape(-1))
         rank = jnp.zeros(leaf.size, jnp.int32).at[order].set(jnp.arange(leaf.size, dtype=jnp.int32))
         # A hair more than the product, so that 0.3 of 10 is 3 in float32 too.
         out = jnp.floor(jnp.asarray(fraction, jnp.float32) * leaf.size * (1 + 1e-6)).astype(jnp.int32)

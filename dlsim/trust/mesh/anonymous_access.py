@@ -125,12 +125,12 @@ def anonymous_access(num_users: int = 64, ring_size: int = 8, *, rings: str = "f
             "verify_cost": float(size),
         }
         return {
-            "guess_rate": state.num_right / total,
+            "guess_rate": state.num_right.astype(jnp.float32) / total,
             "num_candidates": jnp.mean(jnp.sum(state.candidates, axis=1).astype(jnp.float32)),
             "exposed": jnp.mean(is_known.astype(jnp.float32)),
             "requests_to_expose": jnp.where(jnp.any(is_known), after, jnp.nan).astype(jnp.float32),
-            "verified": state.num_verified / total,
-            "forged": state.num_forged / total,
+            "verified": state.num_verified.astype(jnp.float32) / total,
+            "forged": state.num_forged.astype(jnp.float32) / total,
             **{name: jnp.float32(value) for name, value in exact.items()},
         }
 

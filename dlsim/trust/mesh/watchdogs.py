@@ -27,6 +27,6 @@ def watched(trust: Array, link: Array, rank: Array, is_there: Array, seen: Array
     """
     num = trust.shape[0]
     count = jax.ops.segment_sum(is_there.astype(jnp.float32), link, num)
-    after = count[link] - 1 - rank
+    after = count[link] - 1 - rank.astype(jnp.float32)
     gain = jnp.where(is_there & seen, (1 - KEPT) * KEPT**after, 0.0)
     return KEPT**count * trust + jax.ops.segment_sum(gain, link, num)

@@ -215,7 +215,7 @@ def wireless_mesh(
         held = epochs.advanced(epochs.advanced(state.keys, current), current)
         if rekeying == "client":
             return state._replace(keys=held), jnp.zeros((), jnp.uint32)
-        left = held.until - (now + state.world.offset) / rates.period
+        left = held.until.astype(jnp.float32) - (now + state.world.offset) / rates.period
         asks = state.has_joined & (left <= length * epochs.LEFT)
         hops = state.world.hops
         draw = keys.node_uniform(key, ids, 1)[:, 0]
@@ -354,7 +354,7 @@ def wireless_mesh(
             "unreachable": jnp.sum(world.hops[world.router] >= joining.NO_PATH),
             "num_joined": jnp.sum(state.has_joined),
             "num_droppers": jnp.sum(world.is_dropper),
-            "mean_trust": jnp.sum(jnp.where(is_edge, state.trust, 0.0)) / num_links,
+            "mean_trust": jnp.sum(jnp.where(is_edge, state.trust, 0.0)) / num_links.astype(jnp.float32),
         }
 
     def over(other: Network) -> Process:

@@ -31,11 +31,13 @@ def test_the_worked_numbers():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 300), st.floats(0.05, 0.95), st.data())
-def test_tails_are_those_of_the_binomial(num, chance, data):
+@given(st.integers(1, 200), st.integers(1, 19), st.data())
+def test_tails_are_those_of_the_binomial(num, twentieths, data):
+    """Against the sum in whole numbers, over 20^num."""
     k = data.draw(st.integers(0, num))
-    expected = stats.binom.logsf(k - 1, num, chance) / math.log(10)
-    assert trust.log10_p_value(k, num, chance=chance) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    ways = sum(math.comb(num, j) * twentieths**j * (20 - twentieths) ** (num - j) for j in range(k, num + 1))
+    expected = math.log10(ways) - num * math.log10(20)
+    assert trust.log10_p_value(k, num, chance=twentieths / 20) == pytest.approx(expected, rel=1e-8, abs=1e-9)
 
 
 def test_claims_of_many_are_held_to_more():
@@ -75,7 +77,7 @@ def test_quantising_rounds_to_equal_steps():
     for bits in (1, 3, 8):
         got = np.asarray(trust.quantize_weights(leaf, bits))
         step = float(leaf.max() - leaf.min()) / (2**bits - 1)
-        assert len(np.unique(got)) <= 2**bits and np.abs(got - leaf).max() <= step / 2 + 1e-6
+        assert len(np.unique(got)) <= 2**bits and np.abs(got - leaf).max() <= step / 2 + 1e-5
     assert trust.quantize_weights(leaf, 32) is leaf
     np.testing.assert_array_equal(trust.quantize_weights(jnp.ones(4), 2), jnp.ones(4))
 

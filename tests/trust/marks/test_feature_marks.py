@@ -14,8 +14,6 @@ import pytest
 import dlsim
 from dlsim import trust
 
-CARRIER = "DenseNet_0/Dense_0/kernel"
-
 
 @functools.cache
 def plain():
@@ -102,13 +100,13 @@ def test_detection_is_a_count_of_signs():
 
 def test_false_alarms_follow_the_binomial():
     """Without a watermark n_m ~ Bin(n, 1/2): mean, spread and the tail that `log10_p_value` says."""
-    num_bits, seeds = 10, 300
+    num_bits, seeds = 5, 240
     params = model(1, 5)
     rates = np.concatenate(
         [np.asarray(trust.bit_detection(marks(num_bits, seed), params)[:, 0]) for seed in range(seeds // 4)]
     )
     assert rates.mean() == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(num_bits * len(rates)))
-    for hits in (7, 8, 9):
+    for hits in (3, 4, 5):
         tail = 10 ** trust.log10_p_value(hits, num_bits)
         alarms = np.mean(rates * num_bits > hits - 0.5)
         assert alarms == pytest.approx(tail, abs=3 * math.sqrt(tail * (1 - tail) / len(rates)))
@@ -135,23 +133,30 @@ def test_kernels_carry_by_their_mean_over_outputs():
 @pytest.mark.parametrize("method", ["fedavg", "dsgd"])
 def test_any_algorithm_trains_both_marks(method):
     triggers = trust.noise_triggers(plain(), 3)
-    both = trust.feature_watermark(trust.trigger_watermark(plain(), triggers), marks(2), strength=0.3)
+    both = trust.feature_watermark(trust.trigger_watermark(plain(), triggers), marks(1), strength=0.3)
     algorithm = getattr(dlsim.algorithms, method)(both, optax.sgd(0.1), num_local_steps=4)
     process = dlsim.learn(both, algorithm, dlsim.networks.complete(4))
     run = dlsim.simulate(process, seed=0, num_steps=60, record=dlsim.Record(every=60), progress=False)
     first, last = (run.results.isel(step=place) for place in (0, -1))
     assert float(last.bit_detection) >= 0.99 > float(first.bit_detection)
-    assert float(last.trigger_accuracy) > float(first.trigger_accuracy) and float(last.trigger_accuracy) > 0.7
+    assert float(last.trigger_accuracy) > float(first.trigger_accuracy) and float(last.trigger_accuracy) > 0.5
 
 
-def test_clones_of_one_key_pull_as_the_whole_does():
-    """With one key for all and one model, the mean gradient is that of a single learner with the key."""
+def test_clones_of_one_key_pull_as_one_does_and_are_refused():
+    """With one key for all and one model, every pull, and so their mean, is that of a single learner with the key."""
     one = marks()._replace(bits=jnp.tile(marks().bits[:1], (4, 1)), matrices=jnp.tile(marks().matrices[:1], (4, 1, 1)))
     params = jax.tree.map(lambda leaf: jnp.tile(leaf[:1], (4,) + (1,) * (leaf.ndim - 1)), model())
     alone = one._replace(is_marked=jnp.array([True, False, False, False]))
     marked = trust.feature_watermark(plain(), alone, strength=0.3)
     pull = bias_of(gradients(marked, params)[0]) - bias_of(gradients(plain(), params)[0])
     assert np.abs(pull[0]).max() > 0 and np.abs(pull[1:]).max() == 0  # and its share of a mean is a quarter
+
+    @jax.jit
+    def unchecked(bits):  # what is traced cannot be compared
+        return gradients(trust.feature_watermark(plain(), one._replace(bits=bits), strength=0.3), params)[0]
+
+    all_pull = bias_of(unchecked(one.bits)) - bias_of(gradients(plain(), params)[0])
+    np.testing.assert_allclose(all_pull, np.tile(pull[:1], (4, 1)), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="feature_watermark: marks must be different for all nodes, got the same for"):
         trust.feature_watermark(plain(), one)
 
