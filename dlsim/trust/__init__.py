@@ -24,6 +24,32 @@ from dlsim.trust.ledger.accounts import (
 from dlsim.trust.ledger.conduct import Conduct, conduct
 from dlsim.trust.ledger.contract import contract_game
 from dlsim.trust.ledger.staking import staked_fedavg
+from dlsim.trust.marks.evidence import OwnershipTest, joint_capacity, log10_p_value, ownership_test, proves_ownership
+from dlsim.trust.marks.features import (
+    FeatureMarks,
+    bit_detection,
+    commitment,
+    feature_marks,
+    feature_watermark,
+    forged_marks,
+)
+from dlsim.trust.marks.fingerprints import Fingerprint, boundary_fingerprint, match_rate
+from dlsim.trust.marks.owned_data import Stamp, stamped, watermark_dataset
+from dlsim.trust.marks.removal import free_riding, labelled_by, prune_weights, quantize_weights
+from dlsim.trust.marks.triggers import (
+    Triggers,
+    noise_triggers,
+    pattern_triggers,
+    server_watermark,
+    trigger_accuracy,
+    trigger_watermark,
+)
+from dlsim.trust.mesh.anonymous_access import anonymous_access
+from dlsim.trust.mesh.joining import handshake_success
+from dlsim.trust.mesh.replay_windows import ReplayWindow, check_sequences, replay_windows
+from dlsim.trust.mesh.ring_signatures import Ring, RingSignature, ring_sign, ring_verify, toy_keys
+from dlsim.trust.mesh.routes import Routes, cheapest_routes
+from dlsim.trust.mesh.wireless_mesh import wireless_mesh
 from dlsim.trust.rewards.market import proof_of_contribution
 from dlsim.trust.rewards.outliers import OutlierRule, three_sigma
 from dlsim.trust.rewards.shapley import (
@@ -38,44 +64,84 @@ from dlsim.trust.rewards.shapley import (
 __all__ = [
     "Affinity",
     "Conduct",
+    "FeatureMarks",
+    "Fingerprint",
     "Ledger",
     "OutlierRule",
+    "OwnershipTest",
+    "ReplayWindow",
+    "Ring",
+    "RingSignature",
+    "Routes",
     "ShapleyEstimate",
+    "Stamp",
+    "Triggers",
     "TrustGraph",
     "affinity",
+    "anonymous_access",
     "bartercast",
+    "bit_detection",
+    "boundary_fingerprint",
+    "cheapest_routes",
+    "check_sequences",
     "coalition_utility",
+    "commitment",
     "conduct",
     "contract_game",
     "eigen_trust",
     "exact_shapley",
+    "feature_marks",
+    "feature_watermark",
+    "forged_marks",
+    "free_riding",
     "fund",
     "g_rank",
+    "handshake_success",
     "image_score",
+    "joint_capacity",
+    "labelled_by",
     "leave_one_out",
     "lock",
+    "log10_p_value",
+    "match_rate",
     "max_flow",
     "merit_rank",
+    "noise_triggers",
     "open_ledger",
+    "ownership_test",
+    "pattern_triggers",
     "pay",
     "personalized_pagerank",
     "proof_of_contribution",
+    "proves_ownership",
+    "prune_weights",
+    "quantize_weights",
     "random_walks",
     "release",
+    "replay_windows",
     "reputation",
     "reputation_step",
+    "ring_sign",
+    "ring_verify",
     "salsa",
     "sampled_leave_one_out",
     "sampled_shapley",
+    "server_watermark",
     "similarity_trust",
     "slash",
     "split_exactly",
     "staked_fedavg",
+    "stamped",
     "sybil_bound",
     "sybil_gain",
     "three_sigma",
     "total_money",
+    "toy_keys",
+    "trigger_accuracy",
+    "trigger_watermark",
     "trust_graph",
     "trust_matrix",
+    "watermark_dataset",
+    "wireless_mesh",
     "with_sybils",
 ]

@@ -8,6 +8,7 @@ from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_judges import JUDGES, OWN_DATA
+from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
@@ -41,6 +42,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **JUDGES,
     },
     "metrics": matching.METRICS,
+    "trust": {**MARKS},
     "networks": {
         **COLLECTIVES,
         **SAMPLING,
