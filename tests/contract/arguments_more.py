@@ -7,6 +7,7 @@ from contract import arguments_matching as matching
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_games import GAMES
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_scenes import SCENES
 
@@ -65,4 +66,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
+    "trust": {**GAMES},
 }

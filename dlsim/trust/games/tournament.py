@@ -96,7 +96,7 @@ def tournament(automata: Automata, *, payoffs: Any = DILEMMA, noise: float | Non
 
     def measure(state: Standings, info: Info) -> Info:
         del info
-        found = tournament_scores(state, table)
+        found = _scores(state, table)
         return {
             "score": jnp.mean(found.payoffs, axis=1),
             "cooperation": jnp.mean(found.cooperation, axis=1),
@@ -110,7 +110,13 @@ def tournament(automata: Automata, *, payoffs: Any = DILEMMA, noise: float | Non
 
 def tournament_scores(state: Standings, payoffs: Any = DILEMMA) -> Scores:
     """The games of a tournament so far, by row and column: sums of payoffs, and the share of moves that cooperated."""
-    (r, s), (t, p) = jnp.asarray(payoffs, jnp.float32)
+    where = "tournament_scores"
+    checks.instance(where, "state", state, Standings, "Pass the state of a tournament.")
+    return _scores(state, check_payoffs(where, payoffs))
+
+
+def _scores(state: Standings, payoffs: Array) -> Scores:
+    (r, s), (t, p) = payoffs
     pairs = state.both.shape[0]
     num = (int(np.sqrt(8 * pairs + 1)) - 1) // 2
     rows, columns = np.triu_indices(num)
@@ -146,7 +152,7 @@ def expected_scores(automata: Automata, num_rounds: int, *, payoffs: Any = DILEM
     where = "expected_scores"
     automata = check_automata(where, automata)
     table = check_payoffs(where, payoffs)
-    num_rounds = checks.integer(where, "num_rounds", num_rounds, 0)
+    num_rounds = checks.integer(where, "num_rounds", num_rounds, 0, 10**7)
     checks.probability(where, "noise", noise)
     moves, leads = _kernels(automata, noise)
 
