@@ -24,6 +24,7 @@ import dlsim
 from dlsim import checks, keys, networks, trust
 from dlsim.experiment import Claim
 from dlsim.learning.measures import only
+from dlsim.palette import AREAS
 
 if TYPE_CHECKING:
     import xarray
@@ -52,9 +53,8 @@ NUM_COPIES = 20  # of each strategy, among which C4 looks
 
 def get_config(mode: str = "default") -> ConfigDict:
     """Settings of a mode; a tuple is an axis of the sweep."""
-    checks.one_of("23_universal_trust_machine", "mode", mode, MODES)
+    is_tiny = checks.one_of("23_universal_trust_machine", "mode", mode, MODES) == "tiny"
     config = ConfigDict()
-    is_tiny = mode == "tiny"
     markets = ["market none", "market image", "market own", "market eigen"]
     rates = (1.0,) if is_tiny else (0.03, 0.1, 0.3, 1.0)
     kinds = ("image",) if is_tiny else ("image", "eigen")
@@ -363,7 +363,7 @@ def figure(results: xarray.Dataset) -> Figure:
         panels[0, 0].barh([SHORT[i] for i in order], score.mean(0)[order], xerr=score.std(0)[order], color=colors)
         panels[0, 0].set(xlabel="mean score of 200 rounds (blue: never defects first)", xlim=(300, None))
         shares = _rows(results, "ecology", "shares")[0]
-        panels[0, 1].stackplot(results.step.values, shares.T, labels=SHORT, colors=[f"C{i}" for i in range(len(SHORT))])
+        panels[0, 1].stackplot(results.step.values, shares.T, labels=SHORT, colors=AREAS)
         panels[0, 1].set(xlabel="generation", ylabel="share", xlim=(0, 60), ylim=(0, 1))
         panels[0, 1].legend(fontsize=5, ncols=2, loc="lower left", frameon=True)
         w = results.step.values / (results.step.values[-1] + 1)

@@ -46,9 +46,16 @@ FIELD = tuple(name for name in NAMES if name != "alternate")
 
 @checks.typed
 def memory_one(p_cc: float, p_cd: float, p_dc: float, p_dd: float, first: float = 1.0) -> Automata:
-    """One strategy that knows the last round: the probability of cooperating after (own move, the other's move).
+    """One strategy that knows the last round, by five probabilities of cooperating, all of which may be traced.
 
-    All may be traced.  Five states: the start, and the four outcomes.
+    Args:
+      p_cc: after both cooperated.
+      p_cd: after it cooperated and the other did not.
+      p_dc: after the other alone cooperated.
+      p_dd: after nobody did.
+      first: in the first round.
+
+    Five states: the start, and the four outcomes.
     Source: Nowak, Sigmund, A strategy of win-stay, lose-shift that outperforms tit-for-tat, Nature 1993.
     """
     given = {"first": first, "p_cc": p_cc, "p_cd": p_cd, "p_dc": p_dc, "p_dd": p_dd}

@@ -21,18 +21,14 @@ class SolveFn(Protocol):
 
 
 class Reputation(NamedTuple):
-    """What is known of whom, and by whom.
+    """What is known of whom, and by whom."""
 
-    `init(num_nodes) -> memory`; `observe(memory, partners [N], cooperated bool [N], has_met bool [N]) -> memory` after a
-    round in which node i met partners[i] and itself cooperated or not; `look(memory, viewers [n], subjects [n]) ->
-    (reputation [n], is_known bool [n])`; `forget(memory, is_new bool [N]) -> memory` of those that took a new name.
-    """
-
-    init: Any
+    init: Any  # (num_nodes) -> memory
+    # (memory, partners [N], cooperated bool [N], has_met bool [N]) -> memory: node i met partners[i], and cooperated or not
     observe: Any
-    look: Any
-    forget: Any
-    source: str = ""
+    look: Any  # (memory, viewers [n], subjects [n]) -> (reputation [n], is_known bool [n])
+    forget: Any  # (memory, is_new bool [N]) -> memory, without those that took a new name
+    source: str = ""  # the paper behind it
 
 
 def no_reputation() -> Reputation:

@@ -62,7 +62,7 @@ def make_ring(key: Array, node_ids: Array, bits: int) -> Ring:
         ids = ids[order]
         return attempts, ids, order, jnp.concatenate([jnp.zeros(1, bool), ids[1:] == ids[:-1]])
 
-    start = (
+    start: tuple[Array, ...] = (
         jnp.zeros(num, jnp.int32),
         jnp.zeros(num, jnp.uint32),
         jnp.arange(num, dtype=jnp.int32),

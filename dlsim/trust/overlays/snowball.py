@@ -22,7 +22,7 @@ class Colours(NamedTuple):
     preference: Array  # int32 [N]
     confidence: Array  # int32 [N, 2] majorities seen for each colour
     last: Array  # int32 [N] the colour of the last majority; -1: none in the last round
-    count: Array  # int32 [N] majorities for it in a row
+    streak: Array  # int32 [N] majorities for it in a row
     is_decided: Array  # bool [N]
     is_byzantine: Array  # bool [N]
     rounds: Array  # int32 [] done
@@ -86,7 +86,7 @@ def snowball(
             preference=preference,
             confidence=jnp.zeros((num, 2), jnp.int32),
             last=nothing - 1,
-            count=nothing,
+            streak=nothing,
             is_decided=jnp.zeros(num, bool),
             is_byzantine=is_byzantine,
             rounds=zero,
@@ -111,16 +111,16 @@ def snowball(
         lead = confidence[:, 1] - confidence[:, 0]
         changed = jnp.where(lead > 0, 1, jnp.where(lead < 0, 0, own.preference))
         preference = jnp.where(asks & (winner >= 0), changed, own.preference)
-        counted = jnp.where(winner < 0, 0, jnp.where(winner == own.last, own.count + 1, 1))
-        count = jnp.where(asks, counted, own.count)
-        is_decided = own.is_decided | (asks & (count >= decide_after))
+        counted = jnp.where(winner < 0, 0, jnp.where(winner == own.last, own.streak + 1, 1))
+        streak = jnp.where(asks, counted, own.streak)
+        is_decided = own.is_decided | (asks & (streak >= decide_after))
         rounds = own.rounds + 1
         is_new = (own.rounds_to_all < 0) & jnp.all(is_decided | own.is_byzantine)
         own = own._replace(
             preference=preference,
             confidence=confidence,
             last=jnp.where(asks, winner, own.last),
-            count=count,
+            streak=streak,
             is_decided=is_decided,
             rounds=rounds,
             rounds_to_all=jnp.where(is_new, rounds, own.rounds_to_all),

@@ -23,7 +23,7 @@ class Transactions(NamedTuple):
     parents: Array  # int32 [W, k] slots, -1: gone from the ring
     reaches: Array  # uint32 [W, W / 32] which others it approves, directly or not, a bit each
     weights: Array  # int32 [W] 1 + how many approve it, directly or not
-    count: Array  # int32 [] transactions so far, the genesis among them
+    issued: Array  # int32 [] transactions so far, the genesis among them
     clock: counters.Clock  # []
     num_tips: Array  # float32 [] as the arrivals of the last step saw them, their mean
 
@@ -89,7 +89,7 @@ def tangle(
             parents=jnp.full((window, num_parents), -1, jnp.int32),
             reaches=jnp.zeros((window, window // 32), jnp.uint32),
             weights=jnp.zeros(window, jnp.int32).at[0].set(1),
-            count=jnp.ones((), jnp.int32),
+            issued=jnp.ones((), jnp.int32),
             clock=counters.clock(),
             num_tips=jnp.ones((), jnp.float32),
         )
@@ -109,9 +109,9 @@ def tangle(
         else:
             walks = keys.fold_in(keys.stream(draw, "walk"), jnp.arange(num_parents))
             chosen = jax.vmap(lambda one: _walk(one, now, delay, bias))(walks)
-        slot = state.count % window
+        slot = state.issued % window
         # Whoever approves the one that leaves its slot does so no more.
-        is_lost = (ages[slot] >= 0) & (approved[slot] < delay) & (state.count >= window)
+        is_lost = (ages[slot] >= 0) & (approved[slot] < delay) & (state.issued >= window)
         keep = ~_bit(slot, window)
         row = jnp.zeros(window // 32, jnp.uint32)
         for i in range(num_parents):
@@ -123,7 +123,7 @@ def tangle(
             parents=jnp.where(state.parents == slot, -1, state.parents).at[slot].set(chosen),
             reaches=(state.reaches & keep).at[slot].set(row),
             weights=(state.weights + _unpacked(row)).at[slot].set(1),
-            count=state.count + 1,
+            issued=state.issued + 1,
             clock=counters.advance(state.clock, gap),
             num_tips=state.num_tips,
         )
@@ -145,8 +145,8 @@ def tangle(
         seconds = state.clock.seconds.astype(jnp.float32) + state.clock.nanoseconds * jnp.float32(1e-9)
         return {
             "num_tips": state.num_tips,
-            "num_transactions": state.count,
-            "throughput": (state.count - 1) / jnp.maximum(seconds, 1e-9),
+            "num_transactions": state.issued,
+            "throughput": (state.issued - 1) / jnp.maximum(seconds, 1e-9),
             "confirmation_seconds": jnp.max(jnp.where(is_unsure, state.ages, 0.0)),
             "simulated_seconds": state.clock,
         }

@@ -112,7 +112,7 @@ def test_snowball_is_a_plain_loop() -> None:
             count[i] = count[i] + 1 if winner == last[i] else 1
             last[i], done[i] = winner, count[i] >= 3
         np.testing.assert_array_equal(state.own.preference, likes)
-        np.testing.assert_array_equal(state.own.count, count)
+        np.testing.assert_array_equal(state.own.streak, count)
         np.testing.assert_array_equal(state.own.is_decided, done)
     assert any(done)
 
