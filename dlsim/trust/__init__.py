@@ -1,5 +1,24 @@
 """Whom to trust, and what it is worth: reputation, games, ledgers, rewards and marks, as Processes like any other."""
 
+from dlsim.trust.games.automata import Automata, automaton, memory_one, strategies, strategy_names
+from dlsim.trust.games.ecology import ecology, imitation
+from dlsim.trust.games.market import (
+    Reputation,
+    anonymous_market,
+    image_scoring,
+    no_reputation,
+    own_experience,
+    solved_reputation,
+)
+from dlsim.trust.games.tournament import (
+    Scores,
+    discounted_scores,
+    expected_scores,
+    invasion_share,
+    resisting_continuation,
+    tournament,
+    tournament_scores,
+)
 from dlsim.trust.graphs.g_rank import g_rank
 from dlsim.trust.graphs.graph import TrustGraph, trust_graph, trust_matrix
 from dlsim.trust.graphs.merit_rank import merit_rank, personalized_pagerank, sybil_bound
@@ -50,6 +69,11 @@ from dlsim.trust.mesh.replay_windows import ReplayWindow, check_sequences, repla
 from dlsim.trust.mesh.ring_signatures import Ring, RingSignature, ring_sign, ring_verify, toy_keys
 from dlsim.trust.mesh.routes import Routes, cheapest_routes
 from dlsim.trust.mesh.wireless_mesh import wireless_mesh
+from dlsim.trust.overlays.blocks import catch_up, flood_seconds, proof_of_work
+from dlsim.trust.overlays.broadcast import broadcast
+from dlsim.trust.overlays.dht import dht
+from dlsim.trust.overlays.snowball import snowball
+from dlsim.trust.overlays.tangle import tangle
 from dlsim.trust.rewards.market import proof_of_contribution
 from dlsim.trust.rewards.outliers import OutlierRule, three_sigma
 from dlsim.trust.rewards.shapley import (
@@ -63,6 +87,7 @@ from dlsim.trust.rewards.shapley import (
 
 __all__ = [
     "Affinity",
+    "Automata",
     "Conduct",
     "FeatureMarks",
     "Fingerprint",
@@ -70,34 +95,48 @@ __all__ = [
     "OutlierRule",
     "OwnershipTest",
     "ReplayWindow",
+    "Reputation",
     "Ring",
     "RingSignature",
     "Routes",
+    "Scores",
     "ShapleyEstimate",
     "Stamp",
     "Triggers",
     "TrustGraph",
     "affinity",
     "anonymous_access",
+    "anonymous_market",
+    "automaton",
     "bartercast",
     "bit_detection",
     "boundary_fingerprint",
+    "broadcast",
+    "catch_up",
     "cheapest_routes",
     "check_sequences",
     "coalition_utility",
     "commitment",
     "conduct",
     "contract_game",
+    "dht",
+    "discounted_scores",
+    "ecology",
     "eigen_trust",
     "exact_shapley",
+    "expected_scores",
     "feature_marks",
     "feature_watermark",
+    "flood_seconds",
     "forged_marks",
     "free_riding",
     "fund",
     "g_rank",
     "handshake_success",
     "image_score",
+    "image_scoring",
+    "imitation",
+    "invasion_share",
     "joint_capacity",
     "labelled_by",
     "leave_one_out",
@@ -105,14 +144,18 @@ __all__ = [
     "log10_p_value",
     "match_rate",
     "max_flow",
+    "memory_one",
     "merit_rank",
+    "no_reputation",
     "noise_triggers",
     "open_ledger",
+    "own_experience",
     "ownership_test",
     "pattern_triggers",
     "pay",
     "personalized_pagerank",
     "proof_of_contribution",
+    "proof_of_work",
     "proves_ownership",
     "prune_weights",
     "quantize_weights",
@@ -121,6 +164,7 @@ __all__ = [
     "replay_windows",
     "reputation",
     "reputation_step",
+    "resisting_continuation",
     "ring_sign",
     "ring_verify",
     "salsa",
@@ -129,13 +173,20 @@ __all__ = [
     "server_watermark",
     "similarity_trust",
     "slash",
+    "snowball",
+    "solved_reputation",
     "split_exactly",
     "staked_fedavg",
     "stamped",
+    "strategies",
+    "strategy_names",
     "sybil_bound",
     "sybil_gain",
+    "tangle",
     "three_sigma",
     "total_money",
+    "tournament",
+    "tournament_scores",
     "toy_keys",
     "trigger_accuracy",
     "trigger_watermark",

@@ -7,6 +7,7 @@ from contract import arguments_matching as matching, arguments_sybils as sybils
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_games import GAMES
 from contract.arguments_judges import JUDGES, OWN_DATA
 from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
@@ -78,5 +79,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
-    "trust": {**TRUST_GRAPHS, **VALUE},
+    "trust": {**TRUST_GRAPHS, **VALUE, **GAMES},
 }
