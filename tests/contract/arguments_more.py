@@ -43,7 +43,6 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **JUDGES,
     },
     "metrics": matching.METRICS,
-    "trust": {**MARKS},
     "networks": {
         **COLLECTIVES,
         **SAMPLING,
@@ -79,5 +78,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
-    "trust": {**TRUST_GRAPHS, **VALUE, **GAMES},
+    "trust": {**TRUST_GRAPHS, **VALUE, **MARKS, **GAMES},
 }
