@@ -7,11 +7,14 @@ from contract import arguments_matching as matching, arguments_sybils as sybils
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_games import GAMES
 from contract.arguments_judges import JUDGES, OWN_DATA
+from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
 from contract.arguments_trust import TRUST_GRAPHS
+from contract.arguments_value import VALUE
 
 from dlsim import aggregators, problems
 
@@ -75,5 +78,5 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
-    "trust": {**TRUST_GRAPHS},
+    "trust": {**TRUST_GRAPHS, **VALUE, **MARKS, **GAMES},
 }
