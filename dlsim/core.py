@@ -143,8 +143,7 @@ class Record(NamedTuple):
       kind of method, `state.algorithm` (rounds), `state.nodes` (clocks) or `state.params` and `state.server` (arrivals).
     - `info`, the dict that this step gave, of the last step alone and not summed since the last record: `loss` `[N]` and
       `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 all is NaN, or 0.
-
-    `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
+    - `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
 
     In `run.results`, and in what a sweep gives, a record has the dimensions (`seed`,) `step` and then its own axes: a first
     one of N entries, of N nodes, is called `node`, any other `<name>_<axis>`, or as `dims={"by_class": ("class",)}` says.
@@ -397,3 +396,4 @@ class Aggregator(NamedTuple):
     linear: LinearRule | None = None
     bound: Any = None  # dlsim.aggregators.bounds.Bound
     is_whole: bool = False  # what a receiver makes depends on what others heard: all are served at once
+    ask: Any = None  # (key, state, network) -> (state, network): messages of the rule's own, before what is heard

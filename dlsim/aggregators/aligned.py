@@ -98,6 +98,8 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
     fix = "Make it with dlsim.aggregators.activation_matching or weight_matching."
     checks.instance(where, "matching", matching, Matching, fix)
     inner = mean() if inner is None else checks.instance(where, "inner", inner, Aggregator, "Pass e.g. median().")
+    if inner.ask is not None:
+        checks.fail(where, "inner", "a rule without messages of its own", "one with", "Pass e.g. median().")
     if np.ndim(num_matchings) == 1 and np.size(num_matchings):
         checks.array(where, "num_matchings", num_matchings, (None,))
     elif checks.is_concrete(num_matchings) and not (isinstance(num_matchings, float) and num_matchings == math.inf):

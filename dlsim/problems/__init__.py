@@ -28,7 +28,15 @@ from dlsim.problems.partition import (
     shards,
 )
 from dlsim.problems.partition_plot import describe, plot_partition
-from dlsim.problems.poisoning import Trigger, backdoor, free_riders, label_flip, pixel_trigger, with_backdoor_rate
+from dlsim.problems.poisoning import (
+    Trigger,
+    backdoor,
+    free_riders,
+    label_flip,
+    pixel_trigger,
+    with_backdoor_rate,
+    with_flip_rate,
+)
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
@@ -96,5 +104,6 @@ __all__ = [
     "text_dataset",
     "transformer",
     "with_backdoor_rate",
+    "with_flip_rate",
     "zeroth_order",
 ]

@@ -155,6 +155,7 @@ SCENARIOS = (
 class AggregatorCase(NamedTuple):
     name: str  # the public name in `dlsim.aggregators`
     make: Callable[[], Aggregator]
+    moves_along: bool = True  # moving everyone moves the result; not where directions from zero are compared
 
 
 AGGREGATORS = (
@@ -182,5 +183,11 @@ AGGREGATORS = (
     AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
     AggregatorCase(
         "adaptive_robust_clipping", lambda: aggregators.adaptive_robust_clipping(aggregators.trimmed_mean(1), 1)
+    ),
+    AggregatorCase("foolsgold", aggregators.foolsgold, moves_along=False),
+    AggregatorCase("sybil_wall", lambda: aggregators.sybil_wall(num_records=8), moves_along=False),
+    AggregatorCase(
+        "by_node",
+        lambda: aggregators.by_node((aggregators.mean(), aggregators.median()), np.arange(world.NUM_NODES) % 2),
     ),
 )

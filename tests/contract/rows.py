@@ -53,7 +53,8 @@ class Case(NamedTuple):
     needs_proximal: bool = False  # of the problem, in closed form
     follows_rate: bool = True  # another learning rate gives other models
     shared: tuple[str, ...] = ()  # state fields that lead with N but belong to no node; say why beside the row
-    beside: Callable[[int], float] = lambda num_steps: 0.0  # bits of so many steps that no channel touches
+    # Bits of so many steps that no channel touches; None: they depend on what is said.
+    beside: Callable[[int], float] | None = lambda num_steps: 0.0
     num_steps: int = 60  # until the mean model is clearly better than the start
 
     @property
