@@ -360,9 +360,10 @@ def figure(results: xarray.Dataset) -> Figure:
         for place, label in enumerate(("quality of liars", "quality of the honest", "cosine with the honest mean")):
             panels[1, 2].plot(ranks, [one[place] for one in told], "o-", color=plotting.COLORS[place], label=label)
         panels[1, 2].set_xlabel("rank r")
+        panels[1, 2].set_ylabel("at the first step")
         panels[1, 2].legend(fontsize=5)
         titles = ("Reversed, softmax", "Fall of empires, softmax", "Random, network")
-        plotting.letters(panels, (*titles, "Qualities, r = 4", "How many lie", "First step, Gaussian liars"))
+        plotting.letters(panels, (*titles, "Qualities, r = 4", "How many lie", "Gaussian liars"))
     return made
 
 
@@ -380,3 +381,5 @@ def _heat(made: Figure, axes_: Any, results: xarray.Dataset, case: str) -> None:
     made.colorbar(image, ax=axes_, label="quality v")
     axes_.set_xlabel("step")
     axes_.set_ylabel("worker (liars: 12 to 14)")
+    axes_.set_yticks(range(0, NUM_WORKERS, 2))
+    axes_.grid(False)
