@@ -60,6 +60,4 @@ def check_bound(where: str, aggregator: Aggregator | None, network: Network, has
 
 def around(inner: Aggregator, apply: Any, source: str, asked: Bound | None = None) -> Aggregator:
     """A rule that shows `inner` other values than were heard, with its state, and its bound or the stricter of the two."""
-    return Aggregator(
-        init=inner.init, apply=apply, source=source, bound=stricter(asked, inner.bound), is_whole=inner.is_whole
-    )
+    return inner._replace(apply=apply, source=source, linear=None, bound=stricter(asked, inner.bound))

@@ -73,6 +73,10 @@ def _mimic(key: Array, flat: Array, honest: Array, route: Route, strength: Any) 
     return flat[jnp.argmax(honest)][None]
 
 
+def _echo(key: Array, flat: Array, honest: Array, route: Route, strength: Any) -> Array:
+    return _honest(flat, ~honest).mean[None]
+
+
 def _min_max(key: Array, flat: Array, honest: Array, route: Route, strength: Any) -> Array:
     """mu - s g sigma with the largest g such that no honest one is farther from it than honest ones are apart.
 
@@ -144,6 +148,7 @@ ATTACKS: dict[str, Attack] = {
     "alie": Attack(_alie, "Baruch et al., NeurIPS 2019", knows_others=True),
     "inner_product": Attack(_inner_product, "Xie, Koyejo and Gupta, UAI 2020", knows_others=True),
     "mimic": Attack(_mimic, "Karimireddy, He and Jaggi, ICLR 2022", knows_others=True),
+    "echo": Attack(_echo, "Werthenbach and Pouwelse, 2023"),
     "min_max": Attack(_min_max, MANIPULATING, knows_others=True),
     "min_sum": Attack(_min_sum, MANIPULATING, knows_others=True),
     "replacement": Attack(_replacement, "Bagdasaryan et al., AISTATS 2020", knows_others=True),

@@ -28,6 +28,7 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
         constant    s in every entry
         inner_product   -s mu: against the mean's direction (inner product manipulation; Fall of Empires for a small s)
         mimic       the message of the first honest node, so that its data count more than the others'
+        echo        the mean of what the liars would say: one adversary with many names (see `join_sybils`)
         min_max     mu - s g sigma with the largest g that leaves it no farther from any honest message than two of those
                     are from each other
         min_sum     the same, with the sum of squared distances to all honest messages in place of the distance
@@ -42,8 +43,9 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
                     gossip leaves r where it is, beyond it r goes away from its neighbours
 
     Put it first in a `chain`, so that lies are compressed like anything else; `two_faced` and `dissensus` come last.
-    Integers in a message stay.  `alie`, `inner_product` to `replacement`, and the last two need to know what the others say
-    in the same exchange, and `learn` refuses them for asynchronous methods, where one message is passed at a time.
+    Integers in a message stay.  `alie`, `inner_product` to `replacement` but for `echo`, and the last two need to know what
+    the others say in the same exchange, and `learn` refuses them for asynchronous methods, where one message is passed at a
+    time.
     `dissensus` and `two_faced` also need to know whom a receiver hears: they are refused where messages go to a server, take
     rounds, or are taken for what everybody hears (`Network.send`, as CHOCO-SGD's public copies are).
 
@@ -54,8 +56,9 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     Source: Li, Xu, Chen, Giannakis, Ling, RSA, AAAI 2019 (sign_flip, noise, constant); Baruch, Baruch, Goldberg, A little
       is enough, NeurIPS 2019 (alie); Xie, Koyejo, Gupta, Fall of empires, UAI 2020 (inner_product); Karimireddy, He, Jaggi,
       Byzantine-robust learning on heterogeneous datasets via bucketing, ICLR 2022 (mimic, whose victim there is the one
-      that differs most); Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the
-      standard deviation); Bagdasaryan, Veit, Hua, Estrin, Shmatikov, How to backdoor federated learning, AISTATS 2020
+      that differs most); Werthenbach, Pouwelse, Towards Sybil resilience in decentralized learning, 2023 (echo);
+      Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the standard deviation);
+      Bagdasaryan, Veit, Hua, Estrin, Shmatikov, How to backdoor federated learning, AISTATS 2020
       (replacement, whose mu there is the global model); Fraboni, Vidal, Lorenzi, Free-rider attacks on model aggregation in
       federated learning, AISTATS 2021 (added_noise); Lamport, Shostak, Pease, The Byzantine generals problem, TOPLAS 1982
       (two_faced, here with the spread of alie); He, Karimireddy, Jaggi, Byzantine-robust decentralized learning via

@@ -70,9 +70,7 @@ def label_flip(
     if isinstance(flip, str):
         checks.one_of(where, "flip", flip, FLIPS)
     else:
-        ends = [*flip.keys(), *flip.values()]
-        if not ends or not all(type(c) is int and 0 <= c < num_classes for c in ends):
-            checks.fail(where, "flip", f"a dict of classes 0 to {num_classes - 1}", checks.describe(dict(flip)))
+        table = _flip_table(where, num_classes, flip)
 
     table = np.arange(num_classes)
     for before, after in {} if isinstance(flip, str) else flip.items():
@@ -166,31 +164,70 @@ def with_backdoor_rate(
     Cost of an evaluation: one more pass over the test examples.
     """
     where = "with_backdoor_rate"
-    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
-    checks.instance(where, "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
+    _check_measured(where, problem, dataset)
     _check_trigger(where, dataset, trigger, target)
-    if problem.model is None:
-        checks.fail(where, "problem", "one with a model", "one without", "Use classification or supervised.")
     others = dataset.test_labels != target
     if not others.any():
         checks.fail(where, "target", "a class that not all test examples are of", target)
-    marked = dataset._replace(
-        test_inputs=trigger.stamped(dataset.test_inputs[others]), test_labels=dataset.test_labels[others]
+    return _with_rate(
+        where,
+        "backdoor_rate",
+        problem,
+        dataset._replace(
+            test_inputs=trigger.stamped(dataset.test_inputs[others]),
+            test_labels=np.full(int(others.sum()), target, dataset.test_labels.dtype),
+        ),
+        num_test,
     )
-    num, chunks = chunks_of_tests(where, marked, num_test)
-    apply: Any = problem.model.apply
+
+
+def with_flip_rate(
+    problem: Problem, dataset: Dataset, flip: Mapping[int, int], *, num_test: int | None = None
+) -> Problem:
+    """The same problem, which also measures `flip_rate`: of the test examples of the classes of `flip`, the share that a
+    model takes for what the flip makes of them.
+
+    Args:
+      problem: one of `supervised` or `classification`, of that data set.
+      flip: which class becomes which, as `label_flip` takes it; one that stays counts for nothing.
+      num_test: use only so many of these test examples, evenly spaced; structural.
+    Cost of an evaluation: one more pass over these examples.
+    """
+    where = "with_flip_rate"
+    _check_measured(where, problem, dataset)
+    table = _flip_table(where, _classes(where, dataset), flip)
+    chosen = table[dataset.test_labels] != dataset.test_labels
+    if not chosen.any():
+        rule = "one of classes that test examples are of"
+        checks.fail(where, "flip", rule, checks.describe(dict(flip)))
+    meant = table[dataset.test_labels[chosen]].astype(dataset.test_labels.dtype)
+    wrong = dataset._replace(test_inputs=dataset.test_inputs[chosen], test_labels=meant)
+    return _with_rate(where, "flip_rate", problem, wrong, num_test)
+
+
+def _check_measured(where: str, problem: Any, dataset: Any) -> None:
+    checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
+    checks.instance(where, "dataset", dataset, Dataset, 'Make one: load("digits") or dataset(x, y).')
+    if problem.model is None:
+        checks.fail(where, "problem", "one with a model", "one without", "Use classification or supervised.")
+
+
+def _with_rate(where: str, name: str, problem: Problem, wanted: Dataset, num_test: int | None) -> Problem:
+    """The problem that also measures how often a model calls the test examples of `wanted` what they are labelled."""
+    num, chunks = chunks_of_tests(where, wanted, num_test)
+    apply: Any = problem.model.apply if problem.model is not None else None
 
     def of_block(params: PyTree) -> Array:
         def hits(chunk: tuple[Array, Array, Array]) -> Array:
-            inputs, _, kept = chunk
-            said = jax.vmap(lambda one: jnp.argmax(apply(one, model_inputs(inputs, dataset)), axis=-1))(params)
-            return jnp.sum((said == target) & kept, axis=1)
+            inputs, labels, kept = chunk
+            said = jax.vmap(lambda one: jnp.argmax(apply(one, model_inputs(inputs, wanted)), axis=-1))(params)
+            return jnp.sum((said == labels) & kept, axis=1)
 
         return jnp.sum(jax.lax.map(hits, chunks), axis=0) / num
 
     def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
         rate = map_nodes(of_block, problem.node_block)(params)
-        return {**problem.evaluate(params, node_ids), "backdoor_rate": rate}
+        return {**problem.evaluate(params, node_ids), name: rate}
 
     def measuring(one: Problem) -> Problem:
         return one._replace(evaluate=evaluate)
@@ -249,6 +286,18 @@ def _classes(where: str, dataset: Dataset) -> int:
     if not dataset.num_classes:
         checks.fail(where, "dataset", "one with class labels", "a regression")
     return dataset.num_classes
+
+
+def _flip_table(where: str, num_classes: int, flip: Any) -> np.ndarray:
+    """What each class becomes, `[C]`."""
+    is_dict = isinstance(flip, Mapping)
+    ends = [*flip.keys(), *flip.values()] if is_dict else []
+    if not ends or not all(type(c) is int and 0 <= c < num_classes for c in ends):
+        got = checks.describe(dict(flip) if is_dict else flip)
+        checks.fail(where, "flip", f"a dict of classes 0 to {num_classes - 1}", got)
+    table = np.arange(num_classes)
+    table[list(flip)] = list(flip.values())
+    return table
 
 
 def _check_trigger(where: str, dataset: Dataset, trigger: Trigger, target: Any) -> None:

@@ -57,6 +57,7 @@ def test_what_liars_say(attack):
         "alie": np.stack([good.mean(0) - 1.5 * good.std(0)] * 2),
         "inner_product": np.stack([-1.5 * good.mean(0)] * 2),
         "mimic": np.stack([good[0]] * 2),
+        "echo": np.stack([np.asarray(VALUES, np.float64)[~honest].mean(0)] * 2),
         "replacement": good.mean(0) + 1.5 * (np.asarray(VALUES)[~honest] - good.mean(0)),
     }
     apart = max(squares(good, x).max() for x in good)
