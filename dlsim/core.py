@@ -54,10 +54,10 @@ class Process(NamedTuple):
     `init(key) -> state`; `step(key, state) -> (state, info)`; `measure(state, info) -> dict` is what `Record` keeps
     when the user names nothing else (scalars, or small labelled arrays).  `sources` are the papers behind the parts.
 
-    What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
-    is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
-    `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
+    What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis is
+    the nodes', to be laid over devices; `network` is what they are connected by, and `on` makes the same process over another
+    of the same nodes, so that a sweep can bring topologies to one form.  `feed` is what the host prepares for steps,
+    `phase` what it does between them, `drawn` what drawings show beside `network`.
 
     `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
     that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives.
@@ -199,19 +199,17 @@ class Problem(NamedTuple):
     warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     strong_convexity: Callable[[], Any] | None = None  # () -> mu of which every f_i is mu-strongly convex, likewise
-    # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
-    conjugate: Any | None = None
+    conjugate: Any | None = None  # (duals [n, ...], node_ids [n]) -> argmin_x f_i(x) - <dual, x>, where closed
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
-    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]) -> as `gradient`, of
-    # those of the mask; None where there are no examples to go through
+    # (key, params, node_ids, positions [n, B] in a node's own examples, mask [n, B]) -> as `gradient`; None: no examples
     gradient_at: Any | None = None
-    # Where a model keeps running statistics (BatchNorm): the same problem, whose gradients carry their change; this one's
-    # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
+    # With running statistics: the problem whose gradients carry their change; this one's own are refused (problems.variables)
     with_statistics: Problem | None = None
     source: str = ""
     start: Any | None = None  # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all from `init`
     model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
     num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
+    own_tests: Any | None = None  # (node_ids [n]) -> (batch [n, T, ...], mask [n, T]) of examples to test on, if any
 
     @property
     def evaluations(self) -> int:
@@ -388,6 +386,8 @@ class Aggregator(NamedTuple):
     `init(params [N, ...]) -> state`, every leaf leading with N; `apply(key, state, own [n, ...], inbox) -> (state,
     aggregated [n, ...])`, for any n receivers, each by itself.  Where `linear` says the same of means alone nobody holds
     the messages, `[N, K, ...]` (`dlsim.aggregators.linear`).  `bound` is how many candidates a node must have.
+    A rule may judge models by the data of the node that heard them: it is made with the Problem, and asks it for the nodes
+    `inbox.node_ids` (`dlsim.problems.own_losses`, `own_outputs`).  A server has no data: they are None, and it refuses.
     """
 
     init: Any

@@ -2,6 +2,7 @@
 
 from dlsim.aggregators.aligned import align, aligned
 from dlsim.aggregators.assignment import linear_assignment
+from dlsim.aggregators.bristle import bristle
 from dlsim.aggregators.bucketing import bucketing
 from dlsim.aggregators.bulyan import bulyan
 from dlsim.aggregators.by_node import by_node
@@ -9,6 +10,7 @@ from dlsim.aggregators.caf import caf
 from dlsim.aggregators.centered_clipping import centered_clipping
 from dlsim.aggregators.cge import cge
 from dlsim.aggregators.clipped import adaptive_robust_clipping, norm_clipping
+from dlsim.aggregators.flag import flag, flag_qualities
 from dlsim.aggregators.foolsgold import foolsgold
 from dlsim.aggregators.geometric_median import geometric_median
 from dlsim.aggregators.krum import krum
@@ -17,6 +19,7 @@ from dlsim.aggregators.mean import mean
 from dlsim.aggregators.mean_around_median import mean_around_median
 from dlsim.aggregators.median import median
 from dlsim.aggregators.minimum_diameter import minimum_diameter
+from dlsim.aggregators.mozi import mozi
 from dlsim.aggregators.nearest_neighbor_mixing import nearest_neighbor_mixing
 from dlsim.aggregators.self_centered_clipping import self_centered_clipping
 from dlsim.aggregators.sybil_wall import sybil_wall
@@ -29,12 +32,15 @@ __all__ = [
     "adaptive_robust_clipping",
     "align",
     "aligned",
+    "bristle",
     "bucketing",
     "bulyan",
     "by_node",
     "caf",
     "centered_clipping",
     "cge",
+    "flag",
+    "flag_qualities",
     "foolsgold",
     "geometric_median",
     "krum",
@@ -43,6 +49,7 @@ __all__ = [
     "mean_around_median",
     "median",
     "minimum_diameter",
+    "mozi",
     "nearest_neighbor_mixing",
     "norm_clipping",
     "self_centered_clipping",

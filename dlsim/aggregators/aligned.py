@@ -11,10 +11,11 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.aggregators.assignment import linear_assignment
-from dlsim.aggregators.matching import Matching, check_models
+from dlsim.aggregators.matching import Matching
 from dlsim.aggregators.mean import mean
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
+from dlsim.problems.own_data import check_models
 
 REFERENCES = ("own", "first")
 
@@ -128,7 +129,7 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
             num_refused=state.num_refused + refused,
             moved=jnp.sum(jnp.where(inbox.mask, moved, 0), axis=1).astype(jnp.float32) / counts.astype(jnp.float32),
         )
-        return new, matching.finish(keys.stream(key, "matching"), params)
+        return new, matching.finish(keys.stream(key, "matching"), params, inbox.node_ids)
 
     return Merger(init, merge)
 

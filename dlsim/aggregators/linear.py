@@ -114,9 +114,9 @@ def _by_means(network: Network, key: Array, rule: LinearRule, own: PyTree, strea
     mixed = network.combine(packet, own)
     numbers = mine[1]
     if jax.tree.leaves(numbers):
-        numbers = network.combine(_reduced(packet, rule.reduce), numbers)
+        numbers = network.combine(reduced(packet, rule.reduce), numbers)
     # Against zero the product of ones is the weight of what was heard.
-    ones = _reduced(packet, lambda values: jnp.ones_like(jax.tree.leaves(values)[0], shape=_rows(values)))
+    ones = reduced(packet, lambda values: jnp.ones_like(jax.tree.leaves(values)[0], shape=_rows(values)))
     share = network.combine(ones, jnp.zeros(network.num_nodes))
     return rule.finish(mine, (mixed, numbers), share), network
 
@@ -125,7 +125,7 @@ def _rows(values: PyTree) -> tuple[int]:
     return (jax.tree.leaves(values)[0].shape[0],)
 
 
-def _reduced(packet: Packet, reduce: Any) -> Packet:
+def reduced(packet: Packet, reduce: Any) -> Packet:
     """The packet with a few numbers in place of every message, those under way included."""
     heard, told = packet.heard, packet.told
     if heard is not None:

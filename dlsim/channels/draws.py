@@ -61,7 +61,7 @@ def integers(key: Array, node_ids: Array, num: int) -> Array:
     half = -(-num // 2)
 
     def write(turn: Array, into: Array) -> Array:
-        first = turn.astype(jnp.uint32) * half
+        first = jnp.asarray(turn, jnp.uint32) * half
         drawn = jax.lax.bitcast_convert_type(words(key, node_ids, half, first), jnp.int32)
         return jax.lax.dynamic_update_slice(into, drawn, (0, turn * half))
 

@@ -16,6 +16,7 @@ from dlsim.channels.thresholds import (
     between_given,
     between_guesses,
     how_many,
+    of_each,
     of_groups,
     ordered,
 )
@@ -123,6 +124,11 @@ def _first(mask: Array, few: int) -> tuple[Array, Array]:
 def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array, Array]:
     """Of a few rows the k-th largest, how many reach it (k, or fewer), and before which place its equals are, `[n]`."""
     threshold, count = between_ends(keys, k, 0, floor)
+    return threshold, jnp.minimum(count, k), _last(keys, threshold, count, k)
+
+
+def _last(keys: Array, threshold: Array, count: Array, k: int | Array) -> Array:
+    """The place before which equals of the threshold, which `count` of a row reach, are among its k, int32 `[n]`."""
     above, equal = keys > threshold[:, None], keys == threshold[:, None]
     place = jnp.arange(keys.shape[1], dtype=jnp.int32)
 
@@ -137,5 +143,16 @@ def _alone(keys: Array, k: int, floor: int) -> tuple[Array, Array, Array]:
         return jnp.where(moves & ~enough, middle + 1, low), jnp.where(moves & enough, middle, high)
 
     zero = jnp.zeros(keys.shape[0], jnp.int32)
-    _, last = jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))
-    return threshold, jnp.minimum(count, k), last
+    return jax.lax.while_loop(going, step, (zero, jnp.full_like(zero, keys.shape[1])))[1]
+
+
+def largest_of_each(values: Array, k: Array) -> Array:
+    """Which numbers `[n, D]` are the k largest magnitudes of their row, bool; of equal ones those with the lower index.
+
+    `k [n]` from 1 to D may be data.
+    """
+    keys = ordered(values)
+    threshold, count = of_each(keys, k)
+    place = jnp.arange(keys.shape[1], dtype=jnp.int32)
+    last = _last(keys, threshold, count, k)
+    return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))

@@ -101,12 +101,16 @@ def reached_by(values: Array, k: Array) -> Array:
 
     `k [n]` from 1 to D may be data.
     """
-    keys = ordered(values)
+    return of_each(ordered(values), k)[0]
+
+
+def of_each(keys: Array, k: Array) -> tuple[Array, Array]:
+    """The k-th largest key of each row, and how many reach it, `[n]`: k, or more where it has equals."""
     low, high = jnp.zeros(keys.shape[0], keys.dtype), jnp.max(keys, axis=1)
     beyond: Array | int = 0
     if keys.shape[1] >= LONG:
         low, high, beyond = _true_ends(keys, k, _guessed(keys, k, 0, 0, 6.0), high)
-    return _finished(keys, k, _search(keys, k, 0, low, high, beyond))[0]
+    return _finished(keys, k, _search(keys, k, 0, low, high, beyond))
 
 
 def _true_ends(keys: Array, k: Array, guessed: tuple[Array, Array], top: Array) -> tuple[Array, Array, Array]:
@@ -119,11 +123,11 @@ def _true_ends(keys: Array, k: Array, guessed: tuple[Array, Array], top: Array) 
 
 
 class _Bracket(NamedTuple):
-    """An interval `[low, high]` in which the k-th largest is, and how many numbers reach it and are beyond it, `[n]`."""
+    """An interval `[low, high]` that the k-th largest is in, and how many numbers reach it and are beyond it, `[n]`."""
 
     low: Array
     high: Array
-    count: Array
+    reached: Array
     beyond: Array
 
 
@@ -163,11 +167,11 @@ def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array, beyo
 
 
 def _is_open(bracket: _Bracket, k: int | Array) -> Array:
-    return (bracket.count > k) & (bracket.beyond < k) & (bracket.low < bracket.high)
+    return (bracket.reached > k) & (bracket.beyond < k) & (bracket.low < bracket.high)
 
 
 def _is_near(bracket: _Bracket, k: int | Array) -> Array:
-    return (bracket.count - k <= NEAR) | (k - bracket.beyond <= NEAR)
+    return (bracket.reached - k <= NEAR) | (k - bracket.beyond <= NEAR)
 
 
 def _finished(keys: Array, k: int | Array, bracket: _Bracket) -> tuple[Array, Array]:
@@ -196,7 +200,7 @@ def _within(keys: Array, k: int, few: int, low: Array, high: Array, floor: int) 
     """As `between_ends`, between ends that may be wrong: then more than k of the row are counted."""
     bracket = _search(keys, k, few, low, high, how_many(keys > high[:, None]))
     threshold, count = _finished(keys, k, bracket)
-    is_outside = ((bracket.count < k) & (low > floor)) | (bracket.beyond >= k)
+    is_outside = ((bracket.reached < k) & (low > floor)) | (bracket.beyond >= k)
     return threshold, jnp.where(is_outside, k + 1, count)
 
 

@@ -14,6 +14,8 @@ from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
 from dlsim.problems.one_class_svm import one_class_svm
+from dlsim.problems.own_classes import own_classes
+from dlsim.problems.own_data import own_losses, own_outputs
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -82,6 +84,9 @@ __all__ = [
     "max_pool",
     "mlp",
     "one_class_svm",
+    "own_classes",
+    "own_losses",
+    "own_outputs",
     "partition",
     "partition_from_lists",
     "pathological",

@@ -15,8 +15,8 @@ from dlsim.problems import variables
 from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
 from dlsim.problems.examples import CHUNK, chunks_of_tests, model_inputs
-from dlsim.problems.index_lists import Partition, check_partition
-from dlsim.problems.local_test import evaluate_local
+from dlsim.problems.index_lists import LocalTest, Partition, check_partition
+from dlsim.problems.local_test import evaluate_local, tests_of
 from dlsim.problems.losses import LossFn, resolve_loss
 from dlsim.problems.models import DTYPES, Model, resolve, stored_as
 from dlsim.problems.notices import notice
@@ -177,10 +177,11 @@ def supervised(
         return map_nodes(of_block, node_block)(params, node_ids)
 
     max_size = int(np.max(partition.sizes))
-    evaluate = _evaluate(model, dataset, examples, loss_fn, num_test, node_block)
+    evaluate, own_tests = _evaluate(model, dataset, examples, loss_fn, num_test, node_block), None
     if partition.local_test is not None:
-        of_all = evaluate
-        of_own = _evaluate_own(model, dataset, partition, examples, view, loss_fn, node_block)
+        seen = _own_view(dataset, partition.local_test, examples, view)
+        of_all, own_tests = evaluate, tests_of(seen, partition.local_test)
+        of_own = _evaluate_own(model, dataset, partition.local_test, seen, loss_fn, node_block)
 
         def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
             return {**of_all(params, node_ids), **of_own(params, node_ids)}
@@ -198,6 +199,7 @@ def supervised(
         node_block=node_block,
         gradient_at=gradient_at,
         model=model,
+        own_tests=own_tests,
     )
     return problem if model.train is None else variables.of_training(problem, model, np.asarray(partition.sizes))
 
@@ -350,30 +352,27 @@ def _evaluate(
     return evaluate
 
 
-def _evaluate_own(
-    model: Model,
-    dataset: Dataset,
-    partition: Partition,
-    examples: NodeData,
-    view: Any,
-    loss_fn: LossFn,
-    node_block: int | str | None,
-) -> Any:
-    tests = partition.local_test
-    assert tests is not None
+def _own_view(dataset: Dataset, tests: LocalTest, examples: NodeData, view: Any) -> Any:
+    """`(node_ids [n], positions [n, B]) -> Batch` of the nodes' own test examples, with one fixed draw of their noise."""
     own = examples._replace(**{name: jnp.asarray(getattr(tests, name), jnp.int32) for name in tests._fields[:3]})
     if not tests.of_training:
         inputs = jnp.asarray(dataset.test_inputs).reshape(len(dataset.test_inputs), -1)
         own = own._replace(inputs=inputs, labels=jnp.asarray(dataset.test_labels))
 
+    def seen(node_ids: Array, positions: Array) -> Batch:
+        return view(own, keys.stream(jax.random.key(0), "test noise"), node_ids, positions, fixed_noise=True)
+
+    return seen
+
+
+def _evaluate_own(
+    model: Model, dataset: Dataset, tests: LocalTest, seen: Any, loss_fn: LossFn, node_block: int | str | None
+) -> Any:
     def test(params: PyTree, inputs: Array, labels: Array, weights: Array) -> Info:
         outputs = model.apply(params, inputs)
         sums = {"loss": jnp.sum(jnp.where(weights > 0, loss_fn(outputs, labels) * weights, 0.0))}
         if dataset.num_classes and outputs.ndim == 2:
             sums["accuracy"] = jnp.sum((jnp.argmax(outputs, axis=-1) == labels) * weights)
         return sums
-
-    def seen(node_ids: Array, positions: Array) -> Batch:
-        return view(own, keys.stream(jax.random.key(0), "test noise"), node_ids, positions, fixed_noise=True)
 
     return evaluate_local(seen, test, tests, node_block)

@@ -35,6 +35,7 @@ RULES = {
     "minimum_diameter": aggregators.minimum_diameter(F),
     "cge": aggregators.cge(F),
     "caf": aggregators.caf(F),
+    "flag": aggregators.flag(centre="own", rescale="median"),
     "geometric_median": aggregators.geometric_median(),
     "centered_clipping": aggregators.centered_clipping(1.0, num_iterations=3),
     "self_centered_clipping": aggregators.self_centered_clipping(1.0),

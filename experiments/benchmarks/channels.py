@@ -28,12 +28,12 @@ round took 69 and a channel may take 20.6, in the second 57 and 17.0:
 Since then rqm and poisson_binomial count in integers: 25.5 and 33 ms of processor time where they took 36 and 38 in the
 same minutes, beside six other programs.  k-means is bound by its passes, two sums and four counts an iteration.
 
-top_k had been computing a prefix sum over all rows that was meant for rows of zeros alone (XLA moved it out of its loop): 69 ms
+top_k had computed a prefix sum for all rows that was meant for rows of zeros alone (XLA moved it out of its loop): 69 ms
 in the first run, 11.2 in the second for top_k(0.01), 22 to 24 with error feedback.  Then thresholds of long rows came to be
 looked for between ends that a part of the row says, and guesses to be finished by the two numbers next to them: in a loop by
 itself top_k(0.1) 20 ms (25 to 33 before), random_k 18.5 (28 to 40 before), of which the loop itself is 2 to 3.
 
-Selection alone, 1,000 rows of 8,000, k = 80: 11 to 15 ms against 70 to 88 by `lax.top_k` and a scatter, 5.2 times (5.1 to 6.6);
+Selection alone, 1,000 rows of 8,000, k = 80: 11 to 15 ms, `lax.top_k` and a scatter 70 to 88: 5.2 times (5.1 to 6.6);
 required 8.  In a loop, where no memory is taken anew each turn, 8 ms.  Its parts: the three largest of each group 2.5 ms, the
 search among them 6, the count that decides which rows are done 1, those that are not and the result 2.
 """

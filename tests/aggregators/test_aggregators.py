@@ -220,8 +220,10 @@ def test_bad_input(make, line: str) -> None:
 
 def test_every_rule_is_tried() -> None:
     known = set(itertools.chain(ORACLES, RULES)) - {"multi_krum", "trimmed_mean_2"}
-    # test_variance_corrected.py, test_matching.py, test_robustness.py, test_foolsgold.py, test_sybil_wall.py
-    elsewhere = {"variance_corrected", "aligned", "bucketing", "foolsgold", "sybil_wall", "by_node"}
+    # test_robustness.py, test_variance_corrected.py, test_matching.py, test_flag.py, test_own_data.py, test_bristle.py,
+    # test_foolsgold.py, test_sybil_wall.py
+    elsewhere = {"variance_corrected", "aligned", "bucketing", "flag", "flag_qualities", "mozi", "bristle"}
+    elsewhere |= {"foolsgold", "sybil_wall", "by_node"}
     helpers = {"Matching", "activation_matching", "weight_matching", "align", "linear_assignment"}
     assert known | elsewhere | helpers == set(aggregators.__all__)
 

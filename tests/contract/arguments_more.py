@@ -7,9 +7,14 @@ from contract import arguments_matching as matching, arguments_sybils as sybils
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
+from contract.arguments_games import GAMES
+from contract.arguments_judges import JUDGES, OWN_DATA
+from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
 from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
+from contract.arguments_trust import TRUST_GRAPHS
+from contract.arguments_value import VALUE
 
 from dlsim import aggregators, problems
 
@@ -35,6 +40,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "bucketing": just(**_AROUND),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
+        **JUDGES,
     },
     "metrics": matching.METRICS,
     "networks": {
@@ -65,10 +71,12 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **sybils.PROBLEMS,
         **CONVEX,
         **matching.PROBLEMS,
+        **OWN_DATA,
         **POISONED,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
+    "trust": {**TRUST_GRAPHS, **VALUE, **MARKS, **GAMES},
 }

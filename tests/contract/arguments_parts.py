@@ -16,7 +16,7 @@ import dlsim
 from dlsim import arrivals, clocks, core, environments, networks, plotting, privacy, problems
 
 ROOMS = ("algorithms", "aggregators", "networks", "problems", "analysis", "clocks", "arrivals", "environments", "marl")
-ROOMS = (*ROOMS, "privacy", "plotting", "metrics", "dlsim")
+ROOMS = (*ROOMS, "privacy", "plotting", "metrics", "trust", "dlsim")
 LATER = "*"  # the name of a row's entry for `*parts`
 
 Call = Callable[[], dict[str, Any]]

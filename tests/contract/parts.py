@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contract import world
-from contract.rows import nothing_hidden
+from contract.rows import judged_alike, nothing_hidden
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
@@ -176,6 +176,9 @@ AGGREGATORS = (
     AggregatorCase("bucketing", lambda: aggregators.bucketing(aggregators.median(), 2)),
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
+    # Where a candidate is wholly explained its weight is a root of epsilon's neighbourhood, and of rounding.
+    AggregatorCase("flag", lambda: aggregators.flag(centre="own", rescale="median", epsilon=0.01)),
+    AggregatorCase("mozi", lambda: aggregators.mozi(judged_alike())),
     AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
     AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
     AggregatorCase(

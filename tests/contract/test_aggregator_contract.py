@@ -31,6 +31,7 @@ def inbox_of(tree: PyTree, is_present: jax.Array | None = None) -> Inbox:
 
 def test_every_aggregator_has_a_row() -> None:
     parts = {"Matching", "activation_matching", "align", "linear_assignment", "weight_matching"}  # of `aligned`
+    parts |= {"flag_qualities", "bristle"}  # of `flag`; of output layers alone: test_bristle.py
     assert {case.name for case in AGGREGATORS} == set(aggregators.__all__) - parts
 
 
