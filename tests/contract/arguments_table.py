@@ -393,4 +393,5 @@ ROWS: dict[str, dict[str, Call]] = {
         "supervised": lambda: {"model": "softmax", "dataset": data(), "partition": parts()},
         "zeroth_order": just(problem=problem),
     },
+    "trust": MORE_ROWS["trust"],
 }
