@@ -57,7 +57,7 @@ def flag(
 
     Args:
       rank: r >= 1, structural, at most the candidates there are; default ceil((c + 1) / 2), each receiver its own.
-      regularization: lambda >= 0 of the pairs, traced; 0 leaves them out.
+      regularization: lambda of the pairs, from 0 (which leaves them out) to 1e6, traced.
       normalize_pairs: whether x_k - x_l are brought to length 1 first, those of equal directions left out; structural.
       num_iterations: decompositions, structural; 1 is the flag mean.
       epsilon: eps > 0, traced.
@@ -151,11 +151,13 @@ def _options(
 ) -> _Options:
     if rank is not None:
         checks.integer(where, "rank", rank, 1)
-    checks.number(where, "regularization", regularization, 0.0)
+    checks.number(where, "regularization", regularization, 0.0, 1e6)
     checks.flag(where, "normalize_pairs", normalize_pairs)
     checks.integer(where, "num_iterations", num_iterations, 1)
     checks.number(where, "epsilon", epsilon, 0.0, open_minimum=True)
-    return _Options(rank, regularization, normalize_pairs, num_iterations, epsilon)
+    # Integers as floats: one of more than 32 bits is no number to JAX.
+    floats = [float(x) if checks.is_concrete(x) else x for x in (regularization, epsilon)]
+    return _Options(rank, floats[0], normalize_pairs, num_iterations, floats[1])
 
 
 def _directions(values: PyTree, centre: PyTree, mask: Array) -> tuple[PyTree, Array, Array]:
@@ -222,7 +224,8 @@ def _subspace(gram: Array, mask: Array, how: _Options) -> _Subspace:
         else:
             by_pair = jnp.where(is_pair, weight(explained), 0)
         by_pair *= 2 * jnp.square(share_of_pair)[:, None, None]  # both orders
-        whole = jnp.sum(by_pair, axis=2) + own
+        # Where pairs weigh much more than candidates, rounding must not cost the factor its root.
+        whole = (jnp.sum(by_pair, axis=2) + own) * (1 + 8 * size * jnp.finfo(gram.dtype).eps)
         return jnp.linalg.cholesky(whole[:, :, None] * jnp.eye(size) - by_pair)
 
     def solve(lower: Array, right: Array, transpose: bool) -> Array:

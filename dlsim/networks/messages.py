@@ -215,9 +215,8 @@ def send(
 ) -> tuple[Packet, Fields]:
     """Each node sends one message to all its neighbours; `combine` makes of it what the receivers make of it.
 
-    `is_one` says that `packet.values` are taken for what everybody hears, so that no channel may say other things to others.
-
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
+    `is_one` says that they are taken for what everybody hears, so that no channel may say other things to others.
     Where messages take time `packet.heard` is what arrives in its place; `sent_with` `[E]` are the weights that travel with
     messages of which every one counts, where they are made in the step.
     """

@@ -154,7 +154,7 @@ class Network(NetworkFields):
         `is_sent`, bool `[N, D]` over all leaves side by side: only these numbers go out, the others count as zeros that
         nobody sent; `header_bits` are what each message carries beside, whole whatever the channel, `[]` or `[N]`.
         """
-        return messages.send(self, key, tree, stream, hear, True, is_sent, header_bits)
+        return messages.send(self, key, tree, stream, hear, is_one=True, is_sent=is_sent, header_bits=header_bits)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
         """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""

@@ -76,6 +76,7 @@ def cases(num: int) -> dict[str, tuple[Callable[[], dlsim.Process], str]]:
             on(algorithms.network_lasso(problem, 0.01, penalty=0.1, num_local_steps=1, local_learning_rate=RATE)),
             "D-SGD",
         ),
+        "CGA": (on(algorithms.cga(problem, SGD)), "D-SGD"),
         "PENS, selecting": (on(selecting), "D-SGD"),
         "PENS, selected": (on(selected), "D-SGD"),
         "JWINS": (on(algorithms.jwins(problem, SGD)), "D-SGD"),

@@ -52,8 +52,8 @@ def by_svd(
     return x.sum(axis=0) @ basis @ basis.T / r, ((x @ basis) ** 2).sum(axis=1), objectives
 
 
-def heard_of(heard, mask=None) -> Inbox:
-    heard = jnp.asarray(heard, jnp.float32)
+def heard_of(heard, mask=None, dtype=jnp.float32) -> Inbox:
+    heard = jnp.asarray(heard, dtype)
     mask = np.ones(heard.shape[:2], bool) if mask is None else mask
     return Inbox(heard, jnp.full(mask.shape, 0.1), jnp.asarray(mask), jnp.zeros(mask.shape, jnp.int32))
 
@@ -107,21 +107,21 @@ HOW = [(None, 0.0, False), (1, 0.0, False), (20, 0.0, False), (None, 8.0, False)
 
 @pytest.mark.parametrize(("rank", "lam", "pairs"), HOW)
 def test_it_is_what_decompositions_of_the_vectors_give(rank: int | None, lam: float, pairs: bool) -> None:
+    """In 64 bits: in 32 an iteration more or less may be seen as no progress."""
     rng = np.random.default_rng(0)
     width, num = 8, 6
     vectors = np.stack([correlated(seed, width + 1) for seed in range(num)])
     mask = np.stack([rng.permutation(width) < 3 + i for i in range(num)])
-    rule = aggregators.flag(rank, regularization=lam, normalize_pairs=pairs)
-    own = jnp.asarray(vectors[:, 0], jnp.float32)
-    got = np.asarray(compiled(rule)(KEY, (), own, heard_of(vectors[:, 1:], mask))[1])
     full = np.concatenate([np.ones((num, 1), bool), mask], axis=1)
-    qualities = np.asarray(judge(rank, lam, pairs)(vectors.astype(np.float32), full)) if rank != 20 else None
+    rule = aggregators.flag(rank, regularization=lam, normalize_pairs=pairs)
+    with jax.enable_x64(True):
+        got = np.asarray(compiled(rule)(KEY, (), jnp.asarray(vectors[:, 0]), heard_of(vectors[:, 1:], mask, float))[1])
+        qualities = np.asarray(judge(rank, lam, pairs)(vectors, full)) if rank != 20 else None
     for i in range(num):
-        there = vectors[i][full[i]].astype(np.float32).astype(float)
-        wanted, seen, _ = by_svd(there, rank, lam, normalize_pairs=pairs)
-        np.testing.assert_allclose(got[i], wanted, atol=ROUNDING, err_msg=f"node {i}")
+        wanted, seen, _ = by_svd(vectors[i][full[i]], rank, lam, normalize_pairs=pairs)
+        np.testing.assert_allclose(got[i], wanted, atol=1e-6, err_msg=f"node {i}")
         if qualities is not None:
-            np.testing.assert_allclose(qualities[i][full[i]], seen, atol=ROUNDING)
+            np.testing.assert_allclose(qualities[i][full[i]], seen, atol=1e-6)
             assert not qualities[i][~full[i]].any()
 
 
@@ -226,9 +226,9 @@ def test_its_floats_may_be_traced_and_nothing_is_held_per_pair() -> None:
 
 
 def test_decentralised_learning_survives_liars_with_it() -> None:
-    """Twelve nodes, three of which say the opposite ten times as loud: the mean is carried off, flag is not."""
+    """Twelve nodes, three of which say something else: the mean is carried off, flag is not."""
     problem = problems.quadratic(12, 10, heterogeneity=0.2)
-    network = networks.complete(12).with_channel(networks.byzantine([9, 10, 11], "sign_flip", 10.0))
+    network = networks.complete(12).with_channel(networks.byzantine([9, 10, 11], "constant", 20.0))
     optimum = np.asarray(jax.tree.leaves(problem.optimum)[0])
     ends = {"start": np.linalg.norm(np.asarray(jax.tree.leaves(problem.init(KEY))[0]) - optimum)}
     for name, rule in (("mean", aggregators.mean()), ("flag", OF_MODELS)):

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,8 @@ from dlsim import checks
 from dlsim.core import Array
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrustGraph:
     """N rows of weighted edges, sorted by source and then by target."""
 
@@ -28,8 +28,10 @@ class TrustGraph:
     sources: Array  # int32 [E], who trusts
     targets: Array  # int32 [E], who is trusted
     weights: Array  # [E], 0 or more
-    num_targets: int = flax.struct.field(pytree_node=False)  # N, or the size of the other side of a two-sided graph
-    most: int = flax.struct.field(pytree_node=False)  # edges of one node, at most
+    num_targets: int = dataclasses.field(
+        metadata={"static": True}
+    )  # N, or the size of the other side of a two-sided graph
+    most: int = dataclasses.field(metadata={"static": True})  # edges of one node, at most
 
     @property
     def num_nodes(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import networkx
@@ -113,7 +115,7 @@ def test_reputation_decays_by_epochs():
     run = dlsim.simulate(process, seed=0, num_steps=4, record=dlsim.Record(every=1), progress=False)
     expected, out = np.zeros(3), []
     for epoch in (0, 1, 2, 2):
-        now = graph.replace(weights=jnp.asarray(weights[epoch], jnp.float32))
+        now = dataclasses.replace(graph, weights=jnp.asarray(weights[epoch], jnp.float32))
         expected = 0.25 * expected + np.asarray(trust.personalized_pagerank(now, 0))
         out.append(expected)
     np.testing.assert_allclose(run.results.reputation.values[1:], out, atol=1e-6)
