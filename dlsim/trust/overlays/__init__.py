@@ -1,0 +1,1 @@
+"""Networks laid over networks: gossip, consensus by sampling, hash tables and ledgers of blocks or transactions."""
