@@ -154,6 +154,8 @@ def staked_fedavg(
             argument="client_optimizer",
         )
 
+    margins = (poison_margin, lazy_margin, liar_margin)
+    poison_margin, lazy_margin, liar_margin = (jnp.asarray(margin, jnp.float32) for margin in margins)
     local = training(problem)
     bad = training(checks.instance(where, "poisoned", poisoned, Problem)) if poisoned is not None else None
     sizes = jnp.asarray(problem.num_examples, jnp.float32)

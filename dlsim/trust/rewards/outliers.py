@@ -69,6 +69,8 @@ def three_sigma(
     checks.number(where, "suspicious", suspicious, 0.0, 2.0)
     checks.one_of(where, "first_round", first_round, ("tested", "passes"))
 
+    num_sigmas, lazy, suspicious = (jnp.asarray(bound, jnp.float32) for bound in (num_sigmas, lazy, suspicious))
+
     def init(features: Array) -> OutlierState:
         num, width = features.shape
         zeros = jnp.zeros((num, width), jnp.float32)
