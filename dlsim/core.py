@@ -54,10 +54,10 @@ class Process(NamedTuple):
     `init(key) -> state`; `step(key, state) -> (state, info)`; `measure(state, info) -> dict` is what `Record` keeps
     when the user names nothing else (scalars, or small labelled arrays).  `sources` are the papers behind the parts.
 
-    What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis
-    is that of the nodes, so that it can be laid over devices; `network` is what the nodes are connected by, and
-    `on` makes the same process over another of the same nodes, so that a sweep can bring topologies to one form.  `feed`
-    is what the host prepares for steps, `phase` what it does between them, `drawn` what drawings show beside `network`.
+    What is optional serves those who run many processes, or one on many devices: `num_nodes` says which leading axis is
+    the nodes', to be laid over devices; `network` is what they are connected by, and `on` makes the same process over another
+    of the same nodes, so that a sweep can bring topologies to one form.  `feed` is what the host prepares for steps,
+    `phase` what it does between them, `drawn` what drawings show beside `network`.
 
     `params(state)` gives the models that a state holds, every leaf `[N, ...]`, or `[1, ...]` where one is learned: those
     that `measure` evaluates and `Run.params` gives; None: none.  `dims` names the axes of what `measure` gives.
@@ -108,10 +108,9 @@ class Relink(NamedTuple):
 class Feed(NamedTuple):
     """What the host prepares for a process on the way: a tape of events, a schedule, the next part of a stream.
 
-    `fill(key, step) -> (part, until)` is a pure function of the run's key and the step: NumPy arrays that serve a stretch
-    of steps which holds `step` and ends before `until`.  The stretches are the same whichever of their steps is asked
-    for, so a resumed run finds what an unbroken one had.  `put(state, part)` lays it into the state, whose leaves have
-    room for it: it replaces leaves and computes nothing, so that it serves runs side by side as well.
+    `fill(key, step) -> (part, until)` is a pure function of the run's key and the step: NumPy arrays for a stretch of steps
+    that holds `step` and ends before `until`, the same whichever of its steps is asked for, so that a resumed run finds what
+    an unbroken one had.  `put(state, part)` lays it into the state: it replaces leaves and computes nothing.
     """
 
     fill: Callable[[Array, int], tuple[PyTree, int]]
@@ -143,14 +142,11 @@ class Record(NamedTuple):
       leaf `[N, ...]` (`[1, ...]` for one at a server).  Of `dlsim.learn` it has `state.network` (traffic, clock) and, by
       kind of method, `state.algorithm` (rounds), `state.nodes` (clocks) or `state.params` and `state.server` (arrivals).
     - `info`, the dict that this step gave, of the last step alone and not summed since the last record: `loss` `[N]` and
-      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 there is none yet:
-      its floats are NaN, the rest 0.
+      `num_gradients` `[N]` where nodes learn (`[n]` of a cohort), and what a method adds.  At step 0 all is NaN, or 0.
+    - `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
 
-    `fn` is traced once and runs inside the compiled program, so it computes with `jax.numpy` and prints nothing.
-
-    In `run.results`, and in what a sweep gives, a record has the dimensions (`seed`,) `step` and then its own axes: a
-    first axis of N entries, where the process has N nodes, is called `node`, any other `<name>_<axis>`.  An array that has
-    N entries by chance (N classes, say) is to be named: `dims={"by_class": ("class",)}`, a name an axis.
+    In `run.results`, and in what a sweep gives, a record has the dimensions (`seed`,) `step` and then its own axes: a first
+    one of N entries, of N nodes, is called `node`, any other `<name>_<axis>`, or as `dims={"by_class": ("class",)}` says.
 
     Each node's distance from the mean, beside what is measured anyway:
 
@@ -203,19 +199,17 @@ class Problem(NamedTuple):
     warm_proximal: WarmProximal | None = None  # the same map where it takes iterations, with a memory
     smoothness: Callable[[], Any] | None = None  # () -> L of which every f_i is L-smooth, where it is known
     strong_convexity: Callable[[], Any] | None = None  # () -> mu of which every f_i is mu-strongly convex, likewise
-    # (duals [n, ...], node_ids [n]) -> the gradients of the conjugates, argmin_x f_i(x) - <dual, x>, where closed
-    conjugate: Any | None = None
+    conjugate: Any | None = None  # (duals [n, ...], node_ids [n]) -> argmin_x f_i(x) - <dual, x>, where closed
     node_block: int | str | None = None  # nodes to work on at a time; None: all at once; "auto": as many as fit
-    # (key, params [n, ...], node_ids [n], positions [n, B] in each node's own examples, mask [n, B]) -> as `gradient`, of
-    # those of the mask; None where there are no examples to go through
+    # (key, params, node_ids, positions [n, B] in a node's own examples, mask [n, B]) -> as `gradient`; None: no examples
     gradient_at: Any | None = None
-    # Where a model keeps running statistics (BatchNorm): the same problem, whose gradients carry their change; this one's
-    # own are refused then, so that no algorithm takes statistics for parameters.  See dlsim.problems.variables.
+    # With running statistics: the problem whose gradients carry their change; this one's own are refused (problems.variables)
     with_statistics: Problem | None = None
     source: str = ""
     start: Any | None = None  # (key, node_ids [n]) -> what these nodes start with, [n, ...]; None: all from `init`
     model: Any | None = None  # the dlsim.problems.Model that is learned, where there is one
     num_passes: int = 1  # gradients taken of each example behind one call of `gradient`
+    own_tests: Any | None = None  # (node_ids [n]) -> (batch [n, T, ...], mask [n, T]) of examples to test on, if any
 
     @property
     def evaluations(self) -> int:
@@ -254,6 +248,7 @@ class Algorithm(NamedTuple):
     source: str = ""
     phase: Phase | None = None  # of its own state: what the host does after every so many rounds
     lets_relay: bool = False
+    aggregator: Aggregator | None = None  # its rule for what is heard, whose bound `learn` checks
 
 
 class EventAlgorithm(NamedTuple):
@@ -265,20 +260,17 @@ class EventAlgorithm(NamedTuple):
 
     Where `communication` is "edges", linked nodes meet in pairs and both do the same; with "links" (a clock a directed
     link) or "nodes" (a clock a node, which picks a neighbour) one sends to the other.
-
     Where messages take time (`Network.with_delays`), each is heard by itself when it arrives: with `hear` "newest" not those
     that a later one over the same link overtook, with "all" every one.  Meetings at one instant require `prompt`.
     """
 
     init: Any  # (key, params [N, ...], network) -> rows [N, ...]
     on_message: Any = None  # (keys [n], rows, heard [n, ...], node_ids [n]) -> (rows, info): a message arrived
-    # (rows) -> what is sent, [n, ...]; integers (an age) are its header, which no channel touches
-    message: Any = lambda rows: rows.params
+    message: Any = lambda rows: rows.params  # (rows) -> what is sent, [n, ...]; no channel touches integers
     before_message: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): what a sender does first
     on_gradient: Any = None  # (keys [n], rows, node_ids [n]) -> (rows, info): a gradient event
     flow: Any = None  # (rows, seconds [n]) -> rows: how nodes evolve between their events, a semigroup in time
-    # (network, Timing) -> Timing: clocks of a method that is set for certain ones, which it fills in or refuses; None: any
-    clocks: Any = None
+    clocks: Any = None  # (network, Timing) -> Timing of a method set for certain ones, or a refusal; None: any
     params: Any = lambda rows: rows.params  # (rows) -> models to evaluate, [N, ...]
     communication: str = "edges"
     trains: bool = True  # whether its infos hold losses
@@ -293,9 +285,9 @@ class EventAlgorithm(NamedTuple):
 class ArrivalAlgorithm(NamedTuple):
     """What a server makes of the work of clients that come back one after the other: asynchronous federated learning.
 
-    A job is one client's local work on the version of the model it was sent.  When jobs begin and end, and which of
-    them make a new version, is the schedule's affair (`dlsim.arrivals`).  `work` serves n jobs side by side, row k by
-    itself; `absorb` takes in one message after the other.
+    A job is one client's local work on the version of the model it was sent; when jobs begin and end, and which make a new
+    version, is the schedule's affair (`dlsim.arrivals`).  `work` serves n jobs side by side, row k by itself; `absorb` takes
+    in one message after the other.
     """
 
     schedule: Any  # (network) -> dlsim.arrivals.Schedule
@@ -327,6 +319,7 @@ class Route(NamedTuple):
     senders: Array  # [L] sender's id of each transmission
     receivers: Array  # [L] receiver's id of each transmission
     acting: Array | None = None  # bool [n] which of the senders speak in this round; None: all
+    edges: Any = None  # where a sender may say something else to each neighbour: a `networks.fields.Edges`
 
 
 class Packet(NamedTuple):
@@ -340,6 +333,7 @@ class Packet(NamedTuple):
     is_sent: Array | None = None  # bool [n, D], all leaves side by side: which numbers are sent; None: all of them
     beside: tuple[PyTree, ...] = ()  # what each compressor sends beside the numbers, [n, ...]: scales, seeds
     heard: Any = None  # where messages take time: a `dlsim.networks.flight.in_flight.Heard` in their place
+    told: Any = None  # what some say to each receiver in their place: `dlsim.networks.fields.Told`
 
 
 class Channel(NamedTuple):
@@ -348,9 +342,9 @@ class Channel(NamedTuple):
     `init(message [n, ...], num_senders) -> state`, once a stream of like messages, every leaf leading with num_senders;
     `send(key, state [n, ...], packet, route) -> (state, packet)`.  A sender that is absent keeps its state.
     `codec` says how a message is written bit by bit, one `dlsim.channels.bits.Part` for each compressor within.
-
     With `is_sum` a receiver learns a sum over the senders and no message of theirs (`secure_aggregation`): such a channel
-    leads to a server, and is the last of a chain.
+    leads to a server, and is the last of a chain.  `needs` is what it has to know beside a sender's own message: "others",
+    what all say in the same exchange, "edges", who hears whom (`Route.edges`).
     """
 
     init: Any
@@ -358,6 +352,7 @@ class Channel(NamedTuple):
     source: str = ""
     codec: tuple[Any, ...] | None = None  # (): sends what it is given; None: nobody has said how
     is_sum: bool = False
+    needs: frozenset[str] = frozenset()
 
 
 class Scenario(NamedTuple):
@@ -377,8 +372,8 @@ class LinearRule(NamedTuple):
     """What a rule needs that asks for no message by itself, only for weighted means of them and of a few numbers of each.
 
     `reduce(values [n, ...]) -> numbers [n, ...]`, row by row, what is asked of a message beside its values; `()`: nothing.
-    `finish(own, mixed, share [n]) -> aggregated [n, ...]`, where `own` and `mixed` are pairs (values, numbers), of the node
-    itself and own + sum_j w_j (heard_j - own), and share = sum_j w_j is the weight of all that was heard.
+    `finish(own, mixed, share [n]) -> aggregated [n, ...]`: `own` and `mixed` are pairs (values, numbers), of the node itself
+    and own + sum_j w_j (heard_j - own), and share = sum_j w_j.
     """
 
     reduce: Any
@@ -389,11 +384,16 @@ class Aggregator(NamedTuple):
     """How a receiver turns what it heard into one value: mean, median, Krum, ...
 
     `init(params [N, ...]) -> state`, every leaf leading with N; `apply(key, state, own [n, ...], inbox) -> (state,
-    aggregated [n, ...])`.  Where `linear` says the same of means alone nobody holds the messages, `[N, K, ...]`
-    (`dlsim.aggregators.linear`).
+    aggregated [n, ...])`, for any n receivers, each by itself.  Where `linear` says the same of means alone nobody holds
+    the messages, `[N, K, ...]` (`dlsim.aggregators.linear`).  `bound` is how many candidates a node must have.
+    A rule may judge models by the data of the node that heard them: it is made with the Problem, and asks it for the nodes
+    `inbox.node_ids` (`dlsim.problems.own_losses`, `own_outputs`).  A server has no data: they are None, and it refuses.
     """
 
     init: Any
     apply: Any
     source: str = ""
     linear: LinearRule | None = None
+    bound: Any = None  # dlsim.aggregators.bounds.Bound
+    is_whole: bool = False  # what a receiver makes depends on what others heard: all are served at once
+    ask: Any = None  # (key, state, network) -> (state, network): messages of the rule's own, before what is heard

@@ -153,3 +153,9 @@ def ravel(tree: PyTree) -> tuple[Array, Any]:
         return jax.tree.unflatten(treedef, parts)
 
     return flat, unravel
+
+
+def ravel_as_held(tree: PyTree) -> tuple[Array, Any]:
+    """`ravel` in the widest dtype among the leaves, in which a message of all of them would be sent."""
+    flat, unravel = ravel(tree)
+    return flat.astype(jnp.result_type(*jax.tree.leaves(tree))), unravel

@@ -68,11 +68,40 @@ ROWS = (
     Row(
         "gossip learning, push", {"gossipy": "GossipNode, PUSH", "dasklearn": "gossip"}, "algorithms.gossip_learning()"
     ),
+    Row(
+        "gossip learning, pull and push-pull",
+        {"gossipy": "PULL, PUSH_PULL"},
+        'algorithms.gossip_learning(exchange="push_pull")',
+    ),
+    Row(
+        "gossip learning, pass-through",
+        {"gossipy": "PassThroughNode"},
+        "algorithms.gossip_learning(pass_through=True)",
+    ),
+    Row(
+        "token account gossip, five strategies",
+        {"gossipy": "TokenizedGossipSimulator"},
+        'algorithms.gossip_learning(tokens=algorithms.token_account(strategy="simple"))',
+    ),
+    Row(
+        "gossip learning of parts with their own ages",
+        {"gossipy": "PartitionedTMH"},
+        "algorithms.gossip_learning(parts=algorithms.model_partition(num_parts=4))",
+    ),
+    Row(
+        "gossip learning of sampled models",
+        {"gossipy": "SamplingTMH"},
+        "algorithms.gossip_learning(parts=algorithms.model_sample(fraction=0.25))",
+    ),
+    Row("PENS", {"gossipy": "PENSNode"}, "algorithms.pens()"),
+    Row("Teleportation", {"dasklearn": "teleportation"}, "algorithms.teleportation()"),
+    Row("Shatter", {"dasklearn": "shatter"}, "algorithms.shatter()"),
     Row("AD-PSGD", {"dasklearn": "adpsgd"}, "algorithms.ad_psgd()"),
     Row("SGP, push-sum", {"dasklearn": "pushsum"}, "algorithms.stochastic_gradient_push()"),
     Row("CHOCO-SGD", {"decentralizepy": "Choco"}, "algorithms.choco_sgd()"),
+    Row("JWINS", {"decentralizepy": "JWINS"}, "algorithms.jwins()"),
     Row("sparse messages, largest", {"decentralizepy": "TopK, PartialModel"}, "networks.top_k()"),
-    Row("sparse messages, random", {"decentralizepy": "SubSampling", "gossipy": "SamplingTMH"}, "networks.random_k()"),
+    Row("sparse messages, random", {"decentralizepy": "SubSampling"}, "networks.random_k()"),
     Row(
         "Epidemic Learning",
         {"decentralizepy": "EL-Oracle, EL-Local", "dasklearn": "epidemic"},

@@ -84,6 +84,20 @@ def caf(candidates: np.ndarray, f: int) -> np.ndarray:
     return value
 
 
+def rfa(candidates: np.ndarray, iterations: int, smoothing: float) -> np.ndarray:
+    """Smoothed Weiszfeld with equal weights, from one step at the coordinate-wise median."""
+
+    def step(centre: np.ndarray, least: float) -> np.ndarray:
+        beta = 1 / np.maximum(least, np.linalg.norm(candidates - centre, axis=1))
+        return beta @ candidates / beta.sum()
+
+    middle = np.median(candidates, axis=0)
+    centre = step(middle, max(np.median(np.linalg.norm(candidates - middle, axis=1)), smoothing))
+    for _ in range(iterations):
+        centre = step(centre, smoothing)
+    return centre
+
+
 def mixed(candidates: np.ndarray, f: int) -> np.ndarray:
     kept = max(len(candidates) - f, 1)
     out = []
@@ -116,6 +130,10 @@ ORACLES = {
     "centered_clipping": (
         aggregators.centered_clipping(1.5, num_iterations=3),
         lambda o, h, w: centered(all_of(o, h), 1.5, 3),
+    ),
+    "geometric_median": (
+        aggregators.geometric_median(num_iterations=3, smoothing=0.5),
+        lambda o, h, w: rfa(all_of(o, h), 3, 0.5),
     ),
     "cge": (aggregators.cge(2), lambda o, h, w: cge(all_of(o, h), 2)),
     "caf": (aggregators.caf(1), lambda o, h, w: caf(all_of(o, h), 1)),

@@ -11,10 +11,11 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.aggregators.assignment import linear_assignment
-from dlsim.aggregators.matching import Matching, check_models
+from dlsim.aggregators.matching import Matching
 from dlsim.aggregators.mean import mean
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
+from dlsim.problems.own_data import check_models
 
 REFERENCES = ("own", "first")
 
@@ -89,7 +90,7 @@ def aligned(
     sources = "; ".join(
         dict.fromkeys(part for part in ("Saadati et al., CVPR 2024", matching.source, inner.source) if part)
     )
-    return Aggregator(init=merger.init, apply=apply, source=sources)
+    return Aggregator(init=merger.init, apply=apply, source=sources, bound=inner.bound, is_whole=True)
 
 
 def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matchings: Any) -> Merger:
@@ -97,6 +98,8 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
     fix = "Make it with dlsim.aggregators.activation_matching or weight_matching."
     checks.instance(where, "matching", matching, Matching, fix)
     inner = mean() if inner is None else checks.instance(where, "inner", inner, Aggregator, "Pass e.g. median().")
+    if inner.ask is not None:
+        checks.fail(where, "inner", "a rule without messages of its own", "one with", "Pass e.g. median().")
     if np.ndim(num_matchings) == 1 and np.size(num_matchings):
         checks.array(where, "num_matchings", num_matchings, (None,))
     elif checks.is_concrete(num_matchings) and not (isinstance(num_matchings, float) and num_matchings == math.inf):
@@ -126,7 +129,7 @@ def merger_of(where: str, matching: Matching, inner: Aggregator | None, num_matc
             num_refused=state.num_refused + refused,
             moved=jnp.sum(jnp.where(inbox.mask, moved, 0), axis=1).astype(jnp.float32) / counts.astype(jnp.float32),
         )
-        return new, matching.finish(keys.stream(key, "matching"), params)
+        return new, matching.finish(keys.stream(key, "matching"), params, inbox.node_ids)
 
     return Merger(init, merge)
 

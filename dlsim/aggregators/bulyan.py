@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import distances_to, mean_of_nearest, no_state, squared_distances, with_own
 from dlsim.aggregators.krum import krum_scores
 from dlsim.core import Aggregator, Array, PyTree
@@ -22,7 +23,7 @@ def bulyan(num_byzantine: int) -> Aggregator:
     A node that heard too little for either chooses one candidate, or takes one value.  Weights are not used.
 
     Args:
-      num_byzantine: f >= 0, structural; the guarantee asks for c >= 4 f + 3 candidates.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 4 f + 3 does not hold for at some node.
     Source: El-Mhamdi, Guerraoui and Rouault, The hidden vulnerability of distributed learning in Byzantium, ICML 2018.
     """
     checks.integer("bulyan", "num_byzantine", num_byzantine, 0)
@@ -45,4 +46,5 @@ def bulyan(num_byzantine: int) -> Aggregator:
         kept = jnp.maximum(jnp.sum(chosen, axis=1) - 2 * num_byzantine, 1)
         return state, jax.tree.map(lambda v: mean_of_nearest(v, chosen, kept), values)
 
-    return Aggregator(init=no_state, apply=apply, source="El-Mhamdi, Guerraoui and Rouault, ICML 2018")
+    asked = bound("bulyan", "num_byzantine", num_byzantine, 4, 3)
+    return Aggregator(init=no_state, apply=apply, source="El-Mhamdi, Guerraoui and Rouault, ICML 2018", bound=asked)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import distances, no_state, squared_distances, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -26,7 +27,8 @@ def caf(num_byzantine: int) -> Aggregator:
     matrix of c x c numbers.  What is not finite has no weight.  The network's weights are not used.
 
     Args:
-      num_byzantine: f >= 0, structural.  With f = 0 it is the plain mean.
+      num_byzantine: f >= 0, structural.  With f = 0 it is the plain mean.  `learn` refuses one that c >= 2 f + 1 does not
+        hold for at some node.
     Source: Allouah, Guerraoui and Stephan, Towards trustworthy federated learning with untrusted participants, ICML 2025.
     """
     checks.integer("caf", "num_byzantine", num_byzantine, 0)
@@ -69,4 +71,5 @@ def caf(num_byzantine: int) -> Aggregator:
         _, _, chosen = jax.lax.fori_loop(0, mask.shape[1], filtered, carry)
         return state, weighted_sum(chosen, values)
 
-    return Aggregator(init=no_state, apply=apply, source="Allouah, Guerraoui and Stephan, ICML 2025")
+    asked = bound("caf", "num_byzantine", num_byzantine, 2, 1)
+    return Aggregator(init=no_state, apply=apply, source="Allouah, Guerraoui and Stephan, ICML 2025", bound=asked)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from dlsim.core import Array, PyTree
 from dlsim.networks.network import Inbox
 
+UNROLLED = 16  # candidates up to which sums, orders and pairs over them are written out, each a loop over entries
+
 
 def no_state(params: PyTree) -> tuple[()]:
     """The state of a rule that remembers nothing."""
@@ -26,8 +28,36 @@ def with_own(own: PyTree, inbox: Inbox) -> tuple[PyTree, Array]:
 
 
 def sorted_by_entry(values: Array, mask: Array) -> Array:
-    """Every coordinate's values in ascending order along axis 1, those that do not count last, as infinity."""
-    return jnp.sort(jnp.where(_like(mask, values), values, jnp.inf), axis=1)
+    """Every coordinate's values in ascending order along axis 1; those that do not count, or are NaN, last, as infinity.
+
+    A few candidates go through a network of comparisons, which vectorises: XLA sorts column by column on a CPU.
+    """
+    counts = _like(mask, values) & ~jnp.isnan(values)
+    filled = jnp.where(counts, values, jnp.asarray(jnp.inf, values.dtype))
+    size = values.shape[1]
+    if size > UNROLLED:
+        return jnp.sort(filled, axis=1)
+    lanes = [filled[:, k] for k in range(size)]
+    for i, j in _comparisons(size):
+        lanes[i], lanes[j] = jnp.minimum(lanes[i], lanes[j]), jnp.maximum(lanes[i], lanes[j])
+    return jnp.stack(lanes, axis=1)
+
+
+@functools.cache
+def _comparisons(size: int) -> tuple[tuple[int, int], ...]:
+    """Batcher's odd-even merge sort of `size` lanes: pairs (i, j), i < j, to be put in order one after the other."""
+    pairs = []
+    p = 1
+    while p < size:
+        k = p
+        while k >= 1:
+            for start in range(k % p, size - k, 2 * k):
+                for i in range(start, min(start + k, size - k)):
+                    if i // (2 * p) == (i + k) // (2 * p):
+                        pairs.append((i, i + k))
+            k //= 2
+        p *= 2
+    return tuple(pairs)
 
 
 def ranks(values: Array) -> Array:
@@ -37,6 +67,12 @@ def ranks(values: Array) -> Array:
 
 def pick(ordered: Array, rank: Array) -> Array:
     """Of `[n, K, ...]` the entries of `rank [n]` along axis 1."""
+    if ordered.shape[1] <= UNROLLED:  # in one loop with what made them, where it is one
+        return functools.reduce(
+            lambda found, k: jnp.where(_like(rank == k, ordered[:, k]), ordered[:, k], found),
+            range(1, ordered.shape[1]),
+            ordered[:, 0],
+        )
     index = rank.reshape(-1, *(1,) * (ordered.ndim - 1)).astype(jnp.int32)
     return jnp.take_along_axis(ordered, jnp.broadcast_to(index, (ordered.shape[0], 1, *ordered.shape[2:])), axis=1)[
         :, 0
@@ -58,6 +94,8 @@ def mean_of_nearest(values: Array, mask: Array, count: Array) -> Array:
     v_s + v_(s + count) >= twice the median, which holds to the bit where the two are those that the median is between.
     """
     ordered, there = sorted_by_entry(values, mask), jnp.sum(mask, axis=1)
+    if values.shape[1] <= UNROLLED:
+        return _mean_of_nearest(jax.lax.optimization_barrier(list(jnp.moveaxis(ordered, 1, 0))), there, count)
     twice = pick(ordered, (there - 1) // 2) + pick(ordered, there // 2)
     ranks = jnp.arange(mask.shape[1])
 
@@ -74,14 +112,44 @@ def mean_of_nearest(values: Array, mask: Array, count: Array) -> Array:
     return (jnp.sum(kept, axis=1) / count.reshape(-1, *(1,) * (values.ndim - 2))).astype(values.dtype)
 
 
+def _mean_of_nearest(lanes: list[Array], there: Array, count: Array) -> Array:
+    """The same of few candidates, each coordinate's in ascending order."""
+    size, like = len(lanes), lanes[0]
+    there, count = (_like(number, like) for number in (there, count))
+
+    def at(place: Array) -> Array:
+        return functools.reduce(lambda found, k: jnp.where(place == k, lanes[k], found), range(1, size), lanes[0])
+
+    twice = at((there - 1) // 2) + at(there // 2)
+    start = jnp.zeros(like.shape, jnp.int32)
+    for s in range(size - 1, -1, -1):
+        above = at(jnp.minimum(s + count, size - 1))
+        holds = (s + count >= there) | ((lanes[s] > -jnp.inf) & ~(lanes[s] + above < twice))
+        start = jnp.where(holds, s, start)
+    kept = [jnp.where((k >= start) & (k < start + count), lanes[k], 0) for k in range(size)]
+    return (functools.reduce(jnp.add, kept) / count).astype(like.dtype)
+
+
 def weighted_sum(weights: Array, values: PyTree) -> PyTree:
     """sum_k weights[i, k] values[i, k] for every leaf; weight zero silences a value, be it infinite."""
 
     def leaf(v: Array) -> Array:
         w = _like(weights, v).astype(v.dtype)
-        return jnp.sum(jnp.where(w == 0, 0, w * v), axis=1)
+        if not 0 < v.shape[1] <= UNROLLED:
+            return jnp.sum(jnp.where(w == 0, 0, w * v), axis=1)
+        parts = [jnp.where(w[:, k] == 0, 0, w[:, k] * v[:, k]) for k in range(v.shape[1])]
+        return functools.reduce(jnp.add, parts)
 
     return jax.tree.map(leaf, values)
+
+
+def mixtures(shares: Array, values: PyTree) -> PyTree:
+    """sum_k shares[i, b, k] values[i, k] for every b, `[n, B, ...]`; a share of zero silences a value, be it infinite.
+
+    One after the other, so that no `[n, B, K, D]` is ever held.
+    """
+    rows = jax.lax.map(lambda one: weighted_sum(one, values), jnp.moveaxis(shares, 1, 0))
+    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), rows)
 
 
 class Lengths(NamedTuple):
@@ -164,12 +232,34 @@ def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
 
 
 def _pair_squares(values: PyTree, unit: Array | None) -> Array:
+    size = jax.tree.leaves(values)[0].shape[1]
+    if 1 < size <= UNROLLED:
+        return _half_of_pairs(values, unit, size)
+
     def row(k: Array) -> Array:
         centre = jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, k, axis=1, keepdims=False), values)
         mine = None if unit is None else jax.lax.dynamic_index_in_dim(unit, k, axis=1, keepdims=False)
         return _squares(values, centre, mine)
 
     return jnp.moveaxis(jax.lax.map(row, jnp.arange(jax.tree.leaves(values)[0].shape[1])), 0, 1)
+
+
+def _half_of_pairs(values: PyTree, unit: Array | None, size: int) -> Array:
+    """Each pair once."""
+    rows = []
+    for k in range(size - 1):
+        rest, centre = (jax.tree.map(lambda v: v[:, at], values) for at in (slice(k + 1, None), k))  # noqa: B023
+        mine = None if unit is None else unit[:, k, k + 1 :]
+        # The barrier keeps one loop a row: joined, they run a number at a time.
+        found = jax.lax.optimization_barrier(_squares(rest, centre, mine))
+        rows.append(jnp.pad(found, ((0, 0), (k + 1, 0))))
+    upper = jnp.stack([*rows, jnp.zeros_like(rows[0])], axis=1)
+    # Zero, or no number where a value is none: XLA keeps the product.
+    own = functools.reduce(
+        jnp.add,
+        [jnp.sum((v * 0).astype(upper.dtype).reshape(*v.shape[:2], -1), axis=2) for v in jax.tree.leaves(values)],
+    )
+    return upper + jnp.swapaxes(upper, 1, 2) + own[:, :, None] * jnp.eye(size, dtype=upper.dtype)
 
 
 def difference(values: Array, centre: Array, unit: Array | None = None) -> Array:
@@ -194,4 +284,5 @@ def _smallest(dtype: Any) -> float:
 
 
 def _like(rows: Array, values: Array) -> Array:
-    return rows.reshape(rows.shape + (1,) * (values.ndim - 2))
+    """`[n]` or `[n, K]` with as many axes as the values."""
+    return rows.reshape(rows.shape + (1,) * (values.ndim - rows.ndim))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import distances_to, no_state, ranks, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -17,7 +18,7 @@ def cge(num_byzantine: int) -> Aggregator:
     it heard.  Its own, which is no way at all, always counts, and so does the nearest that it heard.  Weights are not used.
 
     Args:
-      num_byzantine: f >= 0, structural.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 2 f + 1 does not hold for at some node.
     Source: Gupta, Liu and Vaidya, Byzantine fault-tolerant distributed machine learning with norm-based comparative gradient
       elimination, DSN workshops 2021.  Differs: lengths are measured from the own value.
     """
@@ -33,4 +34,5 @@ def cge(num_byzantine: int) -> Aggregator:
         chosen = is_sound & (rank < kept)
         return state, weighted_sum(chosen / jnp.sum(chosen, axis=1, keepdims=True), values)
 
-    return Aggregator(init=no_state, apply=apply, source="Gupta, Liu and Vaidya, DSN workshops 2021")
+    asked = bound("cge", "num_byzantine", num_byzantine, 2, 1)
+    return Aggregator(init=no_state, apply=apply, source="Gupta, Liu and Vaidya, DSN workshops 2021", bound=asked)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import around, bound
 from dlsim.aggregators.candidates import Lengths, clip_scale, difference, distances_to
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -30,7 +31,7 @@ def norm_clipping(inner: Aggregator, radius: Any) -> Aggregator:
         lengths = distances_to(inbox.values, own)
         return inner.apply(key, state, own, _clipped(own, inbox, lengths, radius))
 
-    return Aggregator(init=inner.init, apply=apply, source="Sun, Kairouz, Suresh and McMahan, 2019")
+    return around(inner, apply, "Sun, Kairouz, Suresh and McMahan, 2019")
 
 
 def adaptive_robust_clipping(inner: Aggregator, num_byzantine: int) -> Aggregator:
@@ -41,7 +42,7 @@ def adaptive_robust_clipping(inner: Aggregator, num_byzantine: int) -> Aggregato
 
     Args:
       inner: the rule that sees the clipped values.
-      num_byzantine: f >= 0, structural.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 2 f + 1 does not hold for at some node.
     Source: Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, Adaptive gradient clipping for robust federated learning,
       ICLR 2025.  Differs: lengths are measured from the own value, which is one of the candidates.
     """
@@ -60,7 +61,7 @@ def adaptive_robust_clipping(inner: Aggregator, num_byzantine: int) -> Aggregato
         radius = jnp.take_along_axis(padded, jnp.minimum(clips, padded.shape[1] - 1)[:, None], axis=1)
         return inner.apply(key, state, own, _clipped(own, inbox, lengths, radius))
 
-    return Aggregator(init=inner.init, apply=apply, source="Allouah et al., ICLR 2025")
+    return around(inner, apply, "Allouah et al., ICLR 2025", bound(where, "num_byzantine", num_byzantine, 2, 1))
 
 
 def _clipped(own: PyTree, inbox: Inbox, lengths: Lengths, radius: Any) -> Inbox:

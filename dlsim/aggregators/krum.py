@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import (
     distances,
     is_off_scale,
@@ -26,7 +27,8 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
     number of candidates (own value and what was heard); the least scores win, ties go to the first (own first).
 
     Args:
-      num_byzantine: f >= 0, structural.  A node that heard too little takes at least the nearest one into the score.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 2 f + 3 does not hold for at some node; a node that
+        hears too little in some round takes at least the nearest one into the score.
       num_selected: m >= 1, structural; at most the candidates there are that are finite.
     Source: Blanchard, El Mhamdi, Guerraoui and Stainer, Machine learning with adversaries, NeurIPS 2017.
     """
@@ -45,7 +47,8 @@ def krum(num_byzantine: int, *, num_selected: int = 1) -> Aggregator:
         weights = chosen / jnp.maximum(jnp.sum(chosen, axis=1, keepdims=True), 1)
         return state, weighted_sum(weights, values)
 
-    return Aggregator(init=no_state, apply=apply, source="Blanchard et al., NeurIPS 2017")
+    asked = bound("krum", "num_byzantine", num_byzantine, 2, 3)
+    return Aggregator(init=no_state, apply=apply, source="Blanchard et al., NeurIPS 2017", bound=asked)
 
 
 def krum_scores(values: PyTree, squares: Array, mask: Array, nearest: Array) -> Array:

@@ -10,7 +10,11 @@ import jax.numpy as jnp
 from dlsim import keys, trees
 from dlsim.aggregators.candidates import no_state, weighted_sum
 from dlsim.core import Aggregator, Array, LinearRule, Packet, PyTree
+from dlsim.networks import messages
+from dlsim.networks.flight.combining import Hearing, inbox_of, listen
 from dlsim.networks.network import Inbox, Network
+from dlsim.problems.blocks import map_nodes
+from dlsim.running.meshes import num_parts
 
 
 def linear_rule(reduce: Any, finish: Any, source: str = "") -> Aggregator:
@@ -81,20 +85,38 @@ def _once(
         values, network = _by_means(network, key, aggregator.linear, own, stream or "mix")
         new = state
     else:
-        inbox, network = network.gather(key, own, stream=stream or "gather")
-        new, values = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
+        if aggregator.ask is not None:
+            state, network = aggregator.ask(keys.stream(key, "ask"), state, network)
+        new, values, network = _by_messages(network, key, aggregator, state, own, stream or "gather")
     return trees.select(network.is_present, new, state), trees.select(network.is_present, values, own), network
 
 
+def _by_messages(
+    network: Network, key: Array, rule: Aggregator, state: PyTree, own: PyTree, stream: str
+) -> tuple[PyTree, PyTree, Network]:
+    """Receivers take what they hear block by block, so that the messages of one block are all that is ever held."""
+    rows, hearing, network = listen(network, key, own, stream)
+
+    def of_block(state: PyTree, own: PyTree, hearing: Hearing) -> tuple[PyTree, PyTree]:
+        made: tuple[PyTree, PyTree] = rule.apply(keys.stream(key, "aggregate"), state, own, inbox_of(rows, hearing))
+        return made
+
+    if rule.is_whole or num_parts() > 1:
+        state, values = of_block(state, own, hearing)
+    else:
+        state, values = map_nodes(of_block)(state, own, hearing)
+    return state, values, network
+
+
 def _by_means(network: Network, key: Array, rule: LinearRule, own: PyTree, stream: str) -> tuple[PyTree, Network]:
-    packet, network = network.send(key, own, stream=stream)
+    packet, network = messages.send(network, key, own, stream)
     mine = (own, rule.reduce(own))
     mixed = network.combine(packet, own)
     numbers = mine[1]
     if jax.tree.leaves(numbers):
-        numbers = network.combine(_reduced(packet, rule.reduce), numbers)
+        numbers = network.combine(reduced(packet, rule.reduce), numbers)
     # Against zero the product of ones is the weight of what was heard.
-    ones = _reduced(packet, lambda values: jnp.ones_like(jax.tree.leaves(values)[0], shape=_rows(values)))
+    ones = reduced(packet, lambda values: jnp.ones_like(jax.tree.leaves(values)[0], shape=_rows(values)))
     share = network.combine(ones, jnp.zeros(network.num_nodes))
     return rule.finish(mine, (mixed, numbers), share), network
 
@@ -103,9 +125,11 @@ def _rows(values: PyTree) -> tuple[int]:
     return (jax.tree.leaves(values)[0].shape[0],)
 
 
-def _reduced(packet: Packet, reduce: Any) -> Packet:
+def reduced(packet: Packet, reduce: Any) -> Packet:
     """The packet with a few numbers in place of every message, those under way included."""
-    heard = packet.heard
+    heard, told = packet.heard, packet.told
     if heard is not None:
         heard = heard._replace(values=jax.vmap(reduce, 1, 1)(heard.values))
-    return packet._replace(values=reduce(packet.values), heard=heard)
+    if told is not None:
+        told = told._replace(values=reduce(told.values))
+    return packet._replace(values=reduce(packet.values), heard=heard, told=told)

@@ -14,6 +14,7 @@ from dlsim.aggregators.assignment import linear_assignment
 from dlsim.core import Array, Problem, PyTree
 from dlsim.networks.network import Inbox
 from dlsim.problems.hidden_units import HiddenUnits, batch_statistics, hidden_units
+from dlsim.problems.own_data import check_models
 from dlsim.problems.variables import trained
 
 SMALLEST_PRODUCT = 1e-7  # of two standard deviations, so that dead units correlate with none
@@ -26,7 +27,7 @@ class Matching(NamedTuple):
     `compare(key, own [n, ...], inbox) -> (inbox, scores)`: for every hidden space a leaf `[n, K, H, H]`, how much unit u of
     one's own is like unit v of the k-th heard; what cannot be compared is taken out of the inbox.
     `reorder(own, inbox, orders) -> inbox`: unit u is then where unit `orders[n, k, u]` was, a leaf `[n, K, H]` a space.
-    `finish(key, params [n, ...]) -> params`: what is done to the merged models.
+    `finish(key, params [n, ...], node_ids [n] | None) -> params`: what is done to the merged models, of whose nodes.
     `search`, in place of `compare`, gives inbox and orders in one go, for rules whose assignments need one another.
     """
 
@@ -69,7 +70,7 @@ def activation_matching(problem: Problem, inputs: Any | None = None, *, units: H
 
     def compare(key: Array, own: PyTree, inbox: Inbox) -> tuple[Inbox, tuple[Array, ...]]:
         _check_heard(where, example, inbox)
-        drawn = data(key, jax.tree.leaves(own)[0].shape[0])
+        drawn = data(key, inbox.node_ids)
 
         def at_node(own: PyTree, heard: PyTree, data: Array) -> tuple[PyTree, tuple[Array, ...]]:
             mine = units.activations(renewed(own, data), data)
@@ -168,8 +169,8 @@ def weight_matching(problem: Problem, inputs: Any | None = None, *, units: Hidde
 def _renewal(model: Any, shape: tuple[int, ...], data: Any) -> Any:
     """`finish` of a Matching: BatchNorm's statistics of the merged models, on the inputs that `data` gives."""
 
-    def finish(key: Array, params: PyTree) -> PyTree:
-        drawn = data(key, jax.tree.leaves(params)[0].shape[0])
+    def finish(key: Array, params: PyTree, node_ids: Array | None) -> PyTree:
+        drawn = data(key, node_ids)
         axes = (0, None if drawn.ndim == len(shape) + 1 else 0)
         return jax.vmap(lambda params, data: batch_statistics(model, params, data), in_axes=axes)(params, drawn)
 
@@ -210,20 +211,19 @@ def _finite(values: PyTree) -> Array:
 
 
 def _data(where: str, problem: Problem, inputs: Any | None) -> tuple[Any, tuple[int, ...], Any]:
-    """The model, the shape of one example, and `(key, n) -> inputs [m, ...] or [n, m, ...]`."""
+    """The model, the shape of one example, and `(key, node_ids [n]) -> inputs [m, ...] or [n, m, ...]`."""
     checks.instance(where, "problem", problem, Problem, "See dlsim.problems.")
     if problem.model is None:
         fix = "Use dlsim.problems.classification or supervised, or problem._replace(model=...)."
         checks.fail(where, "problem", "one with a model of layers", "one without", fix)
     if inputs is None:
-        ids = np.arange(problem.num_nodes, dtype=np.int32)
-        drawn = jax.eval_shape(problem.sample, jax.random.key(0), ids)
+        drawn = jax.eval_shape(problem.sample, jax.random.key(0), np.zeros(1, np.int32))
 
-        def own(key: Array, num: int) -> Array:
-            if num != problem.num_nodes:
+        def own(key: Array, node_ids: Array | None) -> Array:
+            if node_ids is None:
                 fix = "Pass inputs that all share: dlsim.problems.shared_inputs(data, 500)."
                 checks.fail(where, "inputs", "given where a server merges", "None", fix)
-            found: Array = problem.sample(keys.stream(key, "matching"), jnp.asarray(ids)).inputs
+            found: Array = problem.sample(keys.stream(key, "matching"), node_ids).inputs
             return found
 
         return problem.model, tuple(drawn.inputs.shape[2:]), own
@@ -236,7 +236,7 @@ def _data(where: str, problem: Problem, inputs: Any | None) -> tuple[Any, tuple[
         got = list(shared.shape)
         fix = "Make them with dlsim.problems.shared_inputs(data, 500)."
         checks.fail(where, "inputs", f"of shape [m, {', '.join(map(str, shape))}] with m >= 1", got, fix)
-    return problem.model, shape, lambda key, num: shared
+    return problem.model, shape, lambda key, node_ids: shared
 
 
 def _units(where: str, model: Any, shape: tuple[int, ...], units: HiddenUnits | None) -> HiddenUnits:
@@ -248,20 +248,3 @@ def _units(where: str, model: Any, shape: tuple[int, ...], units: HiddenUnits | 
 def _check_heard(where: str, example: PyTree, inbox: Inbox) -> None:
     """Models of other shapes than the problem's cannot be merged with them."""
     check_models(where, "models", example, inbox.values, 2)
-
-
-def check_models(where: str, argument: str, example: PyTree, given: PyTree, num_axes: int = 0) -> None:
-    """Refuse what is not of the structure and shapes of the problem's model, behind so many further axes."""
-    like, found = jax.tree_util.tree_leaves_with_path(example), jax.tree_util.tree_leaves_with_path(given)
-    fix = "All nodes need the same layers and widths."
-    if str(jax.tree.structure(example)) != str(jax.tree.structure(given)):
-        names = ", ".join(jax.tree_util.keystr(path) for path, _ in found[:4])
-        got = f"arrays {names}" if names.strip(", ") else checks.describe(given)
-        checks.fail(where, argument, "of the problem's structure", got, fix)
-    for (path, one), (_, leaf) in zip(like, found, strict=True):
-        name = jax.tree_util.keystr(path)
-        if not hasattr(leaf, "dtype") or not checks.is_real_type(leaf.dtype):
-            checks.fail(where, argument, f"real numbers at {name}", checks.describe(leaf), fix)
-        if tuple(leaf.shape[num_axes:]) != tuple(one.shape):
-            rule = f"of shape {list(one.shape)} at {name}"
-            checks.fail(where, argument, rule, list(leaf.shape[num_axes:]), fix)

@@ -33,7 +33,8 @@ def mean(*, self_weight: Any | None = None, is_partial: bool = False) -> Aggrega
 
     Cost: that of the mix; with `is_partial` nodes hold the messages they hear.
     Source: Dhasade, Kermarrec, Pires, Sharma, Vujasinovic and Wigger, Get more for less in decentralized learning systems
-      (JWINS), ICDCS 2023, without its wavelets; Hegedus, Danner and Jelasity, JPDC 2021 (sampled models).
+      (JWINS), ICDCS 2023, without its wavelets (`dlsim.algorithms.jwins` has them); Hegedus, Danner and Jelasity, JPDC 2021
+      (sampled models).
     """
     if self_weight is not None:
         checks.probability("mean", "self_weight", self_weight)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import mean_of_nearest, no_state, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -18,7 +19,7 @@ def mean_around_median(num_byzantine: int) -> Aggregator:
     would be left takes the nearest one.  Weights are not used; with f = 0 it is the plain mean of the candidates.
 
     Args:
-      num_byzantine: f >= 0, structural.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 2 f + 1 does not hold for at some node.
     Source: Xie, Koyejo and Gupta, Generalized Byzantine-tolerant SGD, 2018 (MeaMed).
     """
     checks.integer("mean_around_median", "num_byzantine", num_byzantine, 0)
@@ -29,4 +30,5 @@ def mean_around_median(num_byzantine: int) -> Aggregator:
         kept = jnp.maximum(jnp.sum(mask, axis=1) - num_byzantine, 1)
         return state, jax.tree.map(lambda v: mean_of_nearest(v, mask, kept), values)
 
-    return Aggregator(init=no_state, apply=apply, source="Xie, Koyejo and Gupta, 2018")
+    asked = bound("mean_around_median", "num_byzantine", num_byzantine, 2, 1)
+    return Aggregator(init=no_state, apply=apply, source="Xie, Koyejo and Gupta, 2018", bound=asked)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import distances, no_state, squared_distances, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -25,7 +26,7 @@ def minimum_diameter(num_byzantine: int) -> Aggregator:
     nothing would be left keeps its own value, and what is not finite is far from everything.
 
     Args:
-      num_byzantine: f >= 0, structural; below half of the smallest neighbourhood for the rule's guarantee.
+      num_byzantine: f >= 0, structural.  `learn` refuses one that c >= 2 f + 1 does not hold for at some node.
     Raises:
       ValueError: when it is traced, if there are more than 100,000 subsets.
     Source: El-Mhamdi, Guerraoui and Rouault, Distributed momentum for Byzantine-resilient stochastic gradient descent, ICLR
@@ -53,7 +54,8 @@ def minimum_diameter(num_byzantine: int) -> Aggregator:
         (_, chosen), _ = jax.lax.scan(better, start, jnp.asarray(_subsets(size, num_byzantine)))
         return state, weighted_sum(chosen / jnp.sum(chosen, axis=1, keepdims=True), values)
 
-    return Aggregator(init=no_state, apply=apply, source="El-Mhamdi, Guerraoui and Rouault, ICLR 2021")
+    asked = bound("minimum_diameter", "num_byzantine", num_byzantine, 2, 1)
+    return Aggregator(init=no_state, apply=apply, source="El-Mhamdi, Guerraoui and Rouault, ICLR 2021", bound=asked)
 
 
 def _subsets(size: int, num_left_out: int) -> np.ndarray:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
-from dlsim.aggregators.candidates import distances, ranks, squared_distances, weighted_sum, with_own
+from dlsim.aggregators.bounds import around, bound
+from dlsim.aggregators.candidates import distances, mixtures, ranks, squared_distances, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
 
@@ -19,7 +20,8 @@ def nearest_neighbor_mixing(inner: Aggregator, num_byzantine: int) -> Aggregator
 
     Args:
       inner: the rule that sees the mixed values.
-      num_byzantine: f >= 0, structural.  With f = 0 all candidates become the plain mean.
+      num_byzantine: f >= 0, structural.  With f = 0 all candidates become the plain mean.  `learn` refuses one that
+        c >= 2 f + 1 does not hold for at some node.
     Source: Allouah, Farhadkhani, Guerraoui, Gupta, Pinot and Stephan, Fixing by mixing, AISTATS 2023.
     """
     checks.instance("nearest_neighbor_mixing", "inner", inner, Aggregator, "Pass a rule, e.g. krum(1).")
@@ -34,14 +36,11 @@ def nearest_neighbor_mixing(inner: Aggregator, num_byzantine: int) -> Aggregator
         kept = jnp.maximum(jnp.sum(mask, axis=1) - num_byzantine, 1)[:, None, None]
         near = is_sound & (rank < kept)
         share = near / jnp.maximum(jnp.sum(near, axis=2, keepdims=True), 1)
-
-        def mixed(k: Array) -> PyTree:
-            return weighted_sum(jax.lax.dynamic_index_in_dim(share, k, axis=1, keepdims=False), values)
-
-        rows = jax.lax.map(mixed, jnp.arange(mask.shape[1]))
-        mine = jax.tree.map(lambda v: v[0], rows)
-        heard = jax.tree.map(lambda v: jnp.moveaxis(v[1:], 0, 1), rows)
+        rows = mixtures(share, values)
+        mine = jax.tree.map(lambda v: v[:, 0], rows)
+        heard = jax.tree.map(lambda v: v[:, 1:], rows)
         seen = inbox.mask & jnp.any(near[:, 1:], axis=2)
         return inner.apply(key, state, mine, inbox._replace(values=heard, mask=seen))
 
-    return Aggregator(init=inner.init, apply=apply, source="Allouah et al., AISTATS 2023")
+    asked = bound("nearest_neighbor_mixing", "num_byzantine", num_byzantine, 2, 1)
+    return around(inner, apply, "Allouah et al., AISTATS 2023", asked)

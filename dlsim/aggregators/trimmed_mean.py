@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks
+from dlsim.aggregators.bounds import bound
 from dlsim.aggregators.candidates import no_state, sorted_by_entry, weighted_sum, with_own
 from dlsim.core import Aggregator, Array, PyTree
 from dlsim.networks.network import Inbox
@@ -18,7 +19,8 @@ def trimmed_mean(num_trimmed: int) -> Aggregator:
     with b = 0 it is the plain mean of the candidates.
 
     Args:
-      num_trimmed: b >= 0, structural; at least the number of Byzantine neighbours.
+      num_trimmed: b >= 0, structural; at least the number of Byzantine neighbours.  `learn` refuses one that c >= 2 b + 1
+        does not hold for at some node.
     Source: Yin, Chen, Ramchandran and Bartlett, Byzantine-robust distributed learning, ICML 2018.
     """
     checks.integer("trimmed_mean", "num_trimmed", num_trimmed, 0)
@@ -33,4 +35,5 @@ def trimmed_mean(num_trimmed: int) -> Aggregator:
         weights = kept / jnp.sum(kept, axis=1, keepdims=True)
         return state, weighted_sum(weights, jax.tree.map(lambda v: sorted_by_entry(v, mask), values))
 
-    return Aggregator(init=no_state, apply=apply, source="Yin, Chen, Ramchandran and Bartlett, ICML 2018")
+    asked = bound("trimmed_mean", "num_trimmed", num_trimmed, 2, 1)
+    return Aggregator(init=no_state, apply=apply, source="Yin, Chen, Ramchandran and Bartlett, ICML 2018", bound=asked)

@@ -6,6 +6,7 @@ from dlsim.algorithms.admm_tracking_gradient import admm_tracking_gradient
 from dlsim.algorithms.adom_plus import adom_plus
 from dlsim.algorithms.anarchic import afa_cd, afa_cs
 from dlsim.algorithms.centralized_sgd import centralized_sgd
+from dlsim.algorithms.cga import cga
 from dlsim.algorithms.choco_sgd import choco_sgd
 from dlsim.algorithms.continuized import continuized
 from dlsim.algorithms.dadao import dadao
@@ -29,10 +30,12 @@ from dlsim.algorithms.gossip import gossip
 from dlsim.algorithms.gossip_learning import gossip_learning
 from dlsim.algorithms.gradient_tracking import gradient_tracking
 from dlsim.algorithms.isolated_training import isolated_training
+from dlsim.algorithms.jwins import jwins
 from dlsim.algorithms.k_gt import k_gt
 from dlsim.algorithms.led import led
 from dlsim.algorithms.local import LocalUpdates, local_events, local_updates
 from dlsim.algorithms.lt_admm import lt_admm
+from dlsim.algorithms.model_parts import ModelParts, model_partition, model_sample
 from dlsim.algorithms.modest import modest
 from dlsim.algorithms.msda import msda
 from dlsim.algorithms.network_lasso import network_lasso
@@ -45,6 +48,7 @@ from dlsim.algorithms.quasi_global_momentum import quasi_global_momentum
 from dlsim.algorithms.randomized_gossip import randomized_gossip
 from dlsim.algorithms.relay_sgd import relay_sgd
 from dlsim.algorithms.scaffold import scaffold
+from dlsim.algorithms.shatter import shatter
 from dlsim.algorithms.spsa import SPSALog, spsa, spsa_replay
 from dlsim.algorithms.stochastic_gradient_push import stochastic_gradient_push
 from dlsim.algorithms.streaming_diloco import streaming_diloco
@@ -56,6 +60,7 @@ from dlsim.algorithms.wang_elia import wang_elia
 __all__ = [
     "A2CiD2Constants",
     "LocalUpdates",
+    "ModelParts",
     "SPSALog",
     "TokenAccount",
     "a2cid2",
@@ -67,6 +72,7 @@ __all__ = [
     "afa_cs",
     "async_diloco",
     "centralized_sgd",
+    "cga",
     "choco_sgd",
     "continuized",
     "d2",
@@ -92,11 +98,14 @@ __all__ = [
     "gossip_learning",
     "gradient_tracking",
     "isolated_training",
+    "jwins",
     "k_gt",
     "led",
     "local_events",
     "local_updates",
     "lt_admm",
+    "model_partition",
+    "model_sample",
     "modest",
     "msda",
     "network_lasso",
@@ -111,6 +120,7 @@ __all__ = [
     "saga",
     "sarah",
     "scaffold",
+    "shatter",
     "spsa",
     "spsa_replay",
     "stochastic_gradient_push",

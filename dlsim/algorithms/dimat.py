@@ -137,6 +137,7 @@ def dimat(
         requires=frozenset({"connected", "row_stochastic"}),
         source=aggregator.source,
         phase=phase if on_host else None,
+        aggregator=aggregator,
     )
 
 

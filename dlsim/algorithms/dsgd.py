@@ -122,4 +122,5 @@ def dsgd(
         requires=frozenset({"connected", "row_stochastic"}),
         source="Lian et al., NeurIPS 2017; Chen and Sayed, IEEE TSP 2012",
         lets_relay=True,
+        aggregator=aggregator,
     )

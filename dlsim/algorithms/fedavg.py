@@ -122,7 +122,9 @@ def _federated(
         arrival, network = server_round.collect(network, key, moved, has_model)
         weights = server_round.aggregation_weights(problem, weighting, network, report.rows, arrival.mask)
         arrival = arrival._replace(values=server_round.clipped(arrival.values, clip_norm))
-        remembered, pseudo_gradient = server_round.aggregated(aggregator, state.aggregator_state, key, arrival, weights)
+        remembered, pseudo_gradient = server_round.aggregated(
+            aggregator, state.aggregator_state, key, arrival, weights, report.rows
+        )
         loss = trees.mean(jnp.where(arrival.mask, report.info["loss"], 0), weights)
         moving = state._replace(aggregator_state=remembered)
         new = server_round.server_update(server, key, moving, pseudo_gradient, loss)
@@ -135,4 +137,5 @@ def _federated(
         params=lambda state: server_round.as_one(state.params),
         requires=frozenset({"server"}),
         source="McMahan et al., AISTATS 2017; Reddi et al., ICLR 2021",
+        aggregator=aggregator,
     )

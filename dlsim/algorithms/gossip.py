@@ -50,4 +50,5 @@ def gossip(*, aggregator: Aggregator | None = None) -> Algorithm:
         requires=frozenset({"connected", "row_stochastic"}),
         source="DeGroot, JASA 1974; Xiao and Boyd, Systems & Control Letters 2004",
         lets_relay=True,
+        aggregator=aggregator,
     )

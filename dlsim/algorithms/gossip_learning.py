@@ -9,6 +9,7 @@ import numpy as np
 
 from dlsim import checks, clocks, trees
 from dlsim.algorithms.local import local_events
+from dlsim.algorithms.model_parts import AgedPart, ModelParts, part_of, with_part
 from dlsim.algorithms.token_account import TokenAccount, Tokens, at_arrival, at_slot, opened, uniform
 from dlsim.core import Array, EventAlgorithm, Info, Problem, PyTree
 from dlsim.keys import fold_in
@@ -24,10 +25,11 @@ EXCHANGES = {"push": "nodes", "pull": "links", "push_pull": "edges"}  # whose cl
 
 class GossipLearningState(NamedTuple):
     params: PyTree  # [N, ...] x
-    age: Array  # uint32 [N] t, updates behind x on the longest way to it
+    age: Array  # uint32 [N] t, updates behind x on the longest way to it; with parts [N, S], of each
     optimizer_state: PyTree
     degree: Array | tuple[()] = ()  # uint32 [N] neighbours, where they count
     tokens: Tokens | tuple[()] = ()
+    drawn: Array | tuple[()] = ()  # uint32 [N, w] which part is sent, where parts are
 
 
 class AgedModel(NamedTuple):
@@ -48,6 +50,7 @@ def gossip_learning(
     exchange: str = "push",
     pass_through: bool = False,
     tokens: TokenAccount | None = None,
+    parts: ModelParts | None = None,
 ) -> EventAlgorithm:
     """Gossip: now and then a node sends its model to a neighbour drawn at random, which makes a new one with it.
 
@@ -68,6 +71,10 @@ def gossip_learning(
     With `tokens` (`token_account`) nodes send when their account says so, at one of its slots a period, which is a second:
     answers to what they heard go out soon, and yet messages stay bounded.
 
+    With `parts` (`model_partition`, `model_sample`) a message holds a part of the model, which is merged with the same part
+    of j's; the rest of x_j stays.  Parts of a partition have an age each: what counts is how much was learned behind that
+    part, and an update adds to the ages of all.
+
     Without a gradient clock: nodes train when a model comes.  Staleness is how many updates the received model has less
     than the receiver's, max(t_j - t, 0), before either is trained.  Models that take time on their way are all merged when
     they come, also those that others overtook.
@@ -81,15 +88,18 @@ def gossip_learning(
       exchange: "push", "pull" or "push_pull"; structural.
       pass_through: see above; structural.
       tokens: of "push"; None: a message an event of the clock.
+      parts: None: all of it; of "merge_update", merged in some way, without `pass_through`.
 
     Departure: both models of a push-pull are those before it (gossipy replies with the updated one).  A node merges with its
-      own model, as in the papers of 2019 and 2021; in that of 2013 with the last one that it received.
-    Cost: a message of D numbers and an age of 32 bits (with `pass_through` a degree of 32 too), and num_local_steps
-      gradients (twice as many for UM).
+      own model, as in the papers of 2019 and 2021; in that of 2013 with the last one that it received.  Their rates fall
+      as 1 / t; here they are the optimiser's, whose schedules count a node's own steps.
+    Cost: a message of D numbers and an age of 32 bits (with `pass_through` a degree of 32 too; with `parts` see there), and
+      num_local_steps gradients (twice as many for UM).
     Source: Ormandi, Hegedus, Jelasity, Gossip learning with linear models on fully distributed data, Concurrency and
       Computation 2013, Algorithms 1 and 2; Hegedus, Danner, Jelasity, Gossip learning as a decentralized alternative to
       federated learning, DAIS 2019; the same, Decentralized learning works, Journal of Parallel and Distributed
-      Computing 2021; Giaretta, Girdzijauskas, Gossip learning: off the beaten path, IEEE Big Data 2019 (pass-through).
+      Computing 2021 (parts); Giaretta, Girdzijauskas, Gossip learning: off the beaten path, IEEE Big Data 2019
+      (pass-through).
     """
     where = "gossip_learning"
     checks.one_of(where, "merge", merge, MERGES)
@@ -104,6 +114,12 @@ def gossip_learning(
         checks.instance(where, "tokens", tokens, TokenAccount, 'Use dlsim.algorithms.token_account("simple").')
         if exchange != "push":
             checks.fail(where, "exchange", '"push" with tokens', repr(exchange), "Drop it.")
+    if parts is not None:
+        fix = "Use dlsim.algorithms.model_partition(10), or model_sample(0.1)."
+        checks.instance(where, "parts", parts, ModelParts, fix)
+        if merge == "none" or order != "merge_update" or pass_through:
+            got = f"merge={merge!r}, order={order!r}, pass_through={pass_through}"
+            checks.fail(where, "parts", "None where whole models move", got, 'Merge, by "merge_update".')
     local = local_events(problem, optimizer, num_local_steps, where=where)
     updates = jnp.uint32(local.num_steps)
 
@@ -112,7 +128,10 @@ def gossip_learning(
         num = network.num_nodes
         degree = jnp.asarray(_degrees(network), jnp.uint32) if pass_through else ()
         accounts = () if tokens is None else opened(tokens, num)
-        return GossipLearningState(params, jnp.zeros(num, jnp.uint32), local.init(params), degree, accounts)
+        age, drawn = jnp.zeros(num, jnp.uint32), ()
+        if parts is not None:
+            age, drawn = (jnp.zeros((num, size), jnp.uint32) for size in (parts.num_ages, parts.width))
+        return GossipLearningState(params, age, local.init(params), degree, accounts, drawn)
 
     def set_clocks(network: Network, when: clocks.Timing) -> clocks.Timing:
         if when.communication is not None or (exchange == "push" and tokens is None):
@@ -127,9 +146,20 @@ def gossip_learning(
 
     def before_message(keys: Array, rows: GossipLearningState, node_ids: Array) -> tuple[GossipLearningState, Info]:
         del node_ids
-        assert tokens is not None and isinstance(rows.tokens, Tokens)
-        accounts, sends = at_slot(tokens, keys, rows.tokens)
-        return rows._replace(tokens=accounts), {"sends": sends}
+        info: Info = {}
+        if parts is not None:
+            rows = rows._replace(drawn=parts.draw(fold_in(keys, 2)))
+        if tokens is not None:
+            assert isinstance(rows.tokens, Tokens)
+            accounts, info["sends"] = at_slot(tokens, keys, rows.tokens)
+            rows = rows._replace(tokens=accounts)
+        return rows, info
+
+    def message(rows: GossipLearningState) -> AgedModel | AgedPart:
+        if parts is not None:
+            assert not isinstance(rows.drawn, tuple)
+            return part_of(parts, rows.params, rows.age, rows.drawn)
+        return AgedModel(rows.params, rows.age, rows.degree)
 
     def merged(heard: AgedModel, own: AgedModel) -> AgedModel:
         if merge == "none":
@@ -148,11 +178,28 @@ def gossip_learning(
         params, optimizer_state, info = local.run(keys, model.params, optimizer_state, node_ids)
         return AgedModel(params, model.age + updates), optimizer_state, info
 
+    def on_part(
+        keys: Array, rows: GossipLearningState, heard: AgedPart, node_ids: Array
+    ) -> tuple[GossipLearningState, Info]:
+        assert parts is not None
+        own = part_of(parts, rows.params, rows.age, heard.drawn)
+        both = merged(AgedModel(heard.values, heard.age), AgedModel(own.values, own.age))
+        model = AgedModel(*with_part(parts, rows.params, rows.age, AgedPart(both.params, both.age, heard.drawn)))
+        new, optimizer_state, info = updated(keys, model, rows.optimizer_state, node_ids)
+        accounts = answered(keys, rows, own.age, heard.age)
+        state = rows._replace(params=new.params, age=new.age, optimizer_state=optimizer_state, tokens=accounts)
+        return state, {**info, "staleness": _staleness(own.age, heard.age)}
+
+    def answered(keys: Array, rows: GossipLearningState, own_age: Array, age: Array) -> Tokens | tuple[()]:
+        if tokens is None:
+            return ()
+        assert isinstance(rows.tokens, Tokens)
+        return at_arrival(tokens, fold_in(keys, 3), rows.tokens, own_age, age)
+
     def on_message(
         keys: Array, rows: GossipLearningState, heard: AgedModel, node_ids: Array
     ) -> tuple[GossipLearningState, Info]:
         own, optimizer_state = AgedModel(rows.params, rows.age), rows.optimizer_state
-        staleness = jnp.where(own.age > heard.age, own.age - heard.age, 0).astype(jnp.uint32)
         if order == "merge_update":
             new, optimizer_state, info = updated(keys, merged(heard, own), optimizer_state, node_ids)
         else:
@@ -167,18 +214,15 @@ def gossip_learning(
             took = (AgedModel(heard.params, heard.age), rows.optimizer_state)
             new, optimizer_state = trees.select(merges, (new, optimizer_state), took)
             info = {"loss": info["loss"], "num_gradients": jnp.where(merges, info["num_gradients"], 0)}
-        accounts = rows.tokens
-        if tokens is not None:
-            assert isinstance(accounts, Tokens)
-            accounts = at_arrival(tokens, fold_in(keys, 3), accounts, rows.age, heard.age)
+        accounts = answered(keys, rows, rows.age, heard.age)
         state = GossipLearningState(new.params, new.age, optimizer_state, rows.degree, accounts)
-        return state, {**info, "staleness": staleness}
+        return state, {**info, "staleness": _staleness(rows.age, heard.age)}
 
     return EventAlgorithm(
         init=init,
-        on_message=on_message,
-        before_message=None if tokens is None else before_message,
-        message=lambda rows: AgedModel(rows.params, rows.age, rows.degree),
+        on_message=on_message if parts is None else on_part,
+        before_message=None if tokens is None and parts is None else before_message,
+        message=message,
         communication=EXCHANGES[exchange],
         clocks=set_clocks,
         may_be_silent=tokens is not None,
@@ -186,6 +230,11 @@ def gossip_learning(
         requires=frozenset({"connected"}),
         source="Ormandi et al., Concurrency and Computation 2013; Hegedus et al., DAIS 2019",
     )
+
+
+def _staleness(own_age: Array, age: Array) -> Array:
+    """How many updates what was heard has less than one's own, uint32 `[n]`."""
+    return jnp.where(own_age > age, own_age - age, 0).astype(jnp.uint32)
 
 
 def _other(keys: Array) -> Any:

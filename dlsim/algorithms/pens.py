@@ -13,6 +13,7 @@ from dlsim.algorithms.token_account import uniform
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.messages import both
 from dlsim.networks.network import Network
+from dlsim.problems.own_data import own_losses
 
 if TYPE_CHECKING:
     import optax
@@ -95,9 +96,7 @@ def pens(
         around = network.replace(is_linked=both(network.is_linked, _on_edges(asked, table, network.num_edges)))
         inbox, around = around.gather(key, state.params)
         network = network.with_state(around.state)
-        losses = jax.vmap(lambda models: problem.full_gradient(key, models, ids)[1], in_axes=1, out_axes=1)(
-            inbox.values
-        )
+        losses = own_losses(problem, key, inbox.values, inbox.node_ids, on="all")
         best = _least(losses, drawn, inbox.mask, num_best)
         taken = jnp.where(selects, best, inbox.mask)
         params = jax.tree.map(lambda x, heard: _mean_with(x, heard, taken), state.params, inbox.values)

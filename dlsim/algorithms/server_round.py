@@ -97,13 +97,19 @@ def clipped(updates: PyTree, clip_norm: Any) -> PyTree:
 
 
 def aggregated(
-    aggregator: Aggregator | None, state: PyTree, key: Array, arrival: Arrival, weights: Array
+    aggregator: Aggregator | None,
+    state: PyTree,
+    key: Array,
+    arrival: Arrival,
+    weights: Array,
+    rows: Array | None = None,
 ) -> tuple[PyTree, PyTree]:
     """`(state, one value [...])` of what arrived `[C, ...]`: the weighted mean, or what the rule makes of it.
 
     Rules were made for nodes, which have a value of their own beside what they hear.  A server has none, so one of the
     clients' stands there, which is as good for a rule that treats all alike (`check_aggregator`): the one whose norm is the
-    median of those that are finite, as rules may leave out what is too far away from it.  Ties go to it.
+    median of those that are finite, as rules may leave out what is too far away from it.  Ties go to it.  `rows` `[C]` are
+    the clients' positions (None: all N in order), for rules that remember who said what.
     """
     if aggregator is None:
         return state, trees.mean(arrival.values, weights)
@@ -113,12 +119,14 @@ def aggregated(
     # Where nothing is finite, whatever has arrived; where nothing has, the result is not used.
     middle = jnp.where(jnp.any(counts), order[jnp.maximum(jnp.sum(counts) - 1, 0) // 2], jnp.argmax(arrival.mask))
     num = arrival.mask.shape[0]
+    clients = jnp.arange(num, dtype=jnp.int32) if rows is None else rows
     own = jax.tree.map(lambda leaf: leaf[middle][None], arrival.values)
     inbox = Inbox(
         values=jax.tree.map(lambda leaf: leaf[None], arrival.values),
         weights=(weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny))[None],
         mask=(arrival.mask & (jnp.arange(num) != middle))[None],
         senders=jnp.arange(num, dtype=jnp.int32)[None],
+        candidate_ids=jnp.append(clients[middle], clients)[None],
     )
     inbox = inbox._replace(weights=jnp.where(inbox.mask, inbox.weights, 0))
     new, value = aggregator.apply(keys.stream(key, "aggregate"), state, own, inbox)
@@ -131,15 +139,19 @@ def check_aggregator(where: str, aggregator: Any) -> Aggregator | None:
         return None
     fix = "Pass e.g. dlsim.aggregators.median()."
     checks.instance(where, "aggregator", aggregator, Aggregator, fix)
-    values = np.array([0.3, -1.7, 2.9, 0.8, -0.2, 11.3, 1.1, -4.1, 0.5], np.float32)
+    if aggregator.ask is not None:
+        checks.fail(where, "aggregator", "one that asks nothing of neighbours", "one with messages of its own", fix)
+    entries = np.array([0.3, -1.7, 2.9, 0.8, -0.2, 11.3, 1.1, -4.1, 0.5], np.float32)
+    values = np.stack([np.roll(entries, by) for by in (0, 2, 5)], axis=1)  # some rules ask where vectors point
     with jax.ensure_compile_time_eval():
 
         def of(own: int) -> Any:
-            heard = np.delete(values, own)
+            heard = np.delete(values, own, axis=0)
             share = jnp.full((1, len(heard)), 1 / len(values))
             mask, senders = jnp.ones((1, len(heard)), bool), jnp.arange(len(heard), dtype=jnp.int32)[None]
-            inbox = Inbox(jnp.asarray(heard)[None, :, None], share, mask, senders)
-            start = jnp.asarray(values[own])[None, None]
+            everyone = jnp.asarray([own, *np.delete(np.arange(len(values)), own)], jnp.int32)[None]
+            inbox = Inbox(jnp.asarray(heard)[None], share, mask, senders, candidate_ids=everyone)
+            start = jnp.asarray(values[own])[None]
             return aggregator.apply(jax.random.key(0), aggregator.init(start), start, inbox)[1]
 
         first, second = of(0), of(5)

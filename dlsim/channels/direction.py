@@ -46,4 +46,4 @@ def to_server(channel: Channel) -> Channel:
         )
 
     codec = None if channel.codec is None else tuple(part._replace(nodes_only=True) for part in channel.codec)
-    return Channel(init=channel.init, send=send, source=channel.source, codec=codec)
+    return Channel(init=channel.init, send=send, source=channel.source, codec=codec, needs=channel.needs)

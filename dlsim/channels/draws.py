@@ -42,18 +42,31 @@ _LOGARITHM = (
 )
 
 
-def words(key: Array, node_ids: Array, num: int, first: int = 0) -> Array:
+def words(key: Array, node_ids: Array, num: int, first: int | Array = 0) -> Array:
     """Uniform random words, uint32 `[n, num]`, of the places from `first` on: a permutation of 32 bits for each sender.
 
     Source: the constants are Wellons's (a search for hashes of 32 bits without bias, 2018); between the rounds each sender
       has a second word of its own, so that two senders' words are no shifted copies of each other.
     """
     start, between = keys.node_words(key, node_ids, 1)
-    word = start + (jnp.arange(num, dtype=jnp.uint32) + jnp.uint32(first))
+    word = start + (jnp.arange(num, dtype=jnp.uint32) + jnp.asarray(first, jnp.uint32))
     word = (word ^ (word >> 17)) * jnp.uint32(0xED5AD4BB)
     word = (word ^ (word >> 11)) * jnp.uint32(0xAC4C1B51) + between
     word = (word ^ (word >> 15)) * jnp.uint32(0x31848BAB)
     return word ^ (word >> 14)
+
+
+def integers(key: Array, node_ids: Array, num: int) -> Array:
+    """The same bits as int32, for who reads them often: XLA computes `words` anew in each pass, but not a loop's result."""
+    half = -(-num // 2)
+
+    def write(turn: Array, into: Array) -> Array:
+        first = jnp.asarray(turn, jnp.uint32) * half
+        drawn = jax.lax.bitcast_convert_type(words(key, node_ids, half, first), jnp.int32)
+        return jax.lax.dynamic_update_slice(into, drawn, (0, turn * half))
+
+    both = jax.lax.fori_loop(0, 2, write, jnp.zeros((len(node_ids), 2 * half), jnp.int32))
+    return both[:, :num]
 
 
 def uniform(key: Array, node_ids: Array, num: int, first: int = 0) -> Array:

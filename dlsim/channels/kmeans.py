@@ -12,7 +12,7 @@ import numpy as np
 from dlsim import checks
 from dlsim.channels import cluster_codes
 from dlsim.channels.packets import as_sent, check_codable, flat_leaves, ranks, stateless
-from dlsim.channels.selection import how_many, ordered, reached_by
+from dlsim.channels.thresholds import how_many, ordered, reached_by
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys
@@ -80,14 +81,20 @@ def _geometric(words: Array, num_levels: int, keep_probability: Any) -> Array:
     """How many levels are dropped before one is kept, G where (1 - q)^(G + 1) <= u < (1 - q)^G; m - 2 stands for more."""
     drop = 1 - keep_probability
     if num_levels <= MOST_COMPARED:
-        number = jnp.zeros(words.shape, jnp.float32)
+        # As signed integers, which processors compare and count at once.
+        turned, number = _signed(words), jnp.zeros(words.shape, jnp.int32)
         for g in range(1, num_levels - 1):
             edge = jnp.minimum(jnp.float32(drop**g) * 2.0**32, 2.0**32 - 256)  # a float32 below 2^32
-            number = number + jnp.where(words < jnp.round(edge).astype(jnp.uint32), 1.0, 0.0)
-        return number
+            number = number + (turned < _signed(jnp.round(edge).astype(jnp.uint32))).astype(jnp.int32)
+        return number.astype(jnp.float32)
     # A float32 holds the small ones, which drop many levels, as finely as the others.
     uniform = (words.astype(jnp.float32) + 0.5) * jnp.float32(2**-32)
     return jnp.minimum(jnp.floor(jnp.log(uniform) / jnp.log(jnp.float32(drop))), num_levels - 2)
+
+
+def _signed(words: Array) -> Array:
+    """Words as int32 of the same order."""
+    return jax.lax.bitcast_convert_type(words ^ jnp.uint32(2**31), jnp.int32)
 
 
 def poisson_binomial(*, clip: Any, theta: Any, num_trials: int = 15) -> Channel:
@@ -133,12 +140,12 @@ def _binomial(uniform: Array, bias: Array, num_trials: int) -> Array:
     rare = 0.5 - jnp.abs(bias)
     odds = rare / (1 - rare)
     drawn = uniform / (1 - rare) ** num_trials
-    power, total, count = jnp.ones_like(odds), jnp.ones_like(odds), jnp.zeros_like(odds)
+    power, total, count = jnp.ones_like(odds), jnp.ones_like(odds), jnp.zeros(odds.shape, jnp.int32)
     for k in range(1, num_trials + 1):
-        count = count + jnp.where(drawn >= total, 1.0, 0.0)
+        count = count + (drawn >= total).astype(jnp.int32)
         power = power * odds
         total = total + float(math.comb(num_trials, k)) * power
-    return jnp.where(bias > 0, num_trials - count, count)
+    return jnp.where(bias > 0, num_trials - count, count).astype(odds.dtype)
 
 
 def clipped_rounding(*, clip: Any, num_levels: int = 16) -> Channel:

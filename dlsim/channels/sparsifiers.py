@@ -22,13 +22,14 @@ from dlsim.channels.packets import (
     stateless,
 )
 from dlsim.channels.places import index_width, indices, seed
-from dlsim.channels.selection import how_many, largest
+from dlsim.channels.selection import largest
+from dlsim.channels.thresholds import how_many
 from dlsim.core import Array, Channel, Packet, Route
 
 
 def _draw_k(key: Array, node_ids: Array, dimension: int, k: int) -> Array:
     """k of D places a node, bool `[n, D]`."""
-    return largest(draws.words(key, node_ids, dimension), k, around=_expected(k, dimension))
+    return largest(draws.integers(key, node_ids, dimension), k, around=_expected(k, dimension))
 
 
 def _count(packet: Packet, chosen: Array, k: int) -> Array:
@@ -112,9 +113,9 @@ def random_k(fraction: float | int, *, is_unbiased: bool = True) -> Channel:
 
 
 def _expected(k: int, dimension: int) -> tuple[int, int]:
-    """Words between which the k-th largest of D random ones lies, but for one row in ten thousand."""
-    share, spread = 1 - k / dimension, 4 * math.sqrt(k * (dimension - k) / dimension) / dimension
-    low, high = (min(max(int(2**32 * (share + side * spread)), 0), 2**32 - 1) for side in (-1, 1))
+    """Integers between which the k-th largest of D random ones lies, but for one row in ten thousand."""
+    share, spread = 0.5 - k / dimension, 4 * math.sqrt(k * (dimension - k) / dimension) / dimension
+    low, high = (min(max(int(2**32 * (share + side * spread)), -(2**31)), 2**31 - 1) for side in (-1, 1))
     return low, high
 
 

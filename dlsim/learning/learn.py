@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlsim import checks, keys
+from dlsim.aggregators.bounds import check_bound
 from dlsim.clocks.windows import Timing
 from dlsim.core import (
     PROPERTIES,
@@ -87,7 +88,8 @@ def learn(
     Methods whose nodes act when their clocks say so (`EventAlgorithm`) take `timing` (see `dlsim.clocks.timing`): a step
     is then a window of simulated time, and `staleness` is measured as well, how often each was met so far.
 
-    Raises ValueError if the sizes differ, or if the network lacks a property the algorithm requires.
+    Raises ValueError if the sizes differ, if the network lacks a property the algorithm requires, or if a node hears too
+    little for the algorithm's aggregator (where no scenario replaces the topology).
     """
     checks.instance("learn", "problem", problem, Problem, _ORDER)
     if not isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm):
@@ -117,6 +119,12 @@ def learn(
         _check_books(network)
     if not isinstance(algorithm, Algorithm) or "server" not in algorithm.requires:
         check_single("learn", network)
+    if isinstance(algorithm, EventAlgorithm | ArrivalAlgorithm) and network.channel.needs:
+        rule = "one that needs no other message than the one it changes, for a method that passes one at a time"
+        got, fix = "an attack that knows what others say", 'Use e.g. byzantine(ids, "sign_flip").'
+        checks.fail("learn", "network.channel", rule, got, fix)
+    if isinstance(algorithm, Algorithm) and (scenario is None or scenario.properties is None):
+        check_bound("learn", algorithm.aggregator, network, "server" in algorithm.requires)
     start = starting_models(problem, algorithm, initial_params, network.node_ids)
     if network.delays is not None and isinstance(algorithm, ArrivalAlgorithm):
         fix = "Its messages take what the pace of clients says."

@@ -385,4 +385,4 @@ def _algorithm(
         return after, network, {"loss": jnp.broadcast_to(losses, (num_agents,)), "num_gradients": count}
 
     requires = frozenset({"connected", "row_stochastic"}) if sharing.kind == "gossip" else frozenset()
-    return Algorithm(init=init, step=step, requires=requires)
+    return Algorithm(init=init, step=step, requires=requires, aggregator=sharing.aggregator)

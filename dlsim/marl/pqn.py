@@ -240,4 +240,4 @@ def _algorithm(
         return after, network, {"loss": jnp.broadcast_to(loss, (num_agents,)), "num_gradients": done}
 
     requires = frozenset({"connected", "row_stochastic"}) if sharing.kind == "gossip" else frozenset()
-    return Algorithm(init=init, step=step, requires=requires, source=SOURCE)
+    return Algorithm(init=init, step=step, requires=requires, source=SOURCE, aggregator=sharing.aggregator)

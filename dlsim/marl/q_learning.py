@@ -395,4 +395,4 @@ def _algorithm(
         return after, network, {"loss": losses, "num_gradients": done}
 
     requires = frozenset({"connected", "row_stochastic"}) if sharing.kind == "gossip" else frozenset()
-    return Algorithm(init=init, step=step, requires=requires)
+    return Algorithm(init=init, step=step, requires=requires, aggregator=sharing.aggregator)

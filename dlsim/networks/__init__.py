@@ -68,6 +68,7 @@ from dlsim.networks.graphs.spectral import (
     spectrum,
 )
 from dlsim.networks.graphs.stochastic import check_stochastic
+from dlsim.networks.graphs.sybils import Joined, join_sybils, limit_degrees
 from dlsim.networks.graphs.topologies import (
     binary_tree,
     bipartite,
@@ -116,6 +117,7 @@ __all__ = [
     "Graph",
     "GraphFile",
     "Inbox",
+    "Joined",
     "Labels",
     "Links",
     "Matcha",
@@ -181,8 +183,10 @@ __all__ = [
     "integers",
     "is_connected",
     "join_links",
+    "join_sybils",
     "kmeans",
     "laplacian",
+    "limit_degrees",
     "link_delay",
     "link_failure",
     "link_seconds",

@@ -9,12 +9,14 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.channels.bits import PLAIN
+from dlsim.channels.packets import stateless
 from dlsim.core import Array, Channel, Packet, Route
 from dlsim.networks.attacks import ATTACKS
+from dlsim.networks.fields import Told
 
 
 def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> Channel:
-    """What these nodes say is replaced, to everyone alike, on its way; what they hold and compute is honest.
+    """What these nodes say is replaced on its way; what they hold and compute is honest.
 
     With x_i the message of liar i, mu and sigma the mean and the standard deviation, entry by entry, of what the honest
     nodes say in this exchange, and s the strength:
@@ -26,12 +28,26 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
         constant    s in every entry
         inner_product   -s mu: against the mean's direction (inner product manipulation; Fall of Empires for a small s)
         mimic       the message of the first honest node, so that its data count more than the others'
+        echo        the mean of what the liars would say: one adversary with many names (see `join_sybils`)
         min_max     mu - s g sigma with the largest g that leaves it no farther from any honest message than two of those
                     are from each other
         min_sum     the same, with the sum of squared distances to all honest messages in place of the distance
+        replacement     mu + s (x_i - mu): with s the number of those that are averaged alike, and others that agree, their
+                    mean becomes x_i (model replacement; a boosted update where updates are sent)
+        added_noise     x_i + s z: with `dlsim.problems.free_riders` the disguise of those who do no work
 
-    Put it first in a `chain`, so that lies are compressed like anything else.  Integers in a message stay.  Where one
-    message is passed at a time (asynchronous methods), `alie` and those below `constant` know no others: nothing changes.
+    To everyone alike, but for two, of which the liars agree on what they tell each receiver r:
+
+        two_faced   mu - s sigma to receivers of even id, mu + s sigma to those of odd id
+        dissensus   x_r - s sum_k w_rk (x_k - x_r) / sum_l w_rl over the honest k and the liars l that r hears: for s = 1
+                    gossip leaves r where it is, beyond it r goes away from its neighbours
+
+    Put it first in a `chain`, so that lies are compressed like anything else; `two_faced` and `dissensus` come last.
+    Integers in a message stay.  `alie`, `inner_product` to `replacement` but for `echo`, and the last two need to know what
+    the others say in the same exchange, and `learn` refuses them for asynchronous methods, where one message is passed at a
+    time.
+    `dissensus` and `two_faced` also need to know whom a receiver hears: they are refused where messages go to a server, take
+    rounds, or are taken for what everybody hears (`Network.send`, as CHOCO-SGD's public copies are).
 
     Args:
       node_ids: who lies; positions in the network as it was built.
@@ -40,8 +56,13 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     Source: Li, Xu, Chen, Giannakis, Ling, RSA, AAAI 2019 (sign_flip, noise, constant); Baruch, Baruch, Goldberg, A little
       is enough, NeurIPS 2019 (alie); Xie, Koyejo, Gupta, Fall of empires, UAI 2020 (inner_product); Karimireddy, He, Jaggi,
       Byzantine-robust learning on heterogeneous datasets via bucketing, ICLR 2022 (mimic, whose victim there is the one
-      that differs most); Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the
-      standard deviation).
+      that differs most); Werthenbach, Pouwelse, Towards Sybil resilience in decentralized learning, 2023 (echo);
+      Shejwalkar, Houmansadr, Manipulating the Byzantine, NDSS 2021 (min_max, min_sum, along minus the standard deviation);
+      Bagdasaryan, Veit, Hua, Estrin, Shmatikov, How to backdoor federated learning, AISTATS 2020
+      (replacement, whose mu there is the global model); Fraboni, Vidal, Lorenzi, Free-rider attacks on model aggregation in
+      federated learning, AISTATS 2021 (added_noise); Lamport, Shostak, Pease, The Byzantine generals problem, TOPLAS 1982
+      (two_faced, here with the spread of alie); He, Karimireddy, Jaggi, Byzantine-robust decentralized learning via
+      ClippedGossip, 2022 (dissensus).
     """
     where = "byzantine"
     checks.known(where, "node_ids", node_ids, "known while tracing", "Sweep it as structure.")
@@ -62,10 +83,19 @@ def byzantine(node_ids: Any, attack: str = "sign_flip", strength: Any = 1.0) -> 
     def send(key: Array, state: tuple[()], packet: Packet, route: Route) -> tuple[tuple[()], Packet]:
         is_liar = jnp.isin(route.node_ids, liars)[:, None]
         flat, unravel = trees.ravel(packet.values)
+        if lie.to_each:
+            if route.edges is None:
+                rule = "one that says the same to all where it cannot know whom a receiver hears"
+                fix = "Use a method that mixes or gathers without delays, over a network that lists its edges."
+                checks.fail(where, "attack", rule, repr(attack), fix)
+            told = unravel(lies(keys.stream(key, "lies"), flat, ~is_liar[:, 0], route).astype(flat.dtype))
+            is_told = jnp.isin(route.senders, liars)
+            return state, packet._replace(told=Told(told, is_told))
         said = jnp.where(is_liar, lies(keys.stream(key, "lies"), flat, ~is_liar[:, 0], route).astype(flat.dtype), flat)
         return state, packet._replace(values=unravel(said), beside=(*packet.beside, ()))
 
-    return Channel(init=lambda message, num_senders: (), send=send, source=lie.source, codec=(PLAIN,))
+    codec = None if lie.to_each else (PLAIN,)
+    return Channel(init=stateless, send=send, source=lie.source, codec=codec, needs=lie.needs)
 
 
 @checks.typed

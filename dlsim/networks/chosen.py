@@ -16,7 +16,7 @@ import numpy as np
 from dlsim import checks, trees
 from dlsim.core import Array, PyTree, Route
 from dlsim.networks.fields import PERFECT, Inbox, NetworkFields, Sent, check_single
-from dlsim.networks.messages import Fields, check_leading, count, message_bits, pass_channel
+from dlsim.networks.messages import Fields, check_leading, count, message_bits, pass_channel, with_header
 from dlsim.networks.mixing import DENSE_ROWS_PER_NODE
 from dlsim.networks.pace.seconds import between, timed_links
 from dlsim.running import counters
@@ -29,10 +29,11 @@ def send_to(
     receivers: Array,
     senders: Array | None,
     header_bits: Array | int,
+    may_repeat: bool,
     stream: str,
 ) -> tuple[Sent, Fields]:
     """Node `senders[i]` sends row i of `tree` to the nodes `receivers[i]`; see `Network.send_to`."""
-    senders, receivers = _ends(network, receivers, senders)
+    senders, receivers = _ends(network, receivers, senders, may_repeat)
     check_leading("send_to", tree, senders.shape[0])
     check_single("send_to", network)
     if network.delays is not None:
@@ -56,8 +57,7 @@ def send_to(
         route = Route(node_ids=ids[senders], senders=ids[by.reshape(-1)], receivers=ids[to.reshape(-1)])
     copies = jnp.sum(leaves, axis=1, dtype=jnp.uint32)
     packet, network = pass_channel(network, key, tree, route, stream, senders, num, copies > 0)
-    if not isinstance(header_bits, int) or header_bits:
-        packet = packet._replace(extra_bits=packet.extra_bits + jnp.asarray(header_bits, jnp.uint32))
+    packet = with_header(packet, header_bits)
     arrived = leaves if packet.delivered is None else leaves & packet.delivered.reshape(size, width)
     bits = message_bits(packet)
     if timed_links(network) is not None:
@@ -81,7 +81,7 @@ def send_to(
     return made, network
 
 
-def _ends(network: NetworkFields, receivers: Array, senders: Array | None) -> tuple[Array, Array]:
+def _ends(network: NetworkFields, receivers: Array, senders: Array | None, may_repeat: bool) -> tuple[Array, Array]:
     """The ends as positions, checked as far as they are known."""
     num = network.num_nodes
     if senders is None:
@@ -99,7 +99,7 @@ def _ends(network: NetworkFields, receivers: Array, senders: Array | None) -> tu
             checks.fail("send_to", "receivers", rule, checks.describe(receivers))
         ordered = np.sort(known, axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        if twice.any():
+        if twice.any() and not may_repeat:
             row = int(np.argmax(twice.any(axis=1)))
             checks.fail("send_to", "receivers", "distinct in each row", f"row {row} with one of them twice")
     return jnp.asarray(senders, jnp.int32), jnp.asarray(receivers, jnp.int32)
@@ -216,5 +216,8 @@ def gather_sent(network: NetworkFields, sent: Sent, capacity: int, at: Array | N
     heard = jnp.sum(mask, axis=1)
     weights = jnp.where(mask, 1 / (1 + heard[:, None]), 0)
     all_sent = jnp.zeros(size + 1, jnp.int32).at[flat].add(1)[:size]
-    inbox = Inbox(values=values, weights=weights, mask=mask, senders=jnp.where(mask, senders, 0))
+    ids = network.node_ids if at is None else network.node_ids[at]
+    senders = jnp.where(mask, senders, 0)
+    everyone = jnp.concatenate([ids[:, None], network.node_ids[senders]], axis=1)
+    inbox = Inbox(values, weights, mask, senders, node_ids=ids, candidate_ids=everyone)
     return inbox, all_sent - heard.astype(jnp.int32)

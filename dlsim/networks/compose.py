@@ -35,6 +35,11 @@ def _chain_channels(parts: tuple[Channel, ...]) -> Channel:
         got = "secure_aggregation before another channel"
         checks.fail("chain", "parts", "such that what sums over senders stands last", got, "chain(..., that one)")
 
+    if any("edges" in part.needs for part in parts[:-1]):
+        fix = "What it tells each receiver passes no channel after it: chain(..., that one)."
+        rule = "such that what says something else to each receiver stands last"
+        checks.fail("chain", "parts", rule, "byzantine before another channel", fix)
+
     def init(message: PyTree, num_senders: int) -> tuple[PyTree, ...]:
         return tuple(part.init(message, num_senders) for part in parts)
 
@@ -47,7 +52,8 @@ def _chain_channels(parts: tuple[Channel, ...]) -> Channel:
 
     codecs = [part.codec for part in parts]
     codec = None if None in codecs else tuple(one for codec in codecs for one in codec or ())
-    return Channel(init=init, send=send, source=_sources(parts), is_sum=parts[-1].is_sum, codec=codec)
+    needs = frozenset().union(*(part.needs for part in parts))
+    return Channel(init=init, send=send, source=_sources(parts), is_sum=parts[-1].is_sum, codec=codec, needs=needs)
 
 
 def _chain_scenarios(parts: tuple[Scenario, ...]) -> Scenario:

@@ -85,12 +85,15 @@ def edge_weights(network: Network, weights: Array | None) -> Array:
 
 
 @checks.typed
-def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edges") -> tuple[Arrival, Network]:
+def send_edges(
+    network: Network, key: Array, tree: PyTree, *, header: PyTree = None, stream: str = "edges"
+) -> tuple[Arrival, Network]:
     """Node `senders[e]` sends row e of `tree [E, ...]` over edge e; `Arrival([E, ...], [E])` is what `receivers[e]` gets.
 
     Every edge is a stream of its own to the channel (error feedback keeps a residual an edge, also over rounds in which
     the edge is down).  Traffic is counted at the senders, once an edge that is up.  Where messages take rounds, a
-    receiver has of each edge the newest that has arrived.
+    receiver has of each edge the newest that has arrived.  A `header` `[E, ...]` arrives beside, whole whatever the channel,
+    and its bits are counted: the arrival's values are then `(tree, header)`.
     """
     checks.instance("send_edges", "network", network, Network)
     if network.is_implicit:
@@ -102,6 +105,10 @@ def send_edges(network: Network, key: Array, tree: PyTree, *, stream: str = "edg
     route = Route(node_ids=senders, senders=senders, receivers=receivers)
     mask = messages.active_edges(network)
     packet, network = messages.pass_channel(network, key, tree, route, stream, None, network.num_edges, mask)
+    if header is not None:
+        messages.check_leading("send_edges", header, network.num_edges)
+        size = jnp.asarray(trees.num_bits(header), jnp.uint32)
+        packet = packet._replace(values=(packet.values, header), extra_bits=packet.extra_bits + size)
     there = network.is_edge if mask is None else mask
     up = jnp.ones(network.num_edges, bool) if there is None else there
     arrived = up if packet.delivered is None else up & packet.delivered

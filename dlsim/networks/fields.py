@@ -53,6 +53,26 @@ class Inbox(NamedTuple):
     weights: Array  # [N, K] mixing weights, zero where nothing was heard
     mask: Array  # bool [N, K]
     senders: Array  # int32 [N, K] positions of the senders
+    node_ids: Array | None = None  # int32 [N] whose data a rule may judge by; None where it runs at a server
+    candidate_ids: Array | None = (
+        None  # int32 [N, K + 1] whose values these are, the receiver's first; None: nobody said
+    )
+
+
+class Edges(NamedTuple):
+    """The links that messages to all neighbours go over, by rows of the message."""
+
+    senders: Array  # int32 [L]
+    receivers: Array  # int32 [L], in ascending order
+    weights: Array  # float [L] mixing weights
+    is_up: Array | None = None  # bool [L] which work in this round; None: all
+
+
+class Told(NamedTuple):
+    """What receivers hear in place of the messages of some, each something else."""
+
+    values: PyTree  # [N, ...] by receiver
+    is_told: Array  # bool [L] over which links they hear it
 
 
 class Arrival(NamedTuple):

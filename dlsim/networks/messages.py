@@ -17,7 +17,7 @@ import numpy as np
 
 from dlsim import checks, keys, trees
 from dlsim.core import Array, Packet, PyTree, Route
-from dlsim.networks.fields import PERFECT, Arrival, NetworkFields, check_single
+from dlsim.networks.fields import PERFECT, Arrival, Edges, NetworkFields, check_single
 from dlsim.networks.flight import in_flight
 from dlsim.networks.flight.delays import HEAR, Transmissions
 from dlsim.networks.pace.seconds import between, timed_links
@@ -81,12 +81,17 @@ def pass_channel(
     rows: Array | None,
     num_senders: int,
     acting: Array | None,
+    is_sent: Array | None = None,
 ) -> tuple[Packet, Fields]:
     """The message `[n, ...]` through the channel; `rows` are the senders' rows in the channel's state.
 
-    Who is not `acting` `[n]` (None: all are) sends nothing and keeps its state.
+    Who is not `acting` `[n]` (None: all are) sends nothing and keeps its state.  Of numbers that are not `is_sent` `[n, D]`
+    (None: all are), which are zero in `tree`, none goes out.
     """
     packet = whole_packet(tree)
+    if is_sent is not None:
+        checks.shape(stream, "is_sent", is_sent, (packet.num_entries.shape[0], trees.num_entries(tree)))
+        packet = packet._replace(is_sent=is_sent, num_entries=jnp.sum(is_sent, axis=1, dtype=jnp.uint32))
     if network.channel is PERFECT:
         return packet, network
     if network.probe is not None:
@@ -106,6 +111,13 @@ def pass_channel(
     if network.probe is not None:
         return packet, network
     return packet, network.with_state(network.state._replace(channels={**network.state.channels, stream: new}))
+
+
+def with_header(packet: Packet, header_bits: Array | int) -> Packet:
+    """The packet with so many bits beside its numbers, `[]` or `[n]`, which no channel changes."""
+    if isinstance(header_bits, int) and not header_bits:
+        return packet
+    return packet._replace(extra_bits=packet.extra_bits + jnp.asarray(header_bits, jnp.uint32))
 
 
 def message_bits(packet: Packet) -> counters.Counter:
@@ -191,9 +203,19 @@ def check_leading(where: str, tree: PyTree, num: int) -> None:
 
 
 def send(
-    network: Fields, key: Array, tree: PyTree, stream: str, hear: str = "newest", sent_with: Array | None = None
+    network: Fields,
+    key: Array,
+    tree: PyTree,
+    stream: str,
+    hear: str = "newest",
+    sent_with: Array | None = None,
+    is_one: bool = False,
+    is_sent: Array | None = None,
+    header_bits: Array | int = 0,
 ) -> tuple[Packet, Fields]:
     """Each node sends one message to all its neighbours; `combine` makes of it what the receivers make of it.
+
+    `is_one` says that `packet.values` are taken for what everybody hears, so that no channel may say other things to others.
 
     `packet.values` is what went on the air, which a sender with a lossy compressor needs to know (CHOCO's public copy).
     Where messages take time `packet.heard` is what arrives in its place; `sent_with` `[E]` are the weights that travel with
@@ -207,8 +229,11 @@ def send(
     # but the same lowering can share it.
     route = None
     if network.channel is not PERFECT:
-        route = Route(node_ids=ids, senders=ids[network.senders], receivers=ids[network.receivers])
-    packet, network = pass_channel(network, key, tree, route, stream, None, network.num_nodes, network.is_present)
+        edges = None if is_one or network.is_implicit or network.delays is not None else _edges(network)
+        route = Route(ids, senders=ids[network.senders], receivers=ids[network.receivers], edges=edges)
+    here = network.is_present
+    packet, network = pass_channel(network, key, tree, route, stream, None, network.num_nodes, here, is_sent)
+    packet = with_header(packet, header_bits)
     if network.is_implicit and packet.delivered is not None:
         checks.fail("mix", "network", "one that lists its edges where messages are lost", "a large complete graph")
     mask = active_edges(network)
@@ -221,6 +246,10 @@ def send(
         heard = _heard_bits(network, sizes, mask, incoming)
         network = between(network, key, stream, sizes * outgoing, heard)
     return packet, count(network, outgoing, bits)
+
+
+def _edges(network: NetworkFields) -> Edges:
+    return Edges(network.senders, network.receivers, network.edge_weights, both(active_edges(network), network.is_edge))
 
 
 def _sent_on_its_way(

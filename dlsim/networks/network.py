@@ -139,9 +139,22 @@ class Network(NetworkFields):
     # The verbs; `messages.py`, `combining.py` and `server_messages.py` have their meaning and cost.  Where messages are
     # under way for some rounds (`with_delays`), `hear` says whether a receiver uses of each sender the "newest" that has
     # arrived, or "all" that arrives, each message once (`in_flight.py`); else it means nothing.
-    def send(self, key: Array, tree: PyTree, *, stream: str = "send", hear: str = "newest") -> tuple[Packet, Network]:
-        """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it."""
-        return messages.send(self, key, tree, stream, hear)
+    def send(
+        self,
+        key: Array,
+        tree: PyTree,
+        *,
+        stream: str = "send",
+        hear: str = "newest",
+        is_sent: Array | None = None,
+        header_bits: Array | int = 0,
+    ) -> tuple[Packet, Network]:
+        """Each node sends its row to all its neighbours: what is on the air; `combine` makes of it what they make of it.
+
+        `is_sent`, bool `[N, D]` over all leaves side by side: only these numbers go out, the others count as zeros that
+        nobody sent; `header_bits` are what each message carries beside, whole whatever the channel, `[]` or `[N]`.
+        """
+        return messages.send(self, key, tree, stream, hear, True, is_sent, header_bits)
 
     def combine(self, packet: Packet, own: PyTree | None = None, weights: Any = None) -> PyTree:
         """y_i = w_ii own_i + sum_j w_ij values_j over what arrived of a packet; no traffic."""
@@ -179,6 +192,7 @@ class Network(NetworkFields):
         *,
         senders: Array | None = None,
         header_bits: Array | int = 0,
+        may_repeat: bool = False,
         stream: str = "send_to",
     ) -> tuple[Sent, Network]:
         """Node `senders[i]` sends row i of `tree [n, ...]` to the nodes `receivers[i]`, which it chose in this step.
@@ -189,13 +203,14 @@ class Network(NetworkFields):
 
         Args:
           tree: every leaf `[n, ...]`; a sender says the same to all that it chose.
-          receivers: int32 `[n, k]` positions, distinct in a row; negative: nobody.
+          receivers: int32 `[n, k]` positions, distinct in a row unless `may_repeat`; negative: nobody.
           senders: int32 `[n]` distinct positions; None: all N nodes in order.
           header_bits: what each message carries beside, whole whatever the channel, `[]` or `[n]`.
+          may_repeat: whoever is named twice in a row gets two messages, which count twice; structural.
           stream: name of the sequence of messages, under which a channel keeps its memory, a row a node.
         Raises ValueError where messages take rounds (`with_delays`).
         """
-        return chosen.send_to(self, key, tree, receivers, senders, header_bits, stream)
+        return chosen.send_to(self, key, tree, receivers, senders, header_bits, may_repeat, stream)
 
     def combine_sent(
         self, sent: Sent, own: PyTree | None = None, *, weights: Array | None = None, at: Array | None = None

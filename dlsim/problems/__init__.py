@@ -14,6 +14,8 @@ from dlsim.problems.local_test import local_test
 from dlsim.problems.logistic import logistic_regression
 from dlsim.problems.models import Model, from_flax, lenet, mlp, softmax_regression
 from dlsim.problems.one_class_svm import one_class_svm
+from dlsim.problems.own_classes import own_classes
+from dlsim.problems.own_data import own_losses, own_outputs
 from dlsim.problems.partition import (
     by_column,
     concept_shift,
@@ -26,6 +28,15 @@ from dlsim.problems.partition import (
     shards,
 )
 from dlsim.problems.partition_plot import describe, plot_partition
+from dlsim.problems.poisoning import (
+    Trigger,
+    backdoor,
+    free_riders,
+    label_flip,
+    pixel_trigger,
+    with_backdoor_rate,
+    with_flip_rate,
+)
 from dlsim.problems.quadratic import quadratic
 from dlsim.problems.sampling import batch_positions
 from dlsim.problems.shared_inputs import shared_inputs
@@ -40,9 +51,11 @@ __all__ = [
     "HiddenUnits",
     "Model",
     "Partition",
+    "Trigger",
     "Variables",
     "auto_block",
     "avg_pool",
+    "backdoor",
     "batch_positions",
     "batch_statistics",
     "bootstrap",
@@ -55,9 +68,11 @@ __all__ = [
     "describe",
     "dirichlet",
     "feature_shift",
+    "free_riders",
     "from_flax",
     "hidden_units",
     "iid",
+    "label_flip",
     "language_model",
     "least_squares",
     "lenet",
@@ -69,9 +84,13 @@ __all__ = [
     "max_pool",
     "mlp",
     "one_class_svm",
+    "own_classes",
+    "own_losses",
+    "own_outputs",
     "partition",
     "partition_from_lists",
     "pathological",
+    "pixel_trigger",
     "plot_partition",
     "quadratic",
     "quantity_skew",
@@ -84,5 +103,7 @@ __all__ = [
     "synthetic_classification",
     "text_dataset",
     "transformer",
+    "with_backdoor_rate",
+    "with_flip_rate",
     "zeroth_order",
 ]

@@ -116,3 +116,18 @@ def evaluate_local(view: Any, test: Any, tests: LocalTest, node_block: int | str
         return {f"{name}_local": value for name, value in found.items()}
 
     return evaluate
+
+
+def tests_of(view: Any, tests: LocalTest) -> Any:
+    """`(node_ids [n]) -> (Batch [n, T, ...], mask [n, T])`, all test examples of a node's own; T those of the node with most.
+
+    `view` as in `evaluate_local`.
+    """
+    width, all_sizes = int(np.max(tests.sizes)), np.asarray(tests.sizes, np.int32)
+
+    def own_tests(node_ids: Array) -> tuple[Any, Array]:
+        place = jnp.arange(width, dtype=jnp.int32)[None, :]
+        mask = place < jnp.asarray(all_sizes).at[node_ids].get(mode="promise_in_bounds")[:, None]
+        return view(node_ids, jnp.where(mask, place, 0)), mask
+
+    return own_tests

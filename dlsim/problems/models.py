@@ -55,7 +55,7 @@ def resolve(model: str | Model | ModelFn | Any, dataset: Any) -> Model:
     input_shape = tuple(int(size) for size in dataset.inputs.shape[1:])
     num_outputs = dataset.num_classes or 1
     if isinstance(model, str):
-        makers = {"softmax": softmax_regression, "mlp": mlp, "lenet": lenet}
+        makers: dict[str, Callable[[], ModelFn]] = {"softmax": softmax_regression, "mlp": mlp, "lenet": lenet}
         made = makers[checks.one_of("resolve", "model", model, NAMES)]()(input_shape, num_outputs)
     elif isinstance(model, Model):
         made = model
@@ -114,10 +114,15 @@ def stored_as(model: Model, dtype: str) -> Model:
     return Model(init=init, apply=apply, train=None if model.train is None else train)
 
 
-def softmax_regression() -> ModelFn:
+@checks.typed
+def softmax_regression(*, use_bias: bool = True) -> ModelFn:
     """Multinomial logistic regression, z = W x + b, on flattened inputs; starts at zero.  (One output: linear
-    regression.)  The loss is convex in (W, b)."""
-    return lambda input_shape, num_outputs: from_flax(_dense_net((), num_outputs, zeros=True), input_shape)
+    regression.)  The loss is convex in (W, b); without `use_bias`, z = W x."""
+
+    def model_fn(input_shape: tuple[int, ...], num_outputs: int) -> Model:
+        return from_flax(_dense_net((), num_outputs, zeros=True, use_bias=use_bias), input_shape)
+
+    return model_fn
 
 
 @checks.typed
@@ -208,7 +213,7 @@ def _check_outputs(model: Model, input_shape: tuple[int, ...], num_classes: int)
         checks.fail("resolve", "the model's outputs", f"of shape {rule}", f"{list(outputs.shape)} for B = 2")
 
 
-def _dense(features: int, zeros: bool = False) -> Any:
+def _dense(features: int, zeros: bool = False, use_bias: bool = True) -> Any:
     """A fully connected layer that keeps its kernel as [outputs, inputs].
 
     With the inputs on the minor axis the products of a few outputs and many inputs run at two to three times the rate
@@ -224,13 +229,13 @@ def _dense(features: int, zeros: bool = False) -> Any:
         def __call__(self, inputs: Array) -> Array:
             make = linen.initializers.zeros if zeros else linen.initializers.lecun_normal(in_axis=-1, out_axis=-2)
             kernel = self.param("kernel", make, (self.features, inputs.shape[-1]))
-            bias = self.param("bias", linen.initializers.zeros, (self.features,))
-            return jnp.einsum("...i,oi->...o", inputs, kernel) + bias
+            outputs = jnp.einsum("...i,oi->...o", inputs, kernel)
+            return outputs + self.param("bias", linen.initializers.zeros, (self.features,)) if use_bias else outputs
 
     return Dense(features)
 
 
-def _dense_net(hidden: tuple[int, ...], num_outputs: int, zeros: bool) -> Any:
+def _dense_net(hidden: tuple[int, ...], num_outputs: int, zeros: bool, use_bias: bool = True) -> Any:
     from flax import linen
 
     class DenseNet(linen.Module):
@@ -239,7 +244,7 @@ def _dense_net(hidden: tuple[int, ...], num_outputs: int, zeros: bool) -> Any:
             x = inputs.reshape(inputs.shape[0], math.prod(inputs.shape[1:]))
             for features in hidden:
                 x = linen.relu(_dense(features)(x))
-            return _dense(num_outputs, zeros)(x)
+            return _dense(num_outputs, zeros, use_bias)(x)
 
     return DenseNet()
 

@@ -14,15 +14,15 @@ from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems import variables
 from dlsim.problems.blocks import check_node_block, check_rows, map_nodes
 from dlsim.problems.data import Dataset
-from dlsim.problems.index_lists import Partition, check_partition
-from dlsim.problems.local_test import evaluate_local
+from dlsim.problems.examples import CHUNK, chunks_of_tests, model_inputs
+from dlsim.problems.index_lists import LocalTest, Partition, check_partition
+from dlsim.problems.local_test import evaluate_local, tests_of
 from dlsim.problems.losses import LossFn, resolve_loss
 from dlsim.problems.models import DTYPES, Model, resolve, stored_as
 from dlsim.problems.notices import notice
 from dlsim.problems.sampling import SAMPLING, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, batch_positions
 
 DEFAULT_BATCH_SIZE = 32
-_CHUNK = 256  # examples at a time where a whole data set goes through a model
 
 
 class Batch(NamedTuple):
@@ -177,10 +177,11 @@ def supervised(
         return map_nodes(of_block, node_block)(params, node_ids)
 
     max_size = int(np.max(partition.sizes))
-    evaluate = _evaluate(model, dataset, examples, loss_fn, num_test, node_block)
+    evaluate, own_tests = _evaluate(model, dataset, examples, loss_fn, num_test, node_block), None
     if partition.local_test is not None:
-        of_all = evaluate
-        of_own = _evaluate_own(model, dataset, partition, examples, view, loss_fn, node_block)
+        seen = _own_view(dataset, partition.local_test, examples, view)
+        of_all, own_tests = evaluate, tests_of(seen, partition.local_test)
+        of_own = _evaluate_own(model, dataset, partition.local_test, seen, loss_fn, node_block)
 
         def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
             return {**of_all(params, node_ids), **of_own(params, node_ids)}
@@ -198,6 +199,7 @@ def supervised(
         node_block=node_block,
         gradient_at=gradient_at,
         model=model,
+        own_tests=own_tests,
     )
     return problem if model.train is None else variables.of_training(problem, model, np.asarray(partition.sizes))
 
@@ -253,7 +255,7 @@ def _view(dataset: Dataset, rotates: bool) -> Any:
     def view(examples: NodeData, key: Array, node_ids: Array, positions: Array, fixed_noise: bool = False) -> Batch:
         places = _take(examples.offsets, node_ids)[:, None] + positions
         rows = _take(examples.indices, places)
-        inputs = _model_inputs(_take(examples.inputs, rows), dataset).reshape(*positions.shape, *shape)
+        inputs = model_inputs(_take(examples.inputs, rows), dataset).reshape(*positions.shape, *shape)
         labels = _take(examples.labels, rows)
         if examples.rotation is not None:
             inputs = jax.vmap(_rotate)(inputs, _take(examples.rotation, node_ids))
@@ -277,10 +279,6 @@ def _take(array: Array, rows: Array) -> Array:
     return array.at[rows].get(mode="promise_in_bounds")
 
 
-def _model_inputs(inputs: Array, dataset: Dataset) -> Array:
-    return (inputs.astype(jnp.float32) - dataset.offset) * dataset.scale
-
-
 def _rotate(images: Array, turns: Array) -> Array:
     """Images [B, side, side, ...] by `turns` quarter turns, counter-clockwise."""
     turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
@@ -296,7 +294,7 @@ def _over_all_examples(
     examples: NodeData, view: Any, summed: Any, params: PyTree, node_ids: Array, max_size: int
 ) -> tuple[Array, PyTree]:
     """Mean loss and gradient of each node over all its examples, in chunks so that memory stays bounded."""
-    size = min(_CHUNK, max_size)
+    size = min(CHUNK, max_size)
     sizes = _take(examples.sizes, node_ids)
     fixed = jax.random.key(0)
 
@@ -326,19 +324,7 @@ def _evaluate(
     num_test: int | None,
     node_block: int | str | None,
 ) -> Any:
-    total = len(dataset.test_labels)
-    if num_test is not None:
-        num_test = checks.integer("supervised", "num_test", num_test, 1)
-    num = total if num_test is None else min(num_test, total)
-    if not num:
-        checks.fail("supervised", "dataset", "one with test examples", "none", "Hold some out: dataset(x, y).")
-    # Evenly spaced, for test sets that are sorted by class; padded to whole chunks.
-    size = min(_CHUNK, num)
-    chunks = -(-num // size)
-    rows = np.minimum(np.arange(chunks * size) * total // num, total - 1)
-    inputs = jnp.asarray(dataset.test_inputs[rows]).reshape(chunks, size, *dataset.test_inputs.shape[1:])
-    labels = jnp.asarray(dataset.test_labels[rows]).reshape(chunks, size)
-    mask = jnp.asarray(np.arange(chunks * size) < num).reshape(chunks, size)
+    num, chunks = chunks_of_tests("supervised", dataset, num_test)
 
     def test(params: PyTree, inputs: Array, labels: Array, mask: Array) -> Info:
         outputs = model.apply(params, inputs)
@@ -349,7 +335,7 @@ def _evaluate(
 
     def of_block(params: PyTree, *node_ids: Array) -> Info:
         def chunk_sums(chunk: tuple[Array, Array, Array]) -> Info:
-            x, y, kept = _model_inputs(chunk[0], dataset), chunk[1], chunk[2]
+            x, y, kept = model_inputs(chunk[0], dataset), chunk[1], chunk[2]
             axes: list[int | None] = [None, None]
             if node_ids and examples.rotation is not None:
                 x, axes[0] = jax.vmap(_rotate, (None, 0))(x, _take(examples.rotation, node_ids[0])), 0
@@ -357,7 +343,7 @@ def _evaluate(
                 y, axes[1] = _take(examples.label_permutation, node_ids[0])[:, y], 0
             return jax.vmap(test, (0, *axes, None))(params, x, y, kept)
 
-        sums = jax.lax.map(chunk_sums, (inputs, labels, mask))
+        sums = jax.lax.map(chunk_sums, chunks)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / num, sums)
 
     def evaluate(params: PyTree, node_ids: Array | None = None) -> Info:
@@ -366,30 +352,27 @@ def _evaluate(
     return evaluate
 
 
-def _evaluate_own(
-    model: Model,
-    dataset: Dataset,
-    partition: Partition,
-    examples: NodeData,
-    view: Any,
-    loss_fn: LossFn,
-    node_block: int | str | None,
-) -> Any:
-    tests = partition.local_test
-    assert tests is not None
+def _own_view(dataset: Dataset, tests: LocalTest, examples: NodeData, view: Any) -> Any:
+    """`(node_ids [n], positions [n, B]) -> Batch` of the nodes' own test examples, with one fixed draw of their noise."""
     own = examples._replace(**{name: jnp.asarray(getattr(tests, name), jnp.int32) for name in tests._fields[:3]})
     if not tests.of_training:
         inputs = jnp.asarray(dataset.test_inputs).reshape(len(dataset.test_inputs), -1)
         own = own._replace(inputs=inputs, labels=jnp.asarray(dataset.test_labels))
 
+    def seen(node_ids: Array, positions: Array) -> Batch:
+        return view(own, keys.stream(jax.random.key(0), "test noise"), node_ids, positions, fixed_noise=True)
+
+    return seen
+
+
+def _evaluate_own(
+    model: Model, dataset: Dataset, tests: LocalTest, seen: Any, loss_fn: LossFn, node_block: int | str | None
+) -> Any:
     def test(params: PyTree, inputs: Array, labels: Array, weights: Array) -> Info:
         outputs = model.apply(params, inputs)
         sums = {"loss": jnp.sum(jnp.where(weights > 0, loss_fn(outputs, labels) * weights, 0.0))}
         if dataset.num_classes and outputs.ndim == 2:
             sums["accuracy"] = jnp.sum((jnp.argmax(outputs, axis=-1) == labels) * weights)
         return sums
-
-    def seen(node_ids: Array, positions: Array) -> Batch:
-        return view(own, keys.stream(jax.random.key(0), "test noise"), node_ids, positions, fixed_noise=True)
 
     return evaluate_local(seen, test, tests, node_block)

@@ -20,7 +20,22 @@ def one_at_a_time(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
     Args:
       fn: of arrays and trees of them.
     """
+    return _in_turn(fn, everywhere=False)
 
+
+def in_turn(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`fn`, of which every device computes a batch one row after the other.
+
+    For functions that hold much at once, or loop until they are done: side by side, all rows would wait for the slowest
+    and copy what they hold at each turn.
+
+    Args:
+      fn: of arrays and trees of them.
+    """
+    return _in_turn(fn, everywhere=True)
+
+
+def _in_turn(fn: Callable[..., PyTree], everywhere: bool) -> Callable[..., PyTree]:
     @jax.custom_batching.custom_vmap
     def alone(*args: PyTree) -> PyTree:
         return fn(*args)
@@ -41,7 +56,10 @@ def one_at_a_time(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
             return jax.lax.map(row, [leaf for leaf, moves in zip(leaves, is_row, strict=True) if moves])
 
-        out = jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(fn, in_axes=axes))
+        if everywhere:
+            out = in_turn(*args)
+        else:
+            out = jax.lax.platform_dependent(*args, cpu=in_turn, default=jax.vmap(fn, in_axes=axes))
         return out, jax.tree.map(lambda leaf: True, out)
 
     of_many.follows_call = True  # type: ignore[attr-defined]  # to `dlsim.sweeps.signature`: all it does is in `fn`

@@ -10,21 +10,32 @@ the messages.  Required: at most 30 % of the round, or four copies, whichever is
 Then selection alone, at 1,000 rows of 8,000 numbers, k = 80: by threshold, as `top_k` does it, against `jax.lax.top_k` and a
 scatter.  Required: 8 times.
 
-Measured 2026-11-30, 2 cores with some twenty other processes, jax 0.10.2; milliseconds of processor time (both cores
-together), medians of 3 to 5 turns, in which a round takes about 70 and a copy 4 to 5 (one of 8 in the last run), so that a
-channel may take about 20.  Within that: loss 0.4, low_rank(1) 6, sign 9, min_max(8) 9, integers(8) 10, quantize(8) 10,
-integers(4) stochastic 11, random_sparsification(0.1) 12, quantize(4) in Elias code 15, e3m0 16, log_quantize 16,
-quantize(4, max) 16, gaussian_noise 20.  Beyond it: dp_gaussian 28 (before its faster logarithm), low_rank(4) 30 (before its
-factors lay with the long side last), top_k(0.01) 33, rqm 35, poisson_binomial 37, random_k(0.01) 44, top_k(0.1) 53,
-kmeans(3) 107, fedzip(0.8) 137.  On a machine to itself, with Threefry for every draw and a copy of all leaves side by side
-before anything else, it was, in milliseconds of the clock of 18 allowed: random_sparsification 27, rqm 31,
-poisson_binomial 33, gaussian_noise 43, dp_gaussian 45, kmeans 174, fedzip 299.  k-means is bound by its passes, two sums
-and four counts an iteration.
+Measured 2026-11-30, a machine of 2 cores to itself, jax 0.10.2, `--quick`; milliseconds of the clock.  In the first run a
+round took 69 and a channel may take 20.6, in the second 57 and 17.0:
 
-Selection alone, nine turns on a machine to itself, before zeros were filled up without a pass of their own: 22 ms against
-75 ms, 3.2 times (2.3 to 3.9); required 8.  Of processor time its parts take: the three largest of each group 4 ms, the
-search among them 8, the count that decides which rows are done 2.5, those that are not 2, the result 4; `lax.top_k` 50.
-Three passes over the numbers are the least that this way of doing it can take, and they are 10 ms.
+    channel                      first, second            channel                      first, second
+    loss                           0.8    0.3             log_quantize                  14.9   10.2
+    min_max(8)                     4.0    2.8             gaussian_noise                17.3   11.4
+    integers(8)                    4.8    3.0             dp_gaussian                   17.7   17.2
+    sign                           5.6    3.2             quantize(4, max)              19.3    6.7
+    low_rank(1)                    6.1    3.2             low_rank(4)                   26.4   15.8
+    quantize(8)                    6.8    3.9             rqm                           23.0   20.3  too dear
+    e3m0                           8.0    5.0             poisson_binomial              26.5   23.4  too dear
+    quantize(4), Elias             8.5    5.0             kmeans(3)                     35.5   32.2  too dear
+    integers(4), stochastic        8.6    4.6             fedzip(0.8)                   66.9   49.7  too dear
+    random_sparsification(0.1)    10.2    5.7
+
+Since then rqm and poisson_binomial count in integers: 25.5 and 33 ms of processor time where they took 36 and 38 in the
+same minutes, beside six other programs.  k-means is bound by its passes, two sums and four counts an iteration.
+
+top_k had computed a prefix sum for all rows that was meant for rows of zeros alone (XLA moved it out of its loop): 69 ms
+in the first run, 11.2 in the second for top_k(0.01), 22 to 24 with error feedback.  Then thresholds of long rows came to be
+looked for between ends that a part of the row says, and guesses to be finished by the two numbers next to them: in a loop by
+itself top_k(0.1) 20 ms (25 to 33 before), random_k 18.5 (28 to 40 before), of which the loop itself is 2 to 3.
+
+Selection alone, 1,000 rows of 8,000, k = 80: 11 to 15 ms, `lax.top_k` and a scatter 70 to 88: 5.2 times (5.1 to 6.6);
+required 8.  In a loop, where no memory is taken anew each turn, 8 ms.  Its parts: the three largest of each group 2.5 ms, the
+search among them 6, the count that decides which rows are done 1, those that are not and the result 2.
 """
 
 from __future__ import annotations

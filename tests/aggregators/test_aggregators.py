@@ -31,8 +31,17 @@ def tree(x: np.ndarray) -> dict[str, jax.Array]:
     return {"a": x[..., :split], "b": x[..., split:].reshape(*x.shape[:-1], 2, -1)}
 
 
-def apply(rule: dlsim.Aggregator, own, heard, mask, weights) -> np.ndarray:
-    inbox = Inbox(tree(heard), jnp.asarray(weights, jnp.float32), jnp.asarray(mask), jnp.zeros(mask.shape, jnp.int32))
+def apply(rule: dlsim.Aggregator, own, heard, mask, weights, ids=None) -> np.ndarray:
+    if ids is None:
+        ids = np.arange(mask.shape[1] + 1) + np.zeros((len(own), 1), int)
+    inbox = Inbox(
+        tree(heard),
+        jnp.asarray(weights, jnp.float32),
+        jnp.asarray(mask),
+        jnp.zeros(mask.shape, jnp.int32),
+        node_ids=jnp.arange(len(own)),
+        candidate_ids=jnp.asarray(ids, jnp.int32),
+    )
     _, out = jax.jit(rule.apply)(KEY, rule.init(tree(own)), tree(own), inbox)
     return np.concatenate([np.asarray(out["a"]), np.asarray(out["b"]).reshape(len(own), -1)], axis=1)
 
@@ -115,6 +124,7 @@ RULES = {
     "krum": aggregators.krum(1),
     "geometric_median": aggregators.geometric_median(),
     "self_centered_clipping": aggregators.self_centered_clipping(1.0),
+    "bucketing": aggregators.bucketing(aggregators.median(), 2),
     **robust_rules.RULES,
 }
 ROBUST = ("median", "trimmed_mean", "krum", "geometric_median", "self_centered_clipping", *robust_rules.RULES)
@@ -125,8 +135,9 @@ def test_order_and_origin_do_not_matter(name: str) -> None:
     own, heard, mask, weights = scene()
     plain = apply(RULES[name], own, heard, mask, weights)
     order = np.random.default_rng(5).permutation(heard.shape[1])
+    ids = np.concatenate([[0], 1 + order]) + np.zeros((len(own), 1), int)
     np.testing.assert_allclose(
-        apply(RULES[name], own, heard[:, order], mask[:, order], weights[:, order]), plain, atol=1e-5
+        apply(RULES[name], own, heard[:, order], mask[:, order], weights[:, order], ids), plain, atol=1e-5
     )
     moved = apply(RULES[name], own + 2, heard + 2, mask, weights)
     np.testing.assert_allclose(moved - 2, plain, atol=1e-4)
@@ -194,6 +205,11 @@ def test_mean_is_mix() -> None:
         (lambda: aggregators.bulyan(True), "bulyan: num_byzantine must be an integer >= 0, got True"),
         (lambda: aggregators.norm_clipping(aggregators.median(), 0.0), "norm_clipping: radius must be a number in"),
         (lambda: aggregators.nearest_neighbor_mixing(1, 1), "nearest_neighbor_mixing: inner must be"),
+        (lambda: aggregators.bucketing(3), "bucketing: inner must be"),
+        (
+            lambda: aggregators.bucketing(aggregators.median(), 0),
+            "bucketing: bucket_size must be an integer >= 1, got 0",
+        ),
         (lambda: aggregators.self_centered_clipping(0.0), "self_centered_clipping: radius must be a number in"),
     ],
 )
@@ -204,7 +220,10 @@ def test_bad_input(make, line: str) -> None:
 
 def test_every_rule_is_tried() -> None:
     known = set(itertools.chain(ORACLES, RULES)) - {"multi_krum", "trimmed_mean_2"}
-    elsewhere = {"variance_corrected", "aligned"}  # test_variance_corrected.py, test_matching.py
+    # test_robustness.py, test_variance_corrected.py, test_matching.py, test_flag.py, test_own_data.py, test_bristle.py,
+    # test_foolsgold.py, test_sybil_wall.py
+    elsewhere = {"variance_corrected", "aligned", "bucketing", "flag", "flag_qualities", "mozi", "bristle"}
+    elsewhere |= {"foolsgold", "sybil_wall", "by_node"}
     helpers = {"Matching", "activation_matching", "weight_matching", "align", "linear_assignment"}
     assert known | elsewhere | helpers == set(aggregators.__all__)
 

@@ -267,7 +267,7 @@ def test_a_frustrated_cycle_takes_the_difference_of_two_units_apart() -> None:
     def reorder(own: Any, inbox: Any, found: Any) -> Any:
         return inbox._replace(values=jnp.take_along_axis(inbox.values, found[0], axis=2))
 
-    swapping = aggregators.Matching((2,), None, reorder, lambda key, params: params, search=orders)
+    swapping = aggregators.Matching((2,), None, reorder, lambda key, params, node_ids: params, search=orders)
     rule = aggregators.aligned(swapping)
     operator = []
     for unit in np.eye(6, dtype=np.float32):

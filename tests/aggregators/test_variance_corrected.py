@@ -178,7 +178,9 @@ def test_the_programs_hold_no_messages() -> None:
             .temp_size_in_bytes
         )
 
-    assert used(corrected()) < 3 * own.nbytes < 8 * own.nbytes < used(aggregators.median())
+    assert used(corrected()) < 3 * own.nbytes
+    # Nor does a rule that needs them hold more than those of a block of receivers.
+    assert used(aggregators.median()) < 3 * own.nbytes
 
 
 def test_equal_models_and_scales_and_shifts() -> None:

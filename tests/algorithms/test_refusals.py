@@ -23,6 +23,7 @@ from dlsim.networks.network import Network
 SGD = optax.sgd(0.1)
 WITH_OPTIMIZER = {
     "centralized_sgd": "optimizer",
+    "cga": "optimizer",
     "choco_sgd": "optimizer",
     "async_diloco": "inner_optimizer",
     "d2": "optimizer",
@@ -37,9 +38,11 @@ WITH_OPTIMIZER = {
     "fedyogi": "client_optimizer",
     "gradient_tracking": "optimizer",
     "isolated_training": "optimizer",
+    "jwins": "optimizer",
     "pens": "optimizer",
     "power_sgd": "optimizer",
     "relay_sgd": "optimizer",
+    "shatter": "optimizer",
     "spsa": "optimizer",
     "stochastic_gradient_push": "optimizer",
     "streaming_diloco": "inner_optimizer",
@@ -239,11 +242,11 @@ def two_halves() -> Network:
 
 
 UNDIRECTED = ("choco_sgd", "d2", "decentralized_admm", "exact_diffusion", "extra", "nids", "proxskip", "relay_sgd")
-UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "led", "lt_admm", "network_lasso", "wang_elia")
+UNDIRECTED = (*UNDIRECTED, "admm_tracking_gradient", "cga", "led", "lt_admm", "network_lasso", "wang_elia")
 SERVED = ("fedadagrad", "fedadam", "fedavg", "fedprox", "fedyogi", "power_sgd", "scaffold")
 REDUCED = ("async_diloco", "diloco", "streaming_diloco")
 ALONE = ("centralized_sgd", *REDUCED, *SERVED, "isolated_training", "network_lasso")  # need no links
-ALONE = (*ALONE, "modest", "teleportation")  # any two of their nodes reach each other
+ALONE = (*ALONE, "modest", "shatter", "teleportation")  # any two of their nodes reach each other
 
 
 @pytest.mark.parametrize("name", sorted({**WITH_OPTIMIZER, **WITH_RATE}))

@@ -18,16 +18,16 @@ def chosen_by_sorting(values: jax.Array, k: int) -> np.ndarray:
     return mask
 
 
-def awkward(dtype: type = np.float32) -> jax.Array:
+def awkward(dtype: type = np.float32, dimension: int = D) -> jax.Array:
     """Forty rows of each kind: plain, equals, nothing but zeros, few that are not zero, crowded ones, and no numbers."""
-    rng, shape = np.random.default_rng(0), (40, D)
+    rng, shape = np.random.default_rng(0), (40, dimension)
     odd = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-45], shape)
     kinds = [
         rng.normal(size=shape),
         rng.integers(-3, 4, shape),
         np.zeros(shape),
         rng.normal(size=shape) * (rng.random(shape) < 0.02),
-        rng.normal(size=shape) * np.where(np.arange(D) % 25 == 3, 100, 1),  # all in one group of eight
+        rng.normal(size=shape) * np.where(np.arange(dimension) % 25 == 3, 100, 1),  # all in one group of eight
         np.where(rng.random(shape) < 0.3, odd, rng.normal(size=shape)),
     ]
     return jnp.asarray(np.concatenate(kinds), dtype)
@@ -39,17 +39,20 @@ def test_it_is_top_k(k: int) -> None:
     np.testing.assert_array_equal(largest(values, k), chosen_by_sorting(jnp.abs(values), k))
 
 
-def test_words_are_compared_as_they_are() -> None:
-    words = np.random.default_rng(1).integers(0, 2**32, (40, D), dtype=np.uint32)
-    words[3], words[4, ::2] = 2**32 - 1, 0
-    expected = chosen_by_sorting(jnp.asarray(words), 60)
-    np.testing.assert_array_equal(largest(jnp.asarray(words), 60), expected)
-    for around in (
-        (2**31 + 2**29, 2**32 - 2**29),
-        (2**31, 2**31 + 5),
-        (2**32 - 9, 2**32 - 1),
-    ):  # right, too low, too high
-        np.testing.assert_array_equal(largest(jnp.asarray(words), 60, around=around), expected)
+def test_a_part_of_a_long_row_says_where_to_look() -> None:
+    """Right in most rows; wrong where the part has other numbers than the rest, which are looked through alone."""
+    values = awkward(dimension=2100)
+    values = values.at[:4, ::8].multiply(1e-3).at[4:8, ::8].multiply(1e3)
+    np.testing.assert_array_equal(largest(values, 500), chosen_by_sorting(jnp.abs(values), 500))
+
+
+def test_integers_are_compared_as_they_are() -> None:
+    integers = np.random.default_rng(1).integers(-(2**31), 2**31, (40, D), dtype=np.int32)
+    integers[3], integers[4, ::2] = 2**31 - 1, -(2**31)
+    expected = chosen_by_sorting(jnp.asarray(integers), 60)
+    np.testing.assert_array_equal(largest(jnp.asarray(integers), 60), expected)
+    for around in ((2**29, 2**31 - 2**29), (0, 5), (2**31 - 9, 2**31 - 1)):  # right, too low, too high
+        np.testing.assert_array_equal(largest(jnp.asarray(integers), 60, around=around), expected)
 
 
 def test_wide_numbers() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from contract import arguments_matching as matching
+from contract import arguments_matching as matching, arguments_sybils as sybils
 from contract.arguments_chosen import CHOSEN, SAMPLING
 from contract.arguments_collectives import COLLECTIVES
 from contract.arguments_edges import CONVEX, EDGES, TIED
 from contract.arguments_games import GAMES
+from contract.arguments_judges import JUDGES, OWN_DATA
+from contract.arguments_marks import MARKS
 from contract.arguments_parts import SGD, Call, just, optimized, problem, ring
+from contract.arguments_poison import POISONED
 from contract.arguments_scenes import SCENES
+from contract.arguments_trust import TRUST_GRAPHS
+from contract.arguments_value import VALUE
 
 from dlsim import aggregators, problems
 
@@ -29,10 +34,13 @@ _AROUND = {"inner": aggregators.mean()}
 MORE_ROWS: dict[str, dict[str, Call]] = {
     "aggregators": {
         **matching.AGGREGATORS,
+        **sybils.AGGREGATORS,
         **dict.fromkeys(("mean_around_median", "minimum_diameter", "bulyan", "cge", "caf"), just(num_byzantine=1)),
         **dict.fromkeys(("nearest_neighbor_mixing", "adaptive_robust_clipping"), just(**_AROUND, num_byzantine=1)),
+        "bucketing": just(**_AROUND),
         "norm_clipping": just(**_AROUND, radius=1.0),
         "centered_clipping": just(radius=1.0),
+        **JUDGES,
     },
     "metrics": matching.METRICS,
     "networks": {
@@ -40,6 +48,7 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         **SAMPLING,
         **EDGES,
         **SCENES,
+        **sybils.NETWORKS,
         "given_rounds": just(num_rounds=5, rounds=[1, 3]),
         "periodic_rounds": just(num_rounds=5, period=2),
         "ramp_rounds": just(num_rounds=5, first=0.0, last=1.0),
@@ -59,12 +68,15 @@ MORE_ROWS: dict[str, dict[str, Call]] = {
         "token_account": just(strategy="simple"),
     },
     "problems": {
+        **sybils.PROBLEMS,
         **CONVEX,
         **matching.PROBLEMS,
+        **OWN_DATA,
+        **POISONED,
         "least_squares": just(inputs=np.random.default_rng(0).standard_normal((4, 5, 2)), targets=np.ones((4, 5))),
         "language_model": _spoken,
         "sharpness_aware": just(problem=problem),
         "text_dataset": just(texts=TEXTS, context=8),
     },
-    "trust": {**GAMES},
+    "trust": {**TRUST_GRAPHS, **VALUE, **MARKS, **GAMES},
 }

@@ -213,6 +213,7 @@ MORE: dict[str, frozenset[str]] = {
         + ("watts_strogatz",)
     },
     "networks.byzantine.node_ids": frozenset({"integer"}),
+    **{f"problems.{name}.node_ids": frozenset({"integer"}) for name in ("backdoor", "free_riders", "label_flip")},
     "networks.mixing_weights.step": frozenset({"none"}),
     "networks.secure_aggregation.weights": frozenset({"none"}),  # it has no default, so that equal weights are said
     # Rates may be functions of the round, and a schedule one of the network; a pace comes from a network's links.

@@ -50,4 +50,15 @@ CHOSEN_CASES = (
             ),
         ),
     ),
+    Case(
+        "shatter",
+        lambda p, rate: algorithms.shatter(p, optax.sgd(rate), num_virtual_nodes=3, degree=2),
+        reduces_to=(
+            Reduction(
+                "with every virtual node sending to all others it is mini-batch SGD",
+                lambda p, rate: algorithms.shatter(p, optax.sgd(rate), num_virtual_nodes=2, degree=2 * p.num_nodes - 1),
+                lambda p, rate: algorithms.centralized_sgd(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
 )

@@ -99,6 +99,18 @@ EVENT_CASES = (
         variant="tokens",
         num_windows=80,
     ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(p, optax.sgd(rate), parts=algorithms.model_partition(2)),
+        variant="parts",
+    ),
+    EventCase(
+        "gossip_learning",
+        lambda p, rate: algorithms.gossip_learning(
+            p, optax.sgd(rate), exchange="push_pull", merge="average", parts=algorithms.model_sample(0.4)
+        ),
+        variant="sample",
+    ),
 )
 
 

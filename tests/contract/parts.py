@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from contract import world
-from contract.rows import nothing_hidden
+from contract.rows import judged_alike, nothing_hidden
 
 from dlsim import aggregators, networks
 from dlsim.core import Aggregator, Channel, Scenario
@@ -155,6 +155,7 @@ SCENARIOS = (
 class AggregatorCase(NamedTuple):
     name: str  # the public name in `dlsim.aggregators`
     make: Callable[[], Aggregator]
+    moves_along: bool = True  # moving everyone moves the result; not where directions from zero are compared
 
 
 AGGREGATORS = (
@@ -172,11 +173,21 @@ AGGREGATORS = (
     AggregatorCase("minimum_diameter", lambda: aggregators.minimum_diameter(1)),
     AggregatorCase("bulyan", lambda: aggregators.bulyan(0)),
     AggregatorCase("centered_clipping", lambda: aggregators.centered_clipping(1.0, num_iterations=2)),
+    AggregatorCase("bucketing", lambda: aggregators.bucketing(aggregators.median(), 2)),
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
+    # Where a candidate is wholly explained its weight is a root of epsilon's neighbourhood, and of rounding.
+    AggregatorCase("flag", lambda: aggregators.flag(centre="own", rescale="median", epsilon=0.01)),
+    AggregatorCase("mozi", lambda: aggregators.mozi(judged_alike())),
     AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
     AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
     AggregatorCase(
         "adaptive_robust_clipping", lambda: aggregators.adaptive_robust_clipping(aggregators.trimmed_mean(1), 1)
+    ),
+    AggregatorCase("foolsgold", aggregators.foolsgold, moves_along=False),
+    AggregatorCase("sybil_wall", lambda: aggregators.sybil_wall(num_records=8), moves_along=False),
+    AggregatorCase(
+        "by_node",
+        lambda: aggregators.by_node((aggregators.mean(), aggregators.median()), np.arange(world.NUM_NODES) % 2),
     ),
 )

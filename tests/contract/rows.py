@@ -53,7 +53,8 @@ class Case(NamedTuple):
     needs_proximal: bool = False  # of the problem, in closed form
     follows_rate: bool = True  # another learning rate gives other models
     shared: tuple[str, ...] = ()  # state fields that lead with N but belong to no node; say why beside the row
-    beside: Callable[[int], float] = lambda num_steps: 0.0  # bits of so many steps that no channel touches
+    # Bits of so many steps that no channel touches; None: they depend on what is said.
+    beside: Callable[[int], float] | None = lambda num_steps: 0.0
     num_steps: int = 60  # until the mean model is clearly better than the start
 
     @property
@@ -84,8 +85,13 @@ def neighborhood_mean() -> Aggregator:
 def nothing_hidden() -> Matching:
     """For models without hidden units: nothing is re-ordered."""
     return Matching(
-        (), lambda key, own, inbox: (inbox, ()), lambda own, inbox, orders: inbox, lambda key, params: params
+        (), lambda key, own, inbox: (inbox, ()), lambda own, inbox, orders: inbox, lambda key, params, node_ids: params
     )
+
+
+def judged_alike() -> Problem:
+    """For values of any shapes: every model loses the same on every node's data."""
+    return world.problem()._replace(loss=lambda params, batch: jnp.zeros(()))
 
 
 def noisy(rate: Any) -> optax.GradientTransformation:

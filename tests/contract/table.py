@@ -152,6 +152,19 @@ CASES = (
         lambda p, rate: algorithms.pens(p, optax.sgd(rate), num_sampled=3, num_best=2, selection_rounds=3),
         shared=("heard", "chosen"),  # by link
     ),
+    Case("cga", lambda p, rate: algorithms.cga(p, optax.sgd(rate, 0.5))),
+    Case(
+        "jwins",
+        lambda p, rate: algorithms.jwins(p, optax.sgd(rate), cut_offs=(0.3, 0.7)),
+        beside=None,
+        reduces_to=(
+            Reduction(
+                "of which everything is sent it is adapt-then-combine D-SGD",
+                lambda p, rate: algorithms.jwins(p, optax.sgd(rate), cut_offs=(1.0,)),
+                lambda p, rate: algorithms.dsgd(p, optax.sgd(rate)),
+            ),
+        ),
+    ),
     Case("lt_admm", lambda p, rate: algorithms.lt_admm(p, rate, num_local_steps=3, consensus_step_size=0.1)),
     Case(
         "lt_admm",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dlsim import checks, trees
 from dlsim.core import Array, Packet, PyTree
 from dlsim.networks import mixing
-from dlsim.networks.fields import Inbox, NetworkFields
+from dlsim.networks.fields import Inbox, NetworkFields, Told
 from dlsim.networks.flight import in_flight
 from dlsim.networks.messages import Fields, active_edges, both, send
 
@@ -44,13 +44,33 @@ def combine(network: NetworkFields, packet: Packet, own: PyTree | None, weights:
     is_row_stochastic = "row_stochastic" in network.properties
     if weights is None and not is_row_stochastic:
         self_weights = network.self_weights
-    if mask is None and delivered is None:
+    if mask is None and delivered is None and packet.told is None:
         return mixing.product(network, packet.values, own, edge_weights, self_weights)
     full = network.edge_weights if edge_weights is None else edge_weights
     arrives = both(mask, delivered)
-    if self_weights is not None:
+    if self_weights is not None and arrives is not None:
         self_weights = _with_left_over(network, full, self_weights, mask, arrives)
-    return mixing.product(network, packet.values, own, jnp.where(arrives, full, 0), self_weights)
+    full = full if arrives is None else jnp.where(arrives, full, 0)
+    if packet.told is None:
+        return mixing.product(network, packet.values, own, full, self_weights)
+    honest = jnp.where(packet.told.is_told, 0, full)
+    mixed = mixing.product(network, packet.values, own, honest, self_weights)
+    return _with_told(network, packet.told, mixed, None if self_weights is not None else own, full)
+
+
+def _with_told(network: NetworkFields, told: Told, mixed: PyTree, own: PyTree | None, weights: Array) -> PyTree:
+    """A product without them, and what those who tell each receiver something else add to it: share (told - own)."""
+    lies = jnp.where(told.is_told, weights, 0)
+    share = jax.ops.segment_sum(lies, network.receivers, network.num_nodes, indices_are_sorted=True)
+
+    def leaf(mixed: Array, told: Array, own: Array | None) -> Array:
+        way = trees.widen(told) if own is None else trees.widen(told) - trees.widen(own)
+        part = trees.expand(share, way)
+        return (trees.widen(mixed) + jnp.where(part == 0, 0, part.astype(way.dtype) * way)).astype(mixed.dtype)
+
+    if own is None:
+        return jax.tree.map(lambda m, t: leaf(m, t, None), mixed, told.values)
+    return jax.tree.map(leaf, mixed, told.values, own)
 
 
 def _with_left_over(
@@ -142,8 +162,21 @@ def given_weights(network: NetworkFields, weights: Any) -> tuple[Array, Array]:
     return (by_edge if network.is_edge is None else jnp.where(network.is_edge, by_edge, 0)), own
 
 
-def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Fields]:
-    """What each node heard from each neighbour, for rules that are not linear."""
+class Hearing(NamedTuple):
+    """What a node hears, as places in rows that all share, so that its inbox can be made when it is wanted."""
+
+    places: Array  # int32 [N, K] rows of `Listening.rows`
+    weights: Array  # [N, K]
+    mask: Array  # bool [N, K]
+    senders: Array  # int32 [N, K] positions
+    node_ids: Array  # int32 [N]
+    sender_ids: Array  # int32 [N, K]
+    told: PyTree = ()  # [N, ...] what a node is told in place of some messages
+    is_told: Array | tuple[()] = ()  # bool [N, K] of which
+
+
+def listen(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[PyTree, Hearing, Fields]:
+    """Each node sends its row to its neighbours: the messages `[M, ...]`, and which of them each node hears."""
     if network.neighbors is None:
         checks.fail(
             "gather",
@@ -154,32 +187,62 @@ def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbo
         )
     packet, network = send(network, key, tree, stream)
     if packet.heard is not None:
-        return _gathered_late(network, packet.heard), network
-    mask, delivered = active_edges(network), packet.delivered
-    arrives = both(mask, delivered)
+        rows, hearing = _heard_late(network, packet.heard)
+        return rows, hearing, network
+    arrives = both(active_edges(network), packet.delivered)
     table: Any = network.neighbor_edges
-    senders: Any = network.neighbors
-    all_weights: Any = network.neighbor_weights
-    heard = table < network.num_edges
+    mask = table < network.num_edges
     if arrives is not None:
-        heard = heard & arrives.at[table].get(mode="fill", fill_value=False)
-    values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), packet.values)
-    weights = jnp.where(heard, all_weights, 0)
-    return Inbox(values=values, weights=weights, mask=heard, senders=senders), network
+        mask = mask & arrives.at[table].get(mode="fill", fill_value=False)
+    hearing = _hearing(network, network, network.neighbors, mask)
+    if packet.told is not None:
+        is_told = packet.told.is_told.at[table].get(mode="fill", fill_value=False)
+        hearing = hearing._replace(told=packet.told.values, is_told=is_told)
+    return packet.values, hearing, network
 
 
-def _gathered_late(network: NetworkFields, heard: in_flight.Heard) -> Inbox:
-    """`gather` of what has arrived by now: of each neighbour the newest."""
+def _hearing(network: NetworkFields, then: Any, places: Any, mask: Array) -> Hearing:
+    """Of messages sent over the links of `then`."""
+    weights, ids = jnp.where(mask, then.neighbor_weights, 0), network.node_ids
+    return Hearing(places, weights, mask, then.neighbors, ids, ids[then.neighbors])
+
+
+def inbox_of(rows: PyTree, hearing: Hearing) -> Inbox:
+    """The messages themselves, `[n, K, ...]`, of any n nodes."""
+    values = jax.tree.map(lambda leaf: leaf.at[hearing.places].get(mode="promise_in_bounds"), rows)
+    if not isinstance(hearing.is_told, tuple):
+        is_told: Array = hearing.is_told
+
+        def told(value: Array, other: Array) -> Array:
+            return jnp.where(trees.expand(is_told, value), other[:, None], value)
+
+        values = jax.tree.map(told, values, hearing.told)
+    return Inbox(
+        values=values,
+        weights=hearing.weights,
+        mask=hearing.mask,
+        senders=hearing.senders,
+        node_ids=hearing.node_ids,
+        candidate_ids=jnp.concatenate([hearing.node_ids[:, None], hearing.sender_ids], axis=1),
+    )
+
+
+def gather(network: Fields, key: Array, tree: PyTree, stream: str) -> tuple[Inbox, Fields]:
+    """What each node heard from each neighbour, for rules that are not linear."""
+    rows, hearing, network = listen(network, key, tree, stream)
+    return inbox_of(rows, hearing), network
+
+
+def _heard_late(network: NetworkFields, heard: in_flight.Heard) -> tuple[PyTree, Hearing]:
+    """What has arrived by now: of each neighbour the newest."""
     then = in_flight.at(network, heard.topology, heard.slots)
-    table, senders = then.neighbor_edges, then.neighbors
+    table = then.neighbor_edges
     if jnp.ndim(heard.mask):
         mask = heard.mask.at[table].get(mode="fill", fill_value=False)
     else:
         mask = (table < network.num_edges) & heard.mask
     if jnp.ndim(heard.slots) == 0:
-        values = jax.tree.map(lambda leaf: leaf.at[senders].get(mode="promise_in_bounds"), in_flight.rows(heard))
-    else:
-        size = jax.tree.leaves(heard.values)[0].shape[1]
-        places = in_flight.slotted(network, heard.slots, size).neighbors
-        values = jax.tree.map(lambda leaf: leaf.at[places].get(mode="promise_in_bounds"), in_flight.flat(heard.values))
-    return Inbox(values=values, weights=jnp.where(mask, then.neighbor_weights, 0), mask=mask, senders=senders)
+        return in_flight.rows(heard), _hearing(network, then, then.neighbors, mask)
+    size = jax.tree.leaves(heard.values)[0].shape[1]
+    places = in_flight.slotted(network, heard.slots, size).neighbors
+    return in_flight.flat(heard.values), _hearing(network, then, places, mask)

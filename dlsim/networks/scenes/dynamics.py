@@ -169,10 +169,7 @@ def epidemic(out_degree: int, mode: str = "oracle") -> Scenario:
 
 def _oracle(key: Array, network: Network, degree: int) -> Network:
     num = network.num_nodes
-    circle = jnp.argsort(keys.node_bits(keys.stream(key, "circle"), network.node_ids, 1)[:, 0])
-    place = jnp.zeros(num, jnp.int32).at[circle].set(jnp.arange(num, dtype=jnp.int32), unique_indices=True)
-    _, distances = jax.lax.top_k(jax.random.bits(keys.stream(key, "distances"), (num - 1,), jnp.uint32), degree)
-    heard = circle[(place[:, None] + 1 + distances[None, :]) % num].astype(jnp.int32)
+    heard = drawn_regular(key, network.node_ids, degree)
     edges = jnp.arange(num * degree, dtype=jnp.int32).reshape(num, degree)
     weight = jnp.asarray(1 / (degree + 1), network.self_weights.dtype)
     degrees = jnp.full(num, degree, jnp.uint32)
@@ -188,6 +185,18 @@ def _oracle(key: Array, network: Network, degree: int) -> Network:
         neighbor_weights=jnp.full((num, degree), weight),
         lowering="neighbors",
     )
+
+
+def drawn_regular(key: Array, ids: Array, degree: int) -> Array:
+    """A random directed graph of all in- and out-degrees `degree`: the other ends of each node's links, int32 `[n, degree]`.
+
+    Positions, distinct in a row.  Nodes stand in a random circle and are linked to those at random distances.
+    """
+    num = ids.shape[0]
+    circle = jnp.argsort(keys.node_bits(keys.stream(key, "circle"), ids, 1)[:, 0])
+    place = jnp.zeros(num, jnp.int32).at[circle].set(jnp.arange(num, dtype=jnp.int32), unique_indices=True)
+    _, distances = jax.lax.top_k(jax.random.bits(keys.stream(key, "distances"), (num - 1,), jnp.uint32), degree)
+    return circle[(place[:, None] + 1 + distances[None, :]) % num].astype(jnp.int32)
 
 
 def _local(key: Array, network: Network, degree: int) -> Network:
