@@ -365,7 +365,7 @@ def figure(results: xarray.Dataset) -> Figure:
         shares = _rows(results, "ecology", "shares")[0]
         panels[0, 1].stackplot(results.step.values, shares.T, labels=SHORT, colors=AREAS)
         panels[0, 1].set(xlabel="generation", ylabel="share", xlim=(0, 60), ylim=(0, 1))
-        panels[0, 1].legend(fontsize=5, ncols=2, loc="lower left", frameon=True)
+        panels[0, 1].legend(fontsize=5, loc="upper right", frameon=True, framealpha=1)
         w = results.step.values / (results.step.values[-1] + 1)
         for place, (name, limit) in enumerate((("defectors", 1 / 2), ("alternators", 2 / 3))):
             lead = _rows(results, "shadow", f"resists_{name}")[0]
@@ -395,5 +395,7 @@ def _draw_gaps(ax: Any, results: xarray.Dataset) -> None:
     none = float(_rows(results, "market none", "gap")[:, -1].mean())
     ax.axhline(none, color="k", lw=0.7, ls=":", label="no reputation")
     ax.axhline(0, color="k", lw=0.5)
-    ax.set(xlabel="new name where distrusted, probability", ylabel="payoff: cooperators less defectors")
-    ax.legend(fontsize=5)
+    ax.set(
+        xlabel="new name where distrusted, probability", ylabel="payoff: cooperators less defectors", ylim=(-3.2, 1.8)
+    )
+    ax.legend(fontsize=5, loc="lower left")
