@@ -269,8 +269,7 @@ def _ecology_claims(results: xarray.Dataset) -> list[Claim]:
 
 
 def _shadow_claims(results: xarray.Dataset) -> list[Claim]:
-    w = results.step.values / (results.step.values[-1] + 1)
-    out = []
+    w, out = results.step.values / (results.step.values[-1] + 1), []
     for name, who, limit in (("defectors", "ALLD", 1 / 2), ("alternators", "the alternator", 2 / 3)):
         lead = _rows(results, "shadow", f"resists_{name}")[0]
         crossing = float(w[np.argmax(lead >= 0)])
@@ -371,7 +370,6 @@ def figure(results: xarray.Dataset) -> Figure:
             lead = _rows(results, "shadow", f"resists_{name}")[0]
             panels[1, 0].plot(w, lead, color=plotting.COLORS[place], label=name)
             panels[1, 0].axvline(limit, color=plotting.COLORS[place], ls="--", lw=0.7)
-        panels[1, 0].axhline(0, color="k", lw=0.5)
         panels[1, 0].set(xlabel="w, probability of another round", ylabel="TFT's lead over invaders", ylim=(-3, 6))
         panels[1, 0].legend()
         _draw_gaps(panels[1, 1], results)
