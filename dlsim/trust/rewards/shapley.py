@@ -131,6 +131,7 @@ def sampled_shapley(
     truncated is left out of the values.
 
     Args:
+      key: of the orders in which players join.
       utility: function of coalitions, bool `[m, n]`, that gives the worth of each, `[m]`.
       num_players: n >= 1, structural.
       num_permutations: P >= 1, structural; with `is_guided` a multiple of n.
@@ -193,6 +194,7 @@ def sampled_leave_one_out(key: Array, utility: UtilityFn, num_players: int, *, p
     """phi_i = u(C_i + i) - u(C_i), `[n]`, with C_i a few others drawn at random: max(1, round(log10 n)) of them.
 
     Args:
+      key: of what is drawn.
       utility: function of coalitions, bool `[m, n]`, that gives the worth of each, `[m]`.
       num_players: n >= 1, structural.
       present: bool `[n]`, who counts; None: all.
