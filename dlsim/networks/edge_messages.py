@@ -94,6 +94,13 @@ def send_edges(
     the edge is down).  Traffic is counted at the senders, once an edge that is up.  Where messages take rounds, a
     receiver has of each edge the newest that has arrived.  A `header` `[E, ...]` arrives beside, whole whatever the channel,
     and its bits are counted: the arrival's values are then `(tree, header)`.
+
+    Args:
+      network: who sends to whom, with its channel, links and scenario.
+      key: of what the channel draws.
+      tree: what goes over each edge, every leaf `[E, ...]`.
+      header: what arrives beside, every leaf `[E, ...]`; None: nothing.
+      stream: the name of these messages, for the channel's memory and the counts.
     """
     checks.instance("send_edges", "network", network, Network)
     if network.is_implicit:

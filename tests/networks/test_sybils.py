@@ -106,6 +106,8 @@ def test_echo_is_one_voice():
     ("make", "line"),
     [
         (lambda: networks.join_sybils(networks.ring(6), -0.5), "join_sybils: density must be"),
+        (lambda: networks.join_sybils(networks.ring(6), 1e12), "join_sybils: density must be small enough"),
+        (lambda: networks.join_sybils(networks.ring(6), 1e300), "join_sybils: density must be small enough"),
         (lambda: networks.join_sybils(networks.ring(6), 1.0, pattern="sparse"), "join_sybils: pattern must be one of"),
         (lambda: networks.join_sybils(networks.ring(6), 1.0, max_degree=0), "join_sybils: max_degree must be"),
         (

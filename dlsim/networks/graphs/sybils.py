@@ -8,6 +8,7 @@ import numpy as np
 
 from dlsim import checks
 from dlsim.networks.graphs.graph import Graph, check_graph, graph as make_graph
+from dlsim.networks.pace.sizes import check_size
 
 PATTERNS = ("distributed", "dense", "echo")
 
@@ -73,6 +74,8 @@ def join_sybils(
     max_degree = checks.integer(where, "max_degree", max_degree, 1)
     rng = np.random.default_rng(checks.seed(where, seed))
     num = graph.num_nodes
+    attacking = min(num * density, 2.0**62)
+    check_size(where, int(num + attacking // max_degree), int(len(graph.senders) + 2 * attacking), "density")
     links = _links(graph)
     if pattern == "distributed":
         whole, rest = divmod(density, 1)
