@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from dlsim.core import Array, PyTree
 from dlsim.networks.network import Inbox
 
-UNROLLED = 16  # candidates up to which sums, orders and pairs over them are written out, each a loop over entries
+UNROLLED = 16  # candidates up to which sums and orders over them are written out, each a loop over entries
 
 
 def no_state(params: PyTree) -> tuple[()]:
@@ -232,34 +232,12 @@ def _squares(values: PyTree, centre: PyTree, unit: Array | None) -> Array:
 
 
 def _pair_squares(values: PyTree, unit: Array | None) -> Array:
-    size = jax.tree.leaves(values)[0].shape[1]
-    if 1 < size <= UNROLLED:
-        return _half_of_pairs(values, unit, size)
-
     def row(k: Array) -> Array:
         centre = jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, k, axis=1, keepdims=False), values)
         mine = None if unit is None else jax.lax.dynamic_index_in_dim(unit, k, axis=1, keepdims=False)
         return _squares(values, centre, mine)
 
     return jnp.moveaxis(jax.lax.map(row, jnp.arange(jax.tree.leaves(values)[0].shape[1])), 0, 1)
-
-
-def _half_of_pairs(values: PyTree, unit: Array | None, size: int) -> Array:
-    """Each pair once."""
-    rows = []
-    for k in range(size - 1):
-        rest, centre = (jax.tree.map(lambda v: v[:, at], values) for at in (slice(k + 1, None), k))  # noqa: B023
-        mine = None if unit is None else unit[:, k, k + 1 :]
-        # The barrier keeps one loop a row, one after the other: joined, they run a number at a time.
-        values, found = jax.lax.optimization_barrier((values, _squares(rest, centre, mine)))
-        rows.append(jnp.pad(found, ((0, 0), (k + 1, 0))))
-    upper = jnp.stack([*rows, jnp.zeros_like(rows[0])], axis=1)
-    # Zero, or no number where a value is none: XLA keeps the product.
-    own = functools.reduce(
-        jnp.add,
-        [jnp.sum((v * 0).astype(upper.dtype).reshape(*v.shape[:2], -1), axis=2) for v in jax.tree.leaves(values)],
-    )
-    return upper + jnp.swapaxes(upper, 1, 2) + own[:, :, None] * jnp.eye(size, dtype=upper.dtype)
 
 
 def difference(values: Array, centre: Array, unit: Array | None = None) -> Array:
