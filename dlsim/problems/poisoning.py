@@ -188,7 +188,8 @@ def with_flip_rate(
     model takes for what the flip makes of them.
 
     Args:
-      problem: one of `supervised` or `classification`, of that data set.
+      problem: one of `supervised` or `classification`.
+      dataset: of which it is, or the honest one that it was poisoned from.
       flip: which class becomes which, as `label_flip` takes it; one that stays counts for nothing.
       num_test: use only so many of these test examples, evenly spaced; structural.
     Cost of an evaluation: one more pass over these examples.
