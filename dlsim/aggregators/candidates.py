@@ -250,8 +250,8 @@ def _half_of_pairs(values: PyTree, unit: Array | None, size: int) -> Array:
     for k in range(size - 1):
         rest, centre = (jax.tree.map(lambda v: v[:, at], values) for at in (slice(k + 1, None), k))  # noqa: B023
         mine = None if unit is None else unit[:, k, k + 1 :]
-        # The barrier keeps one loop a row: joined, they run a number at a time.
-        found = jax.lax.optimization_barrier(_squares(rest, centre, mine))
+        # The barrier keeps one loop a row, one after the other: joined, they run a number at a time.
+        values, found = jax.lax.optimization_barrier((values, _squares(rest, centre, mine)))
         rows.append(jnp.pad(found, ((0, 0), (k + 1, 0))))
     upper = jnp.stack([*rows, jnp.zeros_like(rows[0])], axis=1)
     # Zero, or no number where a value is none: XLA keeps the product.

@@ -92,15 +92,15 @@ def send_edges(
 
     Every edge is a stream of its own to the channel (error feedback keeps a residual an edge, also over rounds in which
     the edge is down).  Traffic is counted at the senders, once an edge that is up.  Where messages take rounds, a
-    receiver has of each edge the newest that has arrived.
+    receiver has of each edge the newest that has arrived.  A `header` `[E, ...]` arrives beside, whole whatever the channel,
+    and its bits are counted: the arrival's values are then `(tree, header)`.
 
     Args:
-      network: that lists its edges.
-      key: of this exchange.
-      tree: what is sent, every leaf `[E, ...]`.
-      header: what arrives beside, `[E, ...]`, whole whatever the channel; its bits are counted, and the arrival's values are
-        then `(tree, header)`.  None: nothing.
-      stream: name of the sequence of messages.
+      network: who sends to whom, with its channel, links and scenario.
+      key: of what the channel draws.
+      tree: what goes over each edge, every leaf `[E, ...]`.
+      header: what arrives beside, every leaf `[E, ...]`; None: nothing.
+      stream: the name of these messages, for the channel's memory and the counts.
     """
     checks.instance("send_edges", "network", network, Network)
     if network.is_implicit:

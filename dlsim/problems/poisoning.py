@@ -58,6 +58,7 @@ def label_flip(
     `classification(data, partition=parts)`.  Who shares an example keeps it as it was; test examples stay.
 
     Args:
+      dataset, partition: the data, and who holds what of them.
       node_ids: who flips.
       share: of a node's examples, in (0, 1], of those that the flip changes; rounded up.
       seed: of whom it takes, and of `random`; structural.
@@ -131,6 +132,7 @@ def backdoor(
     How far others follow is measured by `with_backdoor_rate`.
 
     Args:
+      dataset, partition: the data, and who holds what of them.
       node_ids: who plants it.
       trigger: `pixel_trigger(dataset)`, or a Trigger of your own.
       target: the class that the trigger stands for.
@@ -159,7 +161,8 @@ def with_backdoor_rate(
     An honest model calls few so; a backdoor that took calls all.
 
     Args:
-      problem: one of `supervised` or `classification`, of that data set.
+      problem: one of `supervised` or `classification`.
+      dataset: the data that it is of, whose test examples are taken.
       num_test: use only so many test examples, evenly spaced; structural.
     Cost of an evaluation: one more pass over the test examples.
     """
@@ -189,7 +192,7 @@ def with_flip_rate(
 
     Args:
       problem: one of `supervised` or `classification`.
-      dataset: of which it is, or the honest one that it was poisoned from.
+      dataset: the data that it is of, whose test examples are taken.
       flip: which class becomes which, as `label_flip` takes it; one that stays counts for nothing.
       num_test: use only so many of these test examples, evenly spaced; structural.
     Cost of an evaluation: one more pass over these examples.

@@ -8,7 +8,7 @@ every term before.  A node ranks by the clicks it knows of, each weighted by how
 tenth of the nodes, join after a quarter of the ticks and act after half: `targeted`, 100 clicks each on bottom results;
 `inflation`, 1,000 each on random ones; `epic`, targeted by three times as many attackers as nodes.
 
-MEASURED
+Not yet run in its default mode: the claims stand with their thresholds, undecided.
 
 Departures: see `dlsim.trust.g_rank`; 40 nodes and 4,000 ticks in place of 100 and 10,000 (mode `paper`), random tags.
 """

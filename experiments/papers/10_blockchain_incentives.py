@@ -60,7 +60,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     is_tiny = mode == "tiny"
     config.case = (*CONTRACTS, "quality", "cheats")
     if is_tiny:
-        config.case = ("contract", "none", "cheats")
+        config.case = ("contract", "cheats")
     config.num_seeds = {"tiny": 1, "default": 5, "paper": 20}[mode]
     config.num_epochs = 1
     config.batch_size = 10

@@ -69,7 +69,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     attacks += ["lazy none", "lazy 1", "split one", "split three"]
     config.case = (*pays, *attacks, "contracts", "audits")
     if is_tiny:
-        config.case = (pays[0], "random none", "random 1", "contracts", "audits")
+        config.case = (pays[0], "random none", "random 1", "audits")
     config.num_seeds = {"tiny": 1, "default": 6, "paper": 20}[mode]
     config.num_epochs = 2
     config.batch_size = 10

@@ -9,7 +9,7 @@ gives up its trust for Sybils in a line, a cycle or side by side, and all of the
 most played song is hidden from it: a hit is where it comes back among the first tenth.  A step of the run is another
 thousand walks of every root; what is measured is the mean over steps.
 
-MEASURED
+Not yet run in its default mode: the claims stand with their thresholds, undecided.
 
 Departures: the songs are made up (the paper's are the Million Song data); edges are known to all (gossip of edges is left
 out); connectivity decay needs ten walks to a song (`min_visits`), as a song that one walk has met hangs on all others

@@ -20,7 +20,7 @@ for fingerprints.
 The survey reports no experiment; numbers beside ours are of an independent program with one seed.  Thresholds were set
 before the first run.
 
-MEASURED-PLACE
+The default mode has not been run yet: no claim is decided.
 
 Departures: inputs have mean 0 and variance 1; triggers are noise; see `dlsim.trust`.
 """

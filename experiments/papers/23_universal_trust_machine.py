@@ -269,8 +269,7 @@ def _ecology_claims(results: xarray.Dataset) -> list[Claim]:
 
 
 def _shadow_claims(results: xarray.Dataset) -> list[Claim]:
-    w = results.step.values / (results.step.values[-1] + 1)
-    out = []
+    w, out = results.step.values / (results.step.values[-1] + 1), []
     for name, who, limit in (("defectors", "ALLD", 1 / 2), ("alternators", "the alternator", 2 / 3)):
         lead = _rows(results, "shadow", f"resists_{name}")[0]
         crossing = float(w[np.argmax(lead >= 0)])
@@ -365,13 +364,12 @@ def figure(results: xarray.Dataset) -> Figure:
         shares = _rows(results, "ecology", "shares")[0]
         panels[0, 1].stackplot(results.step.values, shares.T, labels=SHORT, colors=AREAS)
         panels[0, 1].set(xlabel="generation", ylabel="share", xlim=(0, 60), ylim=(0, 1))
-        panels[0, 1].legend(fontsize=5, ncols=2, loc="lower left", frameon=True)
+        panels[0, 1].legend(fontsize=5, loc="upper right", frameon=True, framealpha=1)
         w = results.step.values / (results.step.values[-1] + 1)
         for place, (name, limit) in enumerate((("defectors", 1 / 2), ("alternators", 2 / 3))):
             lead = _rows(results, "shadow", f"resists_{name}")[0]
             panels[1, 0].plot(w, lead, color=plotting.COLORS[place], label=name)
             panels[1, 0].axvline(limit, color=plotting.COLORS[place], ls="--", lw=0.7)
-        panels[1, 0].axhline(0, color="k", lw=0.5)
         panels[1, 0].set(xlabel="w, probability of another round", ylabel="TFT's lead over invaders", ylim=(-3, 6))
         panels[1, 0].legend()
         _draw_gaps(panels[1, 1], results)
@@ -395,5 +393,7 @@ def _draw_gaps(ax: Any, results: xarray.Dataset) -> None:
     none = float(_rows(results, "market none", "gap")[:, -1].mean())
     ax.axhline(none, color="k", lw=0.7, ls=":", label="no reputation")
     ax.axhline(0, color="k", lw=0.5)
-    ax.set(xlabel="new name where distrusted, probability", ylabel="payoff: cooperators less defectors")
-    ax.legend(fontsize=5)
+    ax.set(
+        xlabel="new name where distrusted, probability", ylabel="payoff: cooperators less defectors", ylim=(-3.2, 1.8)
+    )
+    ax.legend(fontsize=5, loc="lower left")

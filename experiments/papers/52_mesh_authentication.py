@@ -11,7 +11,7 @@ ask for access under rings of n public keys.  The cryptography is toy arithmetic
 The paper says: authentication with little overhead, robust and efficient.  None of its numbers could be read; those reported
 beside ours are of an independent program (droppers) or follow from formulas, and thresholds were set before the first run.
 
-MEASURED-PLACE
+The default mode has not been run yet: no claim is decided.
 
 Departures: the defence against droppers, all sizes and rates are ours; see `dlsim.trust.wireless_mesh`.
 """

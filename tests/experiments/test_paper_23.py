@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pathlib
 
+import numpy as np
 import pytest
 
+from dlsim import trust
 from dlsim.studies.experiment import load_experiment, make_config, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "23_universal_trust_machine.py"
@@ -32,3 +34,16 @@ def test_unknown_cases_are_named() -> None:
         config.case = "market fame"
     with pytest.raises(ValueError, match="23_universal_trust_machine: case must be one of none, image"):
         experiment.module.build(config)
+
+
+def test_the_steps_of_eigentrust_lead_to_its_eigenvector() -> None:
+    step = load_experiment(FILE).module._eigen_step
+    weights = np.random.default_rng(0).integers(0, 3, (9, 9)).astype(np.float32)
+    np.fill_diagonal(weights, 0)
+    weights[4] = 0  # trusts nobody
+    first = np.array([0.5, 0.5] + [0] * 7, np.float32)
+    found = first
+    for _ in range(60):
+        found = step(weights, first, found)
+    known = trust.eigen_trust(trust.trust_matrix(weights), pretrusted=[0, 1])
+    np.testing.assert_allclose(found, known, atol=1e-5)

@@ -256,7 +256,7 @@ def anonymous_market(
                 earned=own.earned + jnp.where(has_met, payoff, 0.0),
                 games=own.games + has_met,
                 names=own.names + is_new,
-                cooperation=jnp.sum(kind & cooperated) / jnp.maximum(jnp.sum(kind), 1),
+                cooperation=jnp.sum(kind & cooperated).astype(jnp.float32) / jnp.maximum(jnp.sum(kind), 1),
                 is_trusting=jnp.any(kind & is_trusted),
             ),
             current,

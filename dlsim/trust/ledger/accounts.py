@@ -60,6 +60,7 @@ def lock(ledger: Ledger, who: Any, amount: Any) -> tuple[Ledger, Array]:
     A balance below the amount is no error: that account stays outside.
 
     Args:
+      ledger: the books, as `open_ledger` opens them.
       who: bool `[n]`.
       amount: whole units >= 0, one for all or `[n]`.
     """
@@ -72,6 +73,7 @@ def fund(ledger: Ledger, who: Any, amount: Any) -> tuple[Ledger, Array]:
     """Those of `who` that can pay `amount` from their balance into the pool; and who did, bool `[n]`.
 
     Args:
+      ledger: the books, as `open_ledger` opens them.
       who: bool `[n]`.
       amount: whole units >= 0, one for all or `[n]`.
     """
@@ -91,6 +93,7 @@ def slash(ledger: Ledger, who: Any, amount: Any, *, to: int | None = None) -> Le
     """`amount` of the deposits of `who`, or what is left of them, goes to the pool, or to the account `to`.
 
     Args:
+      ledger: the books, as `open_ledger` opens them.
       who: bool `[n]`.
       amount: whole units >= 0, one for all or `[n]`.
       to: position of an account, structural; None: the pool.
@@ -110,6 +113,7 @@ def pay(ledger: Ledger, amount: Any, shares: Any, *, is_whole: bool = True) -> t
     """`amount` of the pool, or what is in it, goes to the balances in proportion to `shares`; and what each got, int32 `[n]`.
 
     Args:
+      ledger: the books, as `open_ledger` opens them.
       amount: whole units >= 0.
       shares: `[n]`; what is not above zero gets nothing, and where nothing is, nothing is paid.
       is_whole: see `split_exactly`: whether the units that are left over are paid as well, or stay in the pool.

@@ -100,7 +100,9 @@ def staked_fedavg(
       poisoned: the problem that `flipped` workers train on, of the same nodes and model.
 
     Messages per round: each worker's model up and to its k evaluators, the new model down; 32 bytes of a hash and 8 of each
-    score on the chain (`info["chain_bytes"]`).  With gamma = rho = eta = 0 and no margins exceeded it is FedAvg, bit for bit.
+    score on the chain (`info["chain_bytes"]`).  A store of r replicas that are there with probability a loses a message with
+    (1 - a)^r: `network.with_channel(dlsim.networks.loss((1 - a) ** r))`.  With gamma = rho = eta = 0 and no margins exceeded
+    it is FedAvg, bit for bit.
     Source: Jaberzadeh et al., Blockchain-based federated learning: incentivizing data sharing and penalizing dishonest
       behavior, 2023.  Its text was not at hand: the roles are the paper's, the formulas ours.
     """
@@ -152,6 +154,8 @@ def staked_fedavg(
             argument="client_optimizer",
         )
 
+    margins = (poison_margin, lazy_margin, liar_margin)
+    poison_margin, lazy_margin, liar_margin = (jnp.asarray(margin, jnp.float32) for margin in margins)
     local = training(problem)
     bad = training(checks.instance(where, "poisoned", poisoned, Problem)) if poisoned is not None else None
     sizes = jnp.asarray(problem.num_examples, jnp.float32)

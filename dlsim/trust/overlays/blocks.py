@@ -95,7 +95,7 @@ def proof_of_work(
 
     def find(key: Array, state: Chain, turn: Array) -> tuple[Chain, Array]:
         gap_draw, who = keys.node_uniform(key, turn[None], 2)[0]
-        gap = -jnp.log1p(-gap_draw) * block_seconds
+        gap = (-jnp.log1p(-gap_draw) * block_seconds).astype(jnp.float32)
         ages = jnp.where(state.ages < 0, state.ages, jnp.minimum(state.ages + gap, LONG_AGO))
         miner = jnp.minimum(jnp.searchsorted(up_to, who * up_to[-1], side="right"), num - 1).astype(jnp.int32)
         late = seconds if seconds.ndim == 0 else seconds[jnp.maximum(state.miners, 0), miner]

@@ -96,7 +96,7 @@ def tangle(
 
     def arrive(key: Array, state: Transactions, turn: Array) -> tuple[Transactions, Array, Array]:
         uniform = keys.node_uniform(keys.stream(key, "gap"), turn[None], 1)[0, 0]
-        gap = -jnp.log1p(-uniform) / rate
+        gap = (-jnp.log1p(-uniform) / rate).astype(jnp.float32)
         ages = jnp.where(state.ages < 0, state.ages, jnp.minimum(state.ages + gap, LONG_AGO))
         approved = state.approved + gap
         is_tip, _ = _tips(ages, approved, delay)

@@ -69,6 +69,8 @@ def three_sigma(
     checks.number(where, "suspicious", suspicious, 0.0, 2.0)
     checks.one_of(where, "first_round", first_round, ("tested", "passes"))
 
+    num_sigmas, lazy, suspicious = (jnp.asarray(bound, jnp.float32) for bound in (num_sigmas, lazy, suspicious))
+
     def init(features: Array) -> OutlierState:
         num, width = features.shape
         zeros = jnp.zeros((num, width), jnp.float32)
@@ -76,7 +78,7 @@ def three_sigma(
 
     def apply(state: OutlierState, features: Array, given: Array, mask: Array) -> tuple[OutlierState, Verdict]:
         sound = mask & jnp.all(jnp.isfinite(features), axis=1)
-        features = jnp.where(sound[:, None], features, 0)
+        features, given = jnp.where(sound[:, None], features, 0).astype(jnp.float32), given.astype(jnp.float32)
         to_given, know_given = _distance(features, given[None])
         to_own, know_own = _distance(features, state.cached)
         know_own &= state.has_cached
@@ -102,7 +104,7 @@ def three_sigma(
         new_centre = jnp.sum(jnp.where(is_kept[:, None], features, 0), axis=0) / jnp.maximum(jnp.sum(is_kept), 1)
         keeps = sound & ~is_suspicious
         new = OutlierState(
-            centre=jnp.where(moves, new_centre, state.centre),
+            centre=jnp.where(moves, new_centre.astype(jnp.float32), state.centre),
             has_centre=state.has_centre | moves,
             cached=jnp.where(keeps[:, None], features, state.cached),
             has_cached=state.has_cached | keeps,

@@ -55,6 +55,11 @@ def coalition_utility(
     if not shapes or any(shape[:1] != (num,) for shape in shapes):
         got = ", ".join(sorted({str(list(shape)) for shape in shapes})) or "no leaves"
         checks.fail(where, "models", f"a tree of {num} models, every leaf [{num}, ...]", got)
+    for name, tree in {"models": models, "without": without}.items():
+        for leaf in jax.tree.leaves(tree):
+            known = leaf if isinstance(leaf, jax.Array) else checks.host(where, name, leaf)
+            if not checks.is_real_type(known.dtype):
+                checks.fail(where, name, "a tree of real numbers", checks.describe(leaf))
     form: Any = jax.tree.structure(without)
     if form != jax.tree.structure(models) or alone != [shape[1:] for shape in shapes]:
         checks.fail(where, "without", "one model like those of models, without their first axis", "another tree")
@@ -126,6 +131,7 @@ def sampled_shapley(
     truncated is left out of the values.
 
     Args:
+      key: of the orders in which players join.
       utility: function of coalitions, bool `[m, n]`, that gives the worth of each, `[m]`.
       num_players: n >= 1, structural.
       num_permutations: P >= 1, structural; with `is_guided` a multiple of n.
@@ -143,6 +149,8 @@ def sampled_shapley(
         checks.fail(where, "num_permutations", f"a multiple of the {num} players where is_guided", orders, fix)
     for name, bound in {"between": between, "within": within, "change": change}.items():
         checks.number(where, name, bound, 0.0)
+    # A large Python integer would be one of 32 bits beside an array.
+    between, within, change = (jnp.asarray(bound, jnp.float32) for bound in (between, within, change))
     is_in = _present(where, present, num)
     rank = _orders(key, orders, num, is_guided)
     ends = _worth(where, utility, jnp.stack([jnp.zeros(num, bool), jnp.broadcast_to(is_in, (num,))]))
@@ -150,7 +158,7 @@ def sampled_shapley(
     def grow(before: Array, place: Array) -> tuple[Array, Array]:
         found = _worth(where, utility, (rank <= place) & is_in)
         now = jnp.where(jnp.abs(ends[1] - before) < within, before, found)
-        now = jnp.where((place == num - 1) & ~jnp.any(jnp.asarray(within) > 0), ends[1], now)  # the same, bit for bit
+        now = jnp.where((place == num - 1) & ~(within > 0), ends[1], now)  # the same, bit for bit
         return now, now - before
 
     _, gains = jax.lax.scan(grow, jnp.broadcast_to(ends[0], (orders,)), jnp.arange(num))
@@ -159,7 +167,7 @@ def sampled_shapley(
     counts = (jnp.arange(orders) < used)[:, None]
     values = jnp.sum(jnp.where(counts, by_player, 0), axis=0) / used
     spread = jnp.sum(jnp.where(counts, jnp.square(by_player - values), 0), axis=0) / jnp.maximum(used - 1, 1)
-    moves = ~((jnp.abs(ends[1] - ends[0]) <= between) & (jnp.asarray(between) > 0))
+    moves = ~((jnp.abs(ends[1] - ends[0]) <= between) & (between > 0))
     return ShapleyEstimate(jnp.where(moves, values, 0), jnp.where(moves, jnp.sqrt(spread / used), 0), used)
 
 
@@ -186,6 +194,7 @@ def sampled_leave_one_out(key: Array, utility: UtilityFn, num_players: int, *, p
     """phi_i = u(C_i + i) - u(C_i), `[n]`, with C_i a few others drawn at random: max(1, round(log10 n)) of them.
 
     Args:
+      key: of what is drawn.
       utility: function of coalitions, bool `[m, n]`, that gives the worth of each, `[m]`.
       num_players: n >= 1, structural.
       present: bool `[n]`, who counts; None: all.
@@ -224,7 +233,7 @@ def _enough(by_player: Array, change: Any) -> Array:
     last = running[stops - 1][:, None]
     before = running[jnp.maximum(stops[:, None] - 1 - jnp.arange(10), 0)]
     off = jnp.max(jnp.mean(jnp.abs(before - last) / (jnp.abs(last) + 1e-12), axis=2), axis=1)
-    is_still = (off <= change) & (jnp.asarray(change) > 0)
+    is_still = (off <= change) & (change > 0)
     return jnp.where(jnp.any(is_still), stops[jnp.argmax(is_still)], orders).astype(jnp.int32)
 
 

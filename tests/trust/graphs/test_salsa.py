@@ -70,10 +70,11 @@ def test_walks_among_all_users_and_among_trusted_ones():
     matrix[np.asarray(friends().sources), np.asarray(friends().targets)] = 1
     scores = np.random.default_rng(0).random(USERS)
     scores /= scores.sum()
+    people = liked()  # made here, for it is kept and must hold no tracers
 
     def walk(key, graph, scores):
         return trust.salsa(
-            key, liked(), 0, trust=graph, user_scores=scores, balance=0.5, num_walks=20_000,
+            key, people, 0, trust=graph, user_scores=scores, balance=0.5, num_walks=20_000,
             transitivity_decay=STOP, connectivity_decay=0.0,
         )  # fmt: skip
 

@@ -100,22 +100,21 @@ def test_the_dishonest_are_found_fined_and_expelled_from_the_round_they_begin(wo
     assert (back.balances + back.stakes).values[[1, 2, 5]].sum() < wealth[[1, 2, 5]].sum()
 
 
-def away(rows, at):
-    """These nodes are away from round `at` on."""
-    there = jnp.asarray(~np.isin(np.arange(NUM), rows))
+def away(rows, at, more, later):
+    """These nodes are away from round `at` on, and `more` as well from round `later` on."""
+    first, second = (jnp.asarray(~np.isin(np.arange(NUM), one)) for one in (rows, [*rows, *more]))
     return dlsim.Scenario(
         init=lambda key, network: jnp.zeros((), jnp.int32),
-        step=lambda key, t, network: (t + 1, restrict(network, there | (t < at))),
+        step=lambda key, t, network: (t + 1, restrict(network, (first | (t < at)) & (second | (t < later)))),
     )
 
 
 def test_who_is_away_loses_reputation_and_too_few_members_pause_the_contract(worlds):
-    results = played(worlds[0], num_steps=4, scenario=away([0, 1], 1))
-    assert results.reputation.values[-1, 0] < 0.5 < results.reputation.values[-1, 2]
+    results = played(worlds[0], num_steps=6, scenario=away([0, 1], 1, [2, 3, 4], 4))
+    assert results.reputation.values[4, 0] < 0.5 < results.reputation.values[4, 5]
     assert results.earned.values[2:, :2].sum() == 0 and (results.total == ENDOWED).all()
-    paused = played(worlds[0], num_steps=3, scenario=away([0, 1, 2, 3, 4], 0))
-    assert not paused.earned.values[1:].any() and (paused.params.values == paused.params.values[0]).all()
-    assert (paused.reputation.values[1:] == 0.5).all()
+    assert not results.earned.values[5:].any() and (results.params.values[5:] == results.params.values[4]).all()
+    assert (results.reputation.values[5:] == results.reputation.values[4]).all()
 
 
 def test_everybody_is_scored_by_k_others_and_scores_k():
