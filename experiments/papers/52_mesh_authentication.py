@@ -97,10 +97,11 @@ def axes(config: ConfigDict) -> dict[str, tuple[str, ...]]:
 @functools.lru_cache(maxsize=4)
 def _graphs(num: int, radius: float, count: int) -> Any:
     """Several graphs as one stack of networks with lists of links of one length."""
-    made = [dlsim.networks.random_geometric(num, radius, seed=draw, lowering="edges") for draw in range(count)]
-    longest = 1 + max(network.num_edges for network in made)
-    made = [lengthen(network, longest) for network in made]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    with jax.ensure_compile_time_eval():  # arrays and not tracers, wherever it is built first
+        made = [dlsim.networks.random_geometric(num, radius, seed=draw, lowering="edges") for draw in range(count)]
+        longest = 1 + max(network.num_edges for network in made)
+        made = [lengthen(network, longest) for network in made]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
 
 
 def _mesh(config: ConfigDict, **options: Any) -> dlsim.Process:

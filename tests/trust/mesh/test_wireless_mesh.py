@@ -48,8 +48,10 @@ def net(name):
 def program(name, num_clients, options):
     """`(floats, seed, num_steps) -> (first state, state, delivery of the last round)`, compiled once a structure."""
 
+    network = net(name)  # made before anything is traced
+
     def run(floats, seed, num_steps):
-        process = trust.wireless_mesh(net(name), num_clients, **dict(options), **floats)
+        process = trust.wireless_mesh(network, num_clients, **dict(options), **floats)
         key = jax.random.key(seed)
         first = process.init(key)
         info = {"sent": jnp.uint32(0), "delivered": jnp.uint32(0)}
