@@ -177,7 +177,7 @@ AGGREGATORS = (
     AggregatorCase("cge", lambda: aggregators.cge(1)),
     AggregatorCase("caf", lambda: aggregators.caf(1)),
     # Where a candidate is wholly explained its weight is a root of epsilon's neighbourhood, and of rounding.
-    AggregatorCase("flag", lambda: aggregators.flag(centre="own", rescale="median", epsilon=0.01)),
+    AggregatorCase("flag", lambda: aggregators.flag(centre="own", rescale="median", epsilon=0.01, num_iterations=2)),
     AggregatorCase("mozi", lambda: aggregators.mozi(judged_alike())),
     AggregatorCase("nearest_neighbor_mixing", lambda: aggregators.nearest_neighbor_mixing(aggregators.mean(), 1)),
     AggregatorCase("norm_clipping", lambda: aggregators.norm_clipping(aggregators.median(), 1.0)),
