@@ -100,7 +100,10 @@ def _graphs(num: int, radius: float, count: int) -> Any:
     with jax.ensure_compile_time_eval():  # arrays and not tracers, wherever it is built first
         made = [dlsim.networks.random_geometric(num, radius, seed=draw, lowering="edges") for draw in range(count)]
         longest = 1 + max(network.num_edges for network in made)
-        made = [lengthen(network, longest) for network in made]
+        tables = dict.fromkeys(
+            ("neighbors", "neighbor_edges", "neighbor_weights")
+        )  # as wide as each graph's largest degree
+        made = [lengthen(network.replace(**tables), longest) for network in made]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
 
 
