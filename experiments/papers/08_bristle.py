@@ -11,6 +11,12 @@ honest on all ten classes, after 150 batches.
 
 The paper says: with label skew 2.3 times the accuracy of the most robust baseline, and 90 % less traffic.  No other number of
 it could be checked; what stands beside ours is from an independent NumPy program.
+
+Measured so far in the tiny mode alone (20 batches, one draw): with four classes a node and 5 of 15 flipping, Bristle 0.53,
+the median 0.28.
+
+Departures: features are random where the authors pre-train a network; a node's own columns of classes that it does not hold
+enter the integrator as they were sent, not after a training step; Krum's choice may be the node's own model.
 """
 
 from __future__ import annotations
