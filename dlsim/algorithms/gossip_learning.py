@@ -128,7 +128,8 @@ def gossip_learning(
         num = network.num_nodes
         degree = jnp.asarray(_degrees(network), jnp.uint32) if pass_through else ()
         accounts = () if tokens is None else opened(tokens, num)
-        age, drawn = jnp.zeros(num, jnp.uint32), ()
+        age: Array = jnp.zeros(num, jnp.uint32)
+        drawn: Array | tuple[()] = ()
         if parts is not None:
             age, drawn = (jnp.zeros((num, size), jnp.uint32) for size in (parts.num_ages, parts.width))
         return GossipLearningState(params, age, local.init(params), degree, accounts, drawn)

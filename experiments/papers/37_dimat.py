@@ -15,9 +15,10 @@ models, after merging. Nodes that are meant to be alone in the first four rounds
 The paper says: higher accuracy from the first exchange on, i.i.d. and not, for less communication.  No number of its tables
 could be checked; what is reported below was measured by an independent program.
 
-Measured (default mode, 66 runs, 3 seeds, 16 minutes on 2 cores that much else used): all claims hold.  After the first merge
-DIMAT has .781 of .789 alone, i.i.d., and averaging .552; at Dirichlet 0.3 it is overtaken by round 5 and ends at .542 against
-.753 (weight matching .688), where the paper reports an advantage.
+Measured (default mode without `sgp` and `cga`, which came later and carry no claim; 66 runs, 3 seeds, 16 minutes on 2 cores
+that much else used): all claims hold. After the first merge DIMAT has .781 of .789 alone, i.i.d., and averaging .552; at
+Dirichlet 0.3 it is overtaken by round 5 and ends at .542 against .753 (weight matching .688), where the paper reports an
+advantage.
 
 Departures: Fashion-MNIST and a perceptron (the paper: VGG16, ResNet-20 and -50 on CIFAR and Tiny ImageNet).
 """
