@@ -7,6 +7,9 @@ digits.  Side by side in one run: all orders in blocks of coalitions; and a NumP
 running sum of models, with one evaluation (two matrix products) each, on a twentieth of the orders, times twenty.  Then all
 coalitions of 10 and of 14 trainers, exactly.
 
+Measured 2026-11-30, 2 cores (x86_64, load average 8.8, processor seconds), jax 0.10.2: NumPy 0.28 s; 0.08 to 0.10 s in one
+program, 3.0 to 3.7 times as fast, whatever the block, with 4.6 MiB of temporaries in blocks of 200 coalitions, 1.2 of 50, 0.3
+of 10 (2.3 MiB by "auto").  All coalitions of 10 trainers 0.03 s, of 14 trainers 0.38 s.
 """
 
 from __future__ import annotations

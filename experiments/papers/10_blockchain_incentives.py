@@ -10,6 +10,17 @@ becomes 9 - c), two return what they were given, one hands in standard normal nu
 
 The paper says (its abstract): accuracy rises, good contributions are paid and dishonesty is punished.  Its text was not at
 hand: roles and claims are the paper's, the formulas ours, and no number of it is quoted.
+
+Measured (default mode, 5 seeds; four minutes on 2 busy cores): 94.2 % with a contract, 78.6 % without one, 93.9 % with honest
+workers alone, and the same with any pay and fine: leaving out models that fail, and reputation, keep the model clean.  Honest
+workers end with 52 coins, flippers with 19, free riders with 18, the random model with 12, the liar with 24 (what it earned
+before round 5); who is dishonest from the start ends with 10 to 12.  Tests fail honest workers too, in 20 % of their rounds
+(85 of 420): a score is an accuracy on 18 examples, and a median of five of them can be 0.1 below that of the model before.
+
+The claim of fairness does not hold: rank correlation 0.55 of pay with the share of right labels in single runs (0.71 of the
+mean over seeds).  Among these honest workers tests fail 131 times and nine of twenty are expelled, who earn nothing more;
+those with 0, 10, ..., 60 % wrong labels get 85, 23, 40, 32, 7, 19 and 2 coins, in the mean over seeds and workers.
+Whether more examples to score on would mend it was not tried.
 """
 
 from __future__ import annotations
@@ -33,7 +44,7 @@ if TYPE_CHECKING:
 
 NAME = "10_blockchain_incentives"
 MODES = ("default", "tiny", "paper")
-MINUTES = {"tiny": 0.3, "default": 6}  # on 2 cores
+MINUTES = {"tiny": 0.3, "default": 4}  # on 2 cores
 CITATION = (
     "Jaberzadeh, Shrestha, Khan, Shaikh, Dave, Geng, Blockchain-based federated learning: incentivizing data sharing and "
     "penalizing dishonest behavior, 2023."
