@@ -334,6 +334,7 @@ def _poisoned(
     A node's draws depend on the seed and its id alone.
     """
     check_partition(parts, dataset, np.size(parts.sizes))
+    checks.known(where, "share", share)
     checks.number(where, "share", share, 0.0, 1.0, open_minimum=True)
     checks.integer(where, "seed", seed, 0, checks.LARGEST_INTEGER)
     lists = [parts.of_node(node).astype(np.int64) for node in range(np.size(parts.sizes))]

@@ -56,6 +56,7 @@ def met(known: Array, node: Array, other: Array) -> Array:
 
 
 def pushed(key: Array, state: GRank, ids: Array) -> GRank:
+    """Each of `ids [A]`, one after the other, tells two of those it may ask, drawn at random, all that it knows."""
     whole = state.versions.shape[0]
 
     def one(place: Array, state: GRank) -> GRank:

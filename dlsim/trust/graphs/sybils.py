@@ -55,7 +55,7 @@ def with_sybils(
             checks.fail(where, "num_sybils", "an integer of 0 or more", got)
         if room is None:
             checks.fail(where, "room", "given where num_sybils is a tracer", "None")
-    elif isinstance(num_sybils, jax.Array):
+    elif isinstance(num_sybils, jax.Array) and jnp.issubdtype(num_sybils.dtype, jnp.integer):
         num_sybils = checks.integer(where, "num_sybils", np.asarray(num_sybils)[()], 0)
     else:
         num_sybils = checks.integer(where, "num_sybils", num_sybils, 0)
