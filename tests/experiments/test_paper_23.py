@@ -32,7 +32,7 @@ def test_unknown_cases_are_named() -> None:
     config = make_config(experiment, "tiny")
     with config.ignore_type():
         config.case = "market fame"
-    with pytest.raises(ValueError, match="23_universal_trust_machine: case must be one of none, image"):
+    with pytest.raises(ValueError, match="23_universal_trust_machine: case must be one of image, none, own, eigen"):
         experiment.module.build(config)
 
 
