@@ -119,7 +119,10 @@ def every_process() -> dict[str, Callable[[], Process]]:
     for case in SCENARIOS:
         found[f"scenario {case.id}"] = lambda case=case: dsgd(case.network(), scenario=case.make())
     for case in AGGREGATORS:
-        found[f"aggregator {case.name}"] = lambda case=case: dsgd(aggregator=case.make())
+        # Each node hears enough for every rule of the table.
+        found[f"aggregator {case.name}"] = lambda case=case: dsgd(
+            world.complete().with_lowering("neighbors"), aggregator=case.make()
+        )
     for name in LOWERINGS:
         found[f"mixing {name}"] = lambda name=name: mixed_by(name)
     for name in makers(environments, "Environment", "Process"):

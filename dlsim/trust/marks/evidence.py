@@ -98,9 +98,9 @@ def ownership_test(before: np.ndarray, after: np.ndarray, *, margin: float = 0.2
     if len(pair[0]) < 2 or len(pair[0]) != len(pair[1]):
         rule = "two or more for the same inputs"
         checks.fail(where, "before and after", rule, f"{len(pair[0])} and {len(pair[1])}")
-    for name, value, low in (("margin", margin, -1.0), ("level", level, 0.0)):
-        checks.known(where, name, value)
-        checks.number(where, name, value, low, 1.0, open_minimum=True, open_maximum=True)
+    for name, asked, low in (("margin", margin, -1.0), ("level", level, 0.0)):
+        checks.known(where, name, asked)
+        checks.number(where, name, asked, low, 1.0, open_minimum=True, open_maximum=True)
     from scipy.stats import t
 
     gain = pair[1] - pair[0] - margin

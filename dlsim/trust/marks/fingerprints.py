@@ -10,7 +10,7 @@ import numpy as np
 
 from dlsim import checks, keys
 from dlsim.core import Array, Problem, PyTree
-from dlsim.trust.marks.models import check_model, check_models
+from dlsim.trust.marks.models import check_model, check_models, model_of
 
 
 class Fingerprint(NamedTuple):
@@ -53,7 +53,7 @@ def boundary_fingerprint(
     if (classes == classes[0]).all():
         checks.fail(where, "params", "a model that tells the inputs apart", f"class {classes[0]} for all of them")
     key = keys.stream(jax.random.key(checks.seed(where, seed)), "fingerprint")
-    return boundary_points(key, problem.model.apply, params, given, m, num_steps)
+    return boundary_points(key, model_of(problem).apply, params, given, m, num_steps)
 
 
 def boundary_points(
@@ -85,7 +85,7 @@ def _answers(where: str, problem: Problem, params: PyTree, inputs: np.ndarray) -
     check_models(where, problem, params, stacked=False)
     batch = jax.eval_shape(problem.sample, jax.random.key(0), jnp.arange(1)).inputs
     checks.shape(where, "inputs", inputs, (None, *batch.shape[2:]))
-    return jax.jit(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))
+    return jax.jit(lambda x: jnp.argmax(model_of(problem).apply(params, x), axis=-1))
 
 
 @checks.typed
@@ -102,7 +102,7 @@ def match_rate(problem: Problem, fingerprint: Fingerprint, params: PyTree) -> Ar
     check_models(where, problem, params, stacked=True)
 
     def of_one(one: PyTree) -> Array:
-        answers = jnp.argmax(problem.model.apply(one, fingerprint.points), axis=-1)
+        answers = jnp.argmax(model_of(problem).apply(one, fingerprint.points), axis=-1)
         return jnp.mean(answers == fingerprint.labels, dtype=jnp.float32)
 
     return jax.lax.map(of_one, params)

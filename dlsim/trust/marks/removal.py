@@ -17,7 +17,7 @@ from dlsim.core import Array, Problem, PyTree
 from dlsim.problems.data import Dataset
 from dlsim.problems.maps import without_maps
 from dlsim.problems.variables import trained, with_trained
-from dlsim.trust.marks.models import check_model, check_models, flags
+from dlsim.trust.marks.models import check_model, check_models, flags, model_of
 
 EXACT_BITS = 32
 MOST_BITS = 16  # below float32's own precision
@@ -133,7 +133,7 @@ def labelled_by(dataset: Dataset, problem: Problem, params: PyTree) -> Dataset:
     if not dataset.num_classes:
         checks.fail(where, "dataset", "one with classes", "a regression")
     check_models(where, problem, params, stacked=False)
-    apply = jax.jit(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))
+    apply = jax.jit(lambda x: jnp.argmax(model_of(problem).apply(params, x), axis=-1))
     inputs = (np.asarray(dataset.inputs, np.float32) - dataset.offset) * dataset.scale
     answers = [np.asarray(apply(inputs[i : i + 1024])) for i in range(0, len(inputs), 1024)]
     return dataset._replace(labels=np.concatenate(answers).astype(np.int32))

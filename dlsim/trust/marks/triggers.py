@@ -13,7 +13,7 @@ from dlsim import checks, keys, trees
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.problems.maps import without_maps
 from dlsim.problems.sampling import batch_positions
-from dlsim.trust.marks.models import check_model, check_models
+from dlsim.trust.marks.models import check_model, check_models, model_of
 
 if TYPE_CHECKING:
     import optax
@@ -29,13 +29,13 @@ class Triggers(NamedTuple):
 def _shapes(where: str, problem: Problem) -> tuple[tuple[int, ...], int]:
     """Of one input, and the number of classes, of a problem with a model."""
     check_model(where, problem)
-    if problem.model.train is not None:
+    if model_of(problem).train is not None:
         fix = "Use GroupNorm or LayerNorm, and no Dropout."
         checks.fail(where, "problem", "of a model that computes alike in training", "Dropout or BatchNorm", fix)
     batch = jax.eval_shape(problem.sample, jax.random.key(0), jnp.arange(1))
     params = jax.eval_shape(problem.init, jax.random.key(0))
     outputs = jax.eval_shape(
-        problem.model.apply, params, jax.ShapeDtypeStruct(batch.inputs.shape[1:], batch.inputs.dtype)
+        model_of(problem).apply, params, jax.ShapeDtypeStruct(batch.inputs.shape[1:], batch.inputs.dtype)
     )
     if batch.labels.dtype != jnp.int32 or len(outputs.shape) != 2:
         checks.fail(where, "problem", "one with classes", "a regression")
@@ -95,7 +95,7 @@ def _loss(problem: Problem) -> Any:
     """(params, inputs, labels) -> mean cross-entropy of one model."""
 
     def loss(params: PyTree, inputs: Array, labels: Array) -> Array:
-        scores = jax.nn.log_softmax(problem.model.apply(params, inputs))
+        scores = jax.nn.log_softmax(model_of(problem).apply(params, inputs))
         return -jnp.mean(jnp.sum(scores * jax.nn.one_hot(labels, scores.shape[-1]), axis=-1))
 
     return loss
@@ -114,7 +114,7 @@ def trigger_accuracy(problem: Problem, triggers: Triggers, params: PyTree) -> Ar
     check_triggers(where, problem, triggers, triggers.labels.shape[0] if jnp.ndim(triggers.labels) else 0)
 
     def of_one(params: PyTree) -> Array:
-        answers = jax.vmap(lambda x: jnp.argmax(problem.model.apply(params, x), axis=-1))(triggers.inputs)
+        answers = jax.vmap(lambda x: jnp.argmax(model_of(problem).apply(params, x), axis=-1))(triggers.inputs)
         return jnp.mean(answers == triggers.labels, axis=1, dtype=jnp.float32)
 
     check_models(where, problem, params, stacked=True)
@@ -212,7 +212,7 @@ def server_watermark(
 
     def taught(params: PyTree) -> PyTree:
         def wants(carry: tuple[Array, PyTree, PyTree]) -> Array:
-            answers = jnp.argmax(problem.model.apply(carry[1], inputs), axis=-1)
+            answers = jnp.argmax(model_of(problem).apply(carry[1], inputs), axis=-1)
             return (carry[0] < max_steps) & (jnp.mean(answers == labels) < accuracy)
 
         def one(carry: tuple[Array, PyTree, PyTree]) -> tuple[Array, PyTree, PyTree]:
