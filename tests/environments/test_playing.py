@@ -74,7 +74,9 @@ def listening(log: list) -> Policy:
     """Says what it observes, and notes what it hears."""
 
     def act(key, memory, observations, allowed, heard):
-        jax.debug.callback(lambda *seen: log.append(jax.tree.map(np.asarray, seen)), observations, *heard[:4], ordered=True)
+        jax.debug.callback(
+            lambda *seen: log.append(jax.tree.map(np.asarray, seen)), observations, *heard[:4], ordered=True
+        )
         return memory, jnp.zeros(observations.shape[0], jnp.int32), observations
 
     return Policy(act, message_size=1)

@@ -50,7 +50,9 @@ def test_tiny_run(tmp_path):
     assert (saved.folder / "figure.png").exists()
     assert {claim.holds for claim in saved.claims} == {None}
     marked = saved.results.sel(case="bits 8 0.1").isel(step=-1)
-    assert float(marked.bit_detection.mean()) > 0.6 and np.isfinite(marked.pruned_bits).all()
+    # Two rounds train a model and embed no mark yet: for that see test_feature_marks.py.
+    assert float(marked.accuracy.mean()) > 0.5 and np.isfinite(marked.bit_detection).all()
+    assert np.isfinite(marked.pruned_bits).all()
     assert np.isfinite(saved.results.copies.sel(case="alone").isel(step=-1)).all()
 
 
