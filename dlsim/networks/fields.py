@@ -54,9 +54,8 @@ class Inbox(NamedTuple):
     mask: Array  # bool [N, K]
     senders: Array  # int32 [N, K] positions of the senders
     node_ids: Array | None = None  # int32 [N] whose data a rule may judge by; None where it runs at a server
-    candidate_ids: Array | None = (
-        None  # int32 [N, K + 1] whose values these are, the receiver's first; None: nobody said
-    )
+    # int32 [N, K + 1] whose values these are, the receiver's first; None: nobody said.
+    candidate_ids: Array | None = None
 
 
 class Edges(NamedTuple):
