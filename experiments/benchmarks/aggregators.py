@@ -36,6 +36,8 @@ RULES = {
     "cge": aggregators.cge(F),
     "caf": aggregators.caf(F),
     "flag": aggregators.flag(centre="own", rescale="median"),
+    "foolsgold": aggregators.foolsgold(),
+    "sybil_wall": aggregators.sybil_wall(num_records=16),
     "geometric_median": aggregators.geometric_median(),
     "centered_clipping": aggregators.centered_clipping(1.0, num_iterations=3),
     "self_centered_clipping": aggregators.self_centered_clipping(1.0),
