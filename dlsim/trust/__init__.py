@@ -74,7 +74,7 @@ from dlsim.trust.overlays.dht import dht
 from dlsim.trust.overlays.snowball import snowball
 from dlsim.trust.overlays.tangle import tangle
 from dlsim.trust.rewards.market import proof_of_contribution
-from dlsim.trust.rewards.outliers import OutlierRule, three_sigma
+from dlsim.trust.rewards.outliers import OutlierRule, krum_outliers, three_sigma
 from dlsim.trust.rewards.shapley import (
     ShapleyEstimate,
     coalition_utility,
@@ -136,6 +136,7 @@ __all__ = [
     "imitation",
     "invasion_share",
     "joint_capacity",
+    "krum_outliers",
     "labelled_by",
     "leave_one_out",
     "lock",
