@@ -62,7 +62,7 @@ def get_config(mode: str = "default") -> ConfigDict:
     pays = [f"pay {rule} {metric}" for rule in RULES for metric in ("log_likelihood", "accuracy")]
     pays = [case for case in pays if case.split()[1] in ("exact_shapley", "leave_one_out") or "accuracy" not in case]
     attacks = ["random none", *(f"random {bound:g}" for bound in BOUNDS)]
-    attacks += ["random krum", "random median", "honest 1", "honest krum"]
+    attacks += ["random krum", "random median", "honest 1", "honest krum", "raw none", "raw 1"]
     attacks += ["lazy none", "lazy 1", "split one", "split three"]
     config.case = (*pays, *attacks, "contracts", "audits")
     if is_tiny:
@@ -84,7 +84,7 @@ def axes(config: ConfigDict) -> dict[str, tuple[str, ...]]:
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     kind, *rest = config.case.split()
-    checks.one_of(NAME, "case", kind, ("pay", "random", "honest", "lazy", "split", "contracts", "audits"))
+    checks.one_of(NAME, "case", kind, ("pay", "random", "raw", "honest", "lazy", "split", "contracts", "audits"))
     if kind == "contracts":
         process = contract_games.contracts()
     elif kind == "audits":
@@ -97,19 +97,19 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
 
 def _market(config: ConfigDict, kind: str, *rest: str) -> dlsim.Process:
     contribution, metric, behaviour = "exact_shapley", "log_likelihood", None
-    removal = rest[0] if kind in ("random", "honest", "lazy") else "none"
+    removal = rest[0] if kind in ("random", "raw", "honest", "lazy") else "none"
     num, owners = NUM, np.arange(NUM)
     noise = NOISE if kind == "pay" else (0.0,) * NUM
     if kind == "pay":
         contribution, metric = rest
-    if kind in ("random", "lazy"):
-        named: dict[str, Any] = {{"random": "random_models", "lazy": "free_riders"}[kind]: ATTACKED}
+    if kind in ("random", "raw", "lazy"):
+        named: dict[str, Any] = {"free_riders" if kind == "lazy" else "random_models": ATTACKED}
         behaviour = trust.conduct(NUM, **named)
     if kind == "lazy":
         metric = "accuracy"
     if kind == "split" and rest[0] == "three":
         num, owners = NUM + 2, np.r_[0, 0, np.arange(NUM)]  # trainers 0, 1, 2 are one
-    problem, judge = _digits(config.batch_size, noise, tuple(owners.tolist()))
+    problem, judge = _digits(config.batch_size, noise, tuple(owners.tolist()), kind == "raw")
     algorithm = trust.proof_of_contribution(
         problem,
         optax.sgd(config.learning_rate),
@@ -134,12 +134,17 @@ def _removed_by(removal: str) -> trust.OutlierRule | None:
 
 
 @functools.cache
-def _digits(batch_size: int, noise: tuple[float, ...], owners: tuple[int, ...]) -> tuple[dlsim.Problem, dlsim.Problem]:
+def _digits(
+    batch_size: int, noise: tuple[float, ...], owners: tuple[int, ...], is_raw: bool
+) -> tuple[dlsim.Problem, dlsim.Problem]:
     """Trainers' problem, tested on digits nobody has seen; the owner's, whose tests are its validation set.
 
-    Trainers that have one owner hold equal parts of its 80 examples.
+    Trainers that have one owner hold equal parts of its 80 examples.  Pixels have mean 0 and variance 1, raw ones are in
+    [0, 1].
     """
     data = dlsim.problems.load("digits")
+    if is_raw:
+        data = data._replace(offset=0.0, scale=1 / float(data.inputs.max()))
     inputs = np.concatenate([data.inputs, data.test_inputs])
     labels = np.concatenate([data.labels, data.test_labels])
     rng = np.random.default_rng(16)

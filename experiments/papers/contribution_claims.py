@@ -128,6 +128,10 @@ def _removal(results: xarray.Dataset, decides: bool) -> Claim:
     one = results.sel(case="random 1").isel(step=slice(1, None))
     hits, wrong = float(one.hits.min()), float(one.false_removals.mean())
     paid = last(results, "paid", "random 1")[:, list(ATTACKED)].max()
+    raw = ""
+    if {"raw none", "raw 1"} <= set(results.case.values.tolist()):
+        raw = " and ".join(_text(last(results, "accuracy", f"raw {which}")) for which in ("none", "1"))
+        raw = f"; of pixels in [0, 1] {raw}"
     held = without.mean() <= POISONED and cleaned.min() >= CLEANED and hits == 1 and wrong == 0 and paid == 0
     return Claim(
         text=f"C2: two random models of eight: accuracy <= {POISONED:g} without removal, >= {CLEANED:g} with it (b = 1), "
@@ -135,7 +139,7 @@ def _removal(results: xarray.Dataset, decides: bool) -> Claim:
         source=f"{SOURCE}: robustness to poisoning",
         reported=".33 and .89 to .92 (independent program)",
         measured=f"{_text(without)} and {_text(cleaned)}; at least {100 * hits:.0f} % of them removed in a round, "
-        f"{100 * wrong:.1f} % of the others; paid {paid:.0f}",
+        f"{100 * wrong:.1f} % of the others; paid {paid:.0f}{raw}",
         holds=bool(held) if decides else None,
     )
 
