@@ -224,8 +224,9 @@ def figure(results: xarray.Dataset) -> Figure:
             left.bar(range(len(rules)), paid, bottom=bottom, color=shade, edgecolor="white", linewidth=0.5, label=label)
             bottom += paid
         left.set_xticks(range(len(rules)), [RULES[name] for name in rules], rotation=30, ha="right")
-        left.set_ylabel("share of the budget")
-        left.legend(fontsize=6)
+        left.set_axisbelow(True)
+        left.set(ylabel="share of the budget", ylim=(0, 1.3))
+        left.legend(fontsize=6, ncols=2, loc="upper center")
         for place, (case, label) in enumerate(
             {
                 "random none": "all models",

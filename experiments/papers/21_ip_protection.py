@@ -318,6 +318,8 @@ def _draw_capacity(panel: Axes, results: xarray.Dataset) -> None:
     for x in (1, 2):
         panel.axvline(x, color="0.6", linewidth=0.8)
     panel.set_xscale("log")
+    panel.set_xticks((0.2, 0.5, 1, 2, 5), ("0.2", "0.5", "1", "2", "5"))
+    panel.minorticks_off()
     panel.set_xlabel("bits in all / numbers of the scale")
     panel.set_ylabel("detection (o), accuracy (squares)")
     panel.legend()
@@ -334,7 +336,7 @@ def _draw_pruning(panel: Axes, results: xarray.Dataset) -> None:
             panel.plot(PRUNED, values, style, color=color, label=case if style == "o-" else None)
     panel.set_xlabel("share of weights pruned")
     panel.set_ylabel("detection (o), accuracy (squares)")
-    panel.legend(fontsize=5)
+    panel.legend(fontsize=5, loc="lower left")
 
 
 def _draw_roc(panel: Axes, results: xarray.Dataset) -> None:
