@@ -269,8 +269,6 @@ def _draw_rings(panel: Axes, results: xarray.Dataset) -> None:
     rates = [at_end(results, f"ring {n} fresh", "guess_rate").mean() for n in sizes]
     panel.loglog(sizes, rates, "o", color=plotting.COLORS[0], label="guess is right")
     panel.loglog(sizes, 1 / np.array(sizes), "k--", label="1/n")
-    panel.set_xticks(sizes, [str(n) for n in sizes])
-    panel.set_xticks([], minor=True)
     panel.set_xlabel("ring size n")
     panel.set_ylabel("probability")
     panel.legend(loc="lower left")
@@ -279,3 +277,5 @@ def _draw_rings(panel: Axes, results: xarray.Dataset) -> None:
         sizes, [at_end(results, f"ring {n} fresh", "signature_bytes")[0] for n in sizes], "s:", color=plotting.COLORS[1]
     )
     other.set_ylabel("bytes of a signature", color=plotting.COLORS[1])
+    panel.set_xticks(sizes, [str(n) for n in sizes])
+    panel.set_xticks([], minor=True)
