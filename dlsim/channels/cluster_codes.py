@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks
+from dlsim.channels import rows
 from dlsim.channels.bits import BITS, Layout, Numbers, Part, Reader, Writer
 from dlsim.channels.codes import (
     canonical,
@@ -67,7 +68,7 @@ def _code_bits(code: str, cluster: Array, by_size: Array, counts: Array, sent: A
 
     def behind(place: Array, so_far: Array) -> Array:
         members = sent & (cluster == jax.lax.dynamic_index_in_dim(by_size, place, axis=1))
-        return so_far + jnp.sum(jnp.where(members, gamma_bits(jnp.maximum(gaps(members, rank), 1)), 0), axis=1)
+        return so_far + rows.total(jnp.where(members, gamma_bits(jnp.maximum(gaps(members, rank), 1)), 0))
 
     return jax.lax.fori_loop(1, num_clusters, behind, lengths)
 

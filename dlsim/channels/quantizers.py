@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, trees
-from dlsim.channels import draws
+from dlsim.channels import draws, rows
 from dlsim.channels.bits import BITS, Numbers, Part, Reader, Writer, fixed_width, one_scale, scales
 from dlsim.channels.codes import gaps, omega_bits, read_omega, write_omega
 from dlsim.channels.packets import as_sent, check_codable, is_sent, pieces, ranks, stateless
@@ -79,7 +79,7 @@ def _elias_bits(rounded: Array, packet: Packet) -> Array:
     """Of each level that is not zero its gap, sign and level, uint32 `[n]`."""
     members, level = rounded > 0, rounded.astype(jnp.int32)
     gap = gaps(members, ranks(members if packet.is_sent is None else packet.is_sent, packet.is_sent is None))
-    return jnp.sum(jnp.where(members, omega_bits(gap) + 1 + omega_bits(level), 0), axis=1).astype(jnp.uint32)
+    return rows.total(jnp.where(members, omega_bits(gap) + 1 + omega_bits(level), 0)).astype(jnp.uint32)
 
 
 def _levels(values: np.ndarray, step: Any) -> np.ndarray:

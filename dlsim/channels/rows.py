@@ -39,7 +39,7 @@ def total(values: Array) -> Array:
         # On a CPU, XLA hands sums of floats over to a library, additions that lead to them included, and writes out what
         # is added up, all D numbers of it: four to five times the time.  What is no addition stays where it is.
         lanes = jnp.where(jnp.isnan(lanes), jnp.nan, lanes)
-    return jnp.sum(rest, axis=1) + jnp.sum(lanes, axis=1)
+    return jnp.sum(rest, axis=1, dtype=values.dtype) + jnp.sum(lanes, axis=1, dtype=values.dtype)
 
 
 def greatest(values: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlsim.channels.rows import greatest, how_many
+from dlsim.channels.rows import greatest, how_many, how_many_each
 from dlsim.core import Array
 
 KEPT = 3  # numbers that stand for a group of a row
@@ -54,10 +54,11 @@ def between_ends(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Arra
     Rows with fewer than k numbers from `floor` on have their threshold there.
     """
     bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
-    beyond = how_many(keys > bound[:, None])
+    reached, beyond = how_many_each([keys >= bound[:, None], keys > bound[:, None]])
     is_found = beyond < k  # many equals, zeros most of all
     high = jnp.where(is_found, bound, greatest(keys))
-    return _finished(keys, k, _search(keys, k, few, bound, high, jnp.where(is_found, beyond, 0)))
+    start = _Bracket(bound, high, reached, jnp.where(is_found, beyond, 0))
+    return _finished(keys, k, _search(keys, k, few, start))
 
 
 def between_given(keys: Array, k: int, few: int, around: tuple[int, int]) -> tuple[Array, Array]:
@@ -81,9 +82,10 @@ def _guessed(keys: Array, k: int | Array, few: int, floor: int, spreads: float) 
     at_most = jnp.clip(jnp.ceil(rank + spread).astype(jnp.int32), 1, num)
     at_least = jnp.clip(jnp.floor(rank - spread).astype(jnp.int32), 1, num)
     top = greatest(keys)
-    low = _search(sample, at_most, few, jnp.full_like(top, floor), top).low
-    high = jnp.where(rank > spread, _search(sample, at_least, few, low, top).high, top)
-    return low, jnp.maximum(low, high)
+    below = _search(sample, at_most, few, _counted(sample, jnp.full_like(top, floor), top))
+    above = _search(sample, at_least, few, below._replace(high=top, beyond=jnp.zeros_like(below.beyond)))
+    high = jnp.where(rank > spread, above.high, top)
+    return below.low, jnp.maximum(below.low, high)
 
 
 def reached_by(values: Array, k: Array) -> Array:
@@ -96,20 +98,23 @@ def reached_by(values: Array, k: Array) -> Array:
 
 def of_each(keys: Array, k: Array) -> tuple[Array, Array]:
     """The k-th largest key of each row, and how many reach it, `[n]`: k, or more where it has equals."""
-    low, high = jnp.zeros(keys.shape[0], keys.dtype), greatest(keys)
-    beyond: Array | int = 0
+    zero, top = jnp.zeros(keys.shape[0], keys.dtype), greatest(keys)
+    start = _Bracket(zero, top, jnp.full(k.shape, keys.shape[1], jnp.int32), jnp.zeros(k.shape, jnp.int32))
     if keys.shape[1] >= LONG:
-        low, high, beyond = _true_ends(keys, k, _guessed(keys, k, 0, 0, 6.0), high)
-    return _finished(keys, k, _search(keys, k, 0, low, high, beyond))
+        start = _true_ends(k, _counted(keys, *_guessed(keys, k, 0, 0, 6.0)), start)
+    return _finished(keys, k, _search(keys, k, 0, start))
 
 
-def _true_ends(keys: Array, k: Array, guessed: tuple[Array, Array], top: Array) -> tuple[Array, Array, Array]:
-    """Guessed ends, or zero and `top` in their places where they are wrong; and how many numbers are beyond the higher."""
-    low, high = guessed
-    beyond = how_many(keys > high[:, None])
-    is_beyond = beyond >= k
-    low = jnp.where(is_beyond | (how_many(keys >= low[:, None]) < k), 0, low)
-    return low, jnp.where(is_beyond, top, high), jnp.where(is_beyond, 0, beyond)
+def _true_ends(k: Array, guessed: _Bracket, whole: _Bracket) -> _Bracket:
+    """The guessed ends, and those that are sure in the places of wrong ones."""
+    is_beyond = guessed.beyond >= k
+    is_low = is_beyond | (guessed.reached < k)
+    return _Bracket(
+        jnp.where(is_low, whole.low, guessed.low),
+        jnp.where(is_beyond, whole.high, guessed.high),
+        jnp.where(is_low, whole.reached, guessed.reached),
+        jnp.where(is_beyond, whole.beyond, guessed.beyond),
+    )
 
 
 class _Bracket(NamedTuple):
@@ -121,12 +126,17 @@ class _Bracket(NamedTuple):
     beyond: Array
 
 
-def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array, beyond: Array | int = 0) -> _Bracket:
-    """The interval between the ends made smaller, where the counts at its ends say that k is reached, or in its middle.
+def _counted(keys: Array, low: Array, high: Array) -> _Bracket:
+    """An interval, and how many numbers of each row reach it and are beyond it."""
+    reached, beyond = how_many_each([keys >= low[:, None], keys > high[:, None]])
+    return _Bracket(low, high, reached, beyond)
+
+
+def _search(keys: Array, k: int | Array, few: int, start: _Bracket) -> _Bracket:
+    """The interval `start` made smaller, where the counts at its ends say that k is reached, or in its middle.
 
     Counts fall evenly over a small interval, so that a few passes are near; in one of four turns, in case that they do
-    not, it is halved.  It is small enough within `NEAR` numbers, in all rows but `few`.  `beyond` numbers are larger than
-    `high`.  `k` may be one a row.
+    not, it is halved.  It is small enough within `NEAR` numbers, in all rows but `few`.  `k` may be one a row.
     """
 
     def going(state: tuple[_Bracket, Array]) -> Array:
@@ -151,8 +161,6 @@ def _search(keys: Array, k: int | Array, few: int, low: Array, high: Array, beyo
         )
         return bracket, turn + 1
 
-    count = how_many(keys >= low[:, None])
-    start = _Bracket(low, high, count, jnp.broadcast_to(jnp.asarray(beyond, count.dtype), count.shape))
     return jax.lax.while_loop(going, step, (start, jnp.zeros((), jnp.int32)))[0]
 
 
@@ -188,7 +196,7 @@ def _finished(keys: Array, k: int | Array, bracket: _Bracket) -> tuple[Array, Ar
 
 def _within(keys: Array, k: int, few: int, low: Array, high: Array, floor: int) -> tuple[Array, Array]:
     """As `between_ends`, between ends that may be wrong: then more than k of the row are counted."""
-    bracket = _search(keys, k, few, low, high, how_many(keys > high[:, None]))
+    bracket = _search(keys, k, few, _counted(keys, low, high))
     threshold, count = _finished(keys, k, bracket)
     is_outside = ((bracket.reached < k) & (low > floor)) | (bracket.beyond >= k)
     return threshold, jnp.where(is_outside, k + 1, count)

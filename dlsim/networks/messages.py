@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlsim import checks, keys, trees
+from dlsim.channels.rows import how_many
 from dlsim.core import Array, Packet, PyTree, Route
 from dlsim.networks.fields import PERFECT, Arrival, Edges, NetworkFields, check_single
 from dlsim.networks.flight import in_flight
@@ -91,7 +92,7 @@ def pass_channel(
     packet = whole_packet(tree)
     if is_sent is not None:
         checks.shape(stream, "is_sent", is_sent, (packet.num_entries.shape[0], trees.num_entries(tree)))
-        packet = packet._replace(is_sent=is_sent, num_entries=jnp.sum(is_sent, axis=1, dtype=jnp.uint32))
+        packet = packet._replace(is_sent=is_sent, num_entries=how_many(is_sent).astype(jnp.uint32))
     if network.channel is PERFECT:
         return packet, network
     if network.probe is not None:

@@ -1,6 +1,7 @@
 """What does each channel cost, beside a round of D-SGD and beside a copy of what it works on?
 
-Command: `python experiments/benchmarks/channels.py` (about two minutes on 2 cores; `--quick` for fewer turns).
+Command: `python experiments/benchmarks/channels.py` (about two minutes on 2 cores; `--quick` for fewer turns,
+`--processor` for processor time, on a machine that others load).
 
 A thousand nodes with softmax regression on Fashion-MNIST (7,850 numbers a node, 31 MB in all), 60 examples a node, batch 32,
 random 4-regular graph.  Each channel passes the messages of all nodes, in a compiled loop whose messages change from one
@@ -26,7 +27,7 @@ round took 69 and a channel may take 20.6, in the second 57 and 17.0:
     random_sparsification(0.1)    10.2    5.7
 
 Since then rqm and poisson_binomial count in integers: 25.5 and 33 ms of processor time where they took 36 and 38 in the
-same minutes, beside six other programs.  k-means is bound by its passes, two sums and four counts an iteration.
+same minutes, beside six other programs.
 
 top_k had computed a prefix sum for all rows that was meant for rows of zeros alone (XLA moved it out of its loop): 69 ms
 in the first run, 11.2 in the second for top_k(0.01), 22 to 24 with error feedback.  Then thresholds of long rows came to be
@@ -36,11 +37,32 @@ itself top_k(0.1) 20 ms (25 to 33 before), random_k 18.5 (28 to 40 before), of w
 Selection alone, 1,000 rows of 8,000, k = 80: 11 to 15 ms, `lax.top_k` and a scatter 70 to 88: 5.2 times (5.1 to 6.6);
 required 8.  In a loop, where no memory is taken anew each turn, 8 ms.  Its parts: the three largest of each group 2.5 ms, the
 search among them 6, the count that decides which rows are done 1, those that are not and the result 2.
+
+Since then, 2026-12-01, a machine that others loaded, processor time of both cores (`--processor`), before and after in turns
+of the same minutes; a round takes 61 to 75 ms of it:
+
+    channel                       before  after           channel                       before  after
+    kmeans(3)                       85     33             top_k(0.1)                      57     39
+    fedzip(0.8)                    136     68             ef21(top_k(0.01))               46     38
+    random_k(0.01)                  47     44             top_k(0.01), error feedback     46     45
+    random_k(0.1)                   46     40             top_k(0.01)                     26     25
+    quantize(4), Elias              14     12
+
+XLA gives sums of floats to a library and first writes out all that is added up: a masked sum of a message took 7 to 9 ms and
+takes 1.5 as `channels.rows` does it; the largest integer of each row took 9 and takes 2.5.  Two counts of k-means come of one
+pass.  Selection by itself, jitted: 36 ms for 47 (7,840 numbers, k = 785), 17.5 for 21.5 (random integers), 38.5 for 45 (k a
+number a row); 20 as before for k = 80 of 8,000, against 56 of `lax.top_k` and a scatter, of which 6 are the result's memory.
+
+Channels mapped over blocks of 50 to 500 rows, so that what is in between stays in the cache, were slower, all that were
+tried: random_k(0.1) 66 to 76 ms of processor time for 47, top_k(0.1) 60 to 74 for 56, fedzip 127 for 82, kmeans 91 for 79,
+low_rank(4) 35 for 23, poisson_binomial 41 for 38, rqm 39 for 29.  Passes are bound by what they compute, not by memory.
+What is left of top_k(0.1): leaves laid side by side 8, thirteen passes 2 each, the result 5.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -149,7 +171,7 @@ def by_sorting(values: jax.Array, k: int) -> jax.Array:
     return jax.vmap(lambda row, at: jnp.zeros_like(row).at[at].set(row[at], unique_indices=True))(values, places)
 
 
-def selection(turns: int) -> bool:
+def selection(turns: int, clock: Callable[[], float]) -> bool:
     """Whether selection by threshold is as many times faster as required."""
     values, k = jax.random.normal(jax.random.key(0), (1000, 8000)), 80
     forms = {
@@ -158,7 +180,7 @@ def selection(turns: int) -> bool:
         "copy": jax.jit(lambda x: x + 1),
     }
     np.testing.assert_array_equal(forms["threshold"](values), forms["lax.top_k"](values))
-    seconds = take_turns({name: partial(form, values) for name, form in forms.items()}, turns)
+    seconds = take_turns({name: partial(form, values) for name, form in forms.items()}, turns, clock)
     ratio, low, high = paired_ratio(seconds["lax.top_k"], seconds["threshold"])
     each = ", ".join(f"{name} {1e3 * median(taken):.1f} ms" for name, taken in seconds.items())
     print(f"[1000, 8000], k=80: {each}; {ratio:.1f} times faster ({low:.1f} to {high:.1f}), required {TIMES:g}")
@@ -167,8 +189,9 @@ def selection(turns: int) -> bool:
 
 def main() -> int:
     turns = 3 if "--quick" in sys.argv else 7
+    clock = time.process_time if "--processor" in sys.argv else time.perf_counter
     print(machine())
-    is_fast = selection(turns)
+    is_fast = selection(turns, clock)
     key = jax.random.key(2)
     message = {
         "bias": jax.random.normal(key, (NUM_NODES, 10)),
@@ -177,7 +200,7 @@ def main() -> int:
     copy = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree))
     variants = {"round": d_sgd(), "copy": lambda: copy(message), "nothing": passing(None, message)}
     variants.update({name: passing(make(), message) for name, make in CHANNELS.items()})
-    seconds = take_turns(variants, turns)
+    seconds = take_turns(variants, turns, clock)
     a_round, a_copy = median(seconds["round"]) / ROUNDS, median(seconds["copy"])
     allowed = max(SHARE * a_round, COPIES * a_copy)
     print(f"a round {1e3 * a_round:.1f} ms, a copy {1e3 * a_copy:.1f} ms: a channel may take {1e3 * allowed:.1f} ms")
