@@ -12,7 +12,7 @@ from dlsim import checks, keys, trees
 from dlsim.aggregators.linear import reduced
 from dlsim.algorithms import wavelets
 from dlsim.algorithms.local import local_updates
-from dlsim.channels.codes import gamma_bits, gaps
+from dlsim.channels.codes import gamma_bits_of_gaps
 from dlsim.channels.selection import largest_of_each
 from dlsim.channels.thresholds import how_many
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
@@ -127,6 +127,4 @@ def _chosen(key: Array, ids: Array, score: Array, shares: Sequence[Any]) -> Arra
 
 def _places_bits(chosen: Array) -> Array:
     """Bits that say which were chosen, uint32 `[N]`: none where all were."""
-    steps = gaps(chosen, jnp.arange(1, chosen.shape[1] + 1, dtype=jnp.int32)[None])
-    bits = jnp.sum(jnp.where(chosen, gamma_bits(steps), 0), axis=1)
-    return jnp.where(how_many(chosen) < chosen.shape[1], bits, 0).astype(jnp.uint32)
+    return jnp.where(how_many(chosen) < chosen.shape[1], gamma_bits_of_gaps(chosen), 0).astype(jnp.uint32)

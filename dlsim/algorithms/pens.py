@@ -96,7 +96,13 @@ def pens(
         around = network.replace(is_linked=both(network.is_linked, _on_edges(asked, table, network.num_edges)))
         inbox, around = around.gather(key, state.params)
         network = network.with_state(around.state)
-        losses = own_losses(problem, key, inbox.values, inbox.node_ids, on="all")
+        # Once they have selected nobody asks for losses.
+        losses = jax.lax.cond(
+            selects,
+            lambda models: own_losses(problem, key, models, inbox.node_ids, on="all"),
+            lambda models: jnp.zeros(inbox.mask.shape),
+            inbox.values,
+        )
         best = _least(losses, drawn, inbox.mask, num_best)
         taken = jnp.where(selects, best, inbox.mask)
         params = jax.tree.map(lambda x, heard: _mean_with(x, heard, taken), state.params, inbox.values)
