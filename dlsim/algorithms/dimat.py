@@ -150,6 +150,8 @@ def _assigned_by_host(key: Array, step: int, view: Any) -> Any:
     scores, orders = view
     found = tuple(np.empty_like(order) for order in orders)
     for matrices, out in zip(scores, found, strict=True):
-        for place in np.ndindex(out.shape[:-1]):
-            out[place] = linear_sum_assignment(np.nan_to_num(matrices[place]), maximize=True)[1]
+        for heard, into in zip(matrices, out, strict=True):
+            costs = -np.nan_to_num(heard).astype(np.float64)  # SciPy's own numbers, made for all messages of a node at once
+            for cost, order in zip(costs, into, strict=True):
+                order[:] = linear_sum_assignment(cost)[1]
     return scores, found
