@@ -63,7 +63,8 @@ def jwins(
       Algorithm whose state holds models, optimiser states, and the accumulated changes v, M numbers a node.
     Assumes: connected network with row-stochastic weights.  A coefficient that is zero itself counts as not sent.
     Cost per round: K gradients; a message of a_i M numbers, and of their places as Elias gamma codes of the gaps between them
-      (none where a_i = 1).  Transforms, the choice and two products, of values and of places, in place of one.
+      (none where a_i = 1).  Transforms, the choice and two products, of values and of places, in place of one:
+      on the standard workload (100 nodes, a CPU) a round takes 5 times one of D-SGD that sends all.
     Source: Dhasade, Kermarrec, Pires, Sharma, Vujasinovic, Wigger, Get more for less in decentralized learning systems,
       ICDCS 2023; cut-offs, wavelet, levels and what is accumulated as in the authors' configurations for CIFAR-10.  Differs:
       numbers are counted as they are (the authors compress them without loss, by fpzip).

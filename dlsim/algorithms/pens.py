@@ -60,7 +60,9 @@ def pens(
     Returns:
       Algorithm whose state holds models and optimiser states of all nodes, and two counts a directed link.
     Cost per round: K gradients; n messages of D numbers to hear and n losses over all of a node's own data (p messages and
-      none after T).  Losses are not counted among gradient evaluations.
+      none after T).  Losses are not counted among gradient evaluations.  On the standard workload (100 nodes, n = 4, a CPU)
+      a round takes 5 times one of D-SGD while it selects, for 240 examples judged a node beside a gradient of 32, and 1.5
+      times after T, for models are taken apart before a part of them is averaged.
     Assumes: connected network with a table of neighbours.  Whom a node asks in vain, it does not hear, nor count.
     Departure: rounds; in the paper nodes push to neighbours drawn at random and select whenever n models have come, and push
       to their own neighbours afterwards.

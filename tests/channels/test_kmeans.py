@@ -155,9 +155,7 @@ def test_elias_codes_at_their_steps() -> None:
 def test_the_codes_of_all_gaps_of_a_row_are_as_long_as_each_of_them_together(share: float) -> None:
     members = np.random.default_rng(0).random((20, 700)) < share
     members[0, [0, 31, 32, 63, 699]] = True
-    wanted = [
-        sum(2 * int(gap).bit_length() - 1 for gap in np.diff(np.flatnonzero(row), prepend=-1)) for row in members
-    ]
+    wanted = [sum(2 * int(gap).bit_length() - 1 for gap in np.diff(np.flatnonzero(row), prepend=-1)) for row in members]
     np.testing.assert_array_equal(codes.gamma_bits_of_gaps(jnp.asarray(members)), wanted)
 
 
