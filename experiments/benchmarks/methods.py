@@ -16,17 +16,17 @@ and greatest of the ratios of a turn.  What goes beyond 1.15 says why in the met
 
 Measured (`--quick`, 2 cores shared with much else, jax 0.10.2, December 2026):
 
-    beside D-SGD, 7.5 ms a round                  DLM 2.00 (1.47 to 2.08; alone on the machine 1.75), Network Lasso with one
-                                                  gradient 2.89 (2.58 to 3.38; alone 2.42), PENS 5.4 selecting (4.0 to 6.0) and
-                                                  1.5 afterwards (1.0 to 1.7), JWINS 5.3 (4.4 to 6.5; all sent 4.7),
-                                                  DADAO 22.6 (20.6 to 27.6)
+    beside D-SGD, 7.5 ms a round                  DLM 2.00 (1.47 to 2.08; on a quiet machine 1.75), Network Lasso with
+                                                  one gradient 2.89 (2.58 to 3.38; quiet 2.42), PENS 5.4 selecting
+                                                  (4.0 to 6.0) and 1.5 afterwards (1.0 to 1.7), JWINS 5.3 (4.4 to 6.5;
+                                                  all sent 4.7), DADAO 22.6 (20.6 to 27.6)
     beside D-SGD of 5 local steps, 24.8 ms        LT-ADMM 1.43 (1.14 to 1.61), CGA 1.69 (1.33 to 1.97)
     beside D-SGD on random graphs, 6.3 ms         Shatter 2.0 with 4 virtual nodes (1.9 to 2.1), 3.5 with 16 (3.1 to 4.9)
     beside D-SGD among the active nodes, 0.5 ms   MoDeST 1.02 (0.87 to 1.29), Teleportation 1.32 (1.10 to 1.59)
     beside a second of gossip learning, 10.2 ms   by parts 1.27 (1.09 to 1.52), DADAO 15.3 (14.3 to 22.1), by samples 122
 
-DIMAT (`dimat --quick`): the assignment of a ring takes 0.14 of the training (0.05 on the host), that of the complete graph of 32
-nodes, 992 models heard, 3.0 times it on the device and 0.86 (0.79 to 0.91) on the host: there `assignment="host"` is the one.
+DIMAT (`dimat --quick`): the assignment of a ring takes 0.14 of the training (0.05 on the host), that of the complete graph of
+32 nodes, 992 models heard, 3.0 times it on the device and 0.86 (0.79 to 0.91) on the host: use `assignment="host"` there.
 """
 
 from __future__ import annotations
