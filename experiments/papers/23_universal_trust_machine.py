@@ -8,10 +8,8 @@ exact scores; discounted games of tit for tat against w; a market of 1,000 stran
 reputation, image scores, own experience and EigenTrust (one power iteration a round, a = 0.15, in multiples of the mean),
 and defectors that take new names; EigenTrust of 40 honest nodes and 20 that praise each other.
 
-Measured (default mode, 5 seeds): all claims hold; scores are within 2 % of those of an independent program.
-
 Sybils: each honest node trusts four others by 1, and one of the clique by 0.1; EigenTrust counts as good from half the mean
-on.  Five seeds, not ten.
+on.  Measured (default mode, 5 seeds, not ten): all claims hold; scores are within 2 % of those of an independent program.
 """
 
 from __future__ import annotations
