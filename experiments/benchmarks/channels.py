@@ -38,8 +38,8 @@ Selection alone, 1,000 rows of 8,000, k = 80: 11 to 15 ms, `lax.top_k` and a sca
 required 8.  In a loop, where no memory is taken anew each turn, 8 ms.  Its parts: the three largest of each group 2.5 ms, the
 search among them 6, the count that decides which rows are done 1, those that are not and the result 2.
 
-Since then, 2026-12-01, a machine that others loaded, processor time of both cores (`--processor`), before and after in turns
-of the same minutes; a round takes 61 to 75 ms of it:
+Since then, 2026-12-01, a machine that others loaded, processor time of both cores (`--processor`), before and after
+one after the other within minutes; a round takes 61 to 75 ms of it:
 
     channel                       before  after           channel                       before  after
     kmeans(3)                       85     33             top_k(0.1)                      57     39
@@ -56,7 +56,6 @@ number a row); 20 as before for k = 80 of 8,000, against 56 of `lax.top_k` and a
 Channels mapped over blocks of 50 to 500 rows, so that what is in between stays in the cache, were slower, all that were
 tried: random_k(0.1) 66 to 76 ms of processor time for 47, top_k(0.1) 60 to 74 for 56, fedzip 127 for 82, kmeans 91 for 79,
 low_rank(4) 35 for 23, poisson_binomial 41 for 38, rqm 39 for 29.  Passes are bound by what they compute, not by memory.
-What is left of top_k(0.1): leaves laid side by side 8, thirteen passes 2 each, the result 5.
 """
 
 from __future__ import annotations
