@@ -1,10 +1,9 @@
 """The verbs: every message of every algorithm passes through here, so everything that can happen to one is here.
 
-A verb takes what each node says, sends it through the network's channel, counts messages and bits once, at the sender,
-moves the simulated clock, and gives what was received together with the network as it then is.  A stream is a named
-sequence of like messages: each keeps a channel state of its own, such as the residual of error feedback, and messages
-under way of its own where they take time (`in_flight`).  What receivers make of it is in `combining`, the way to and from
-a server in `server_messages`.
+A verb sends what each node says through the network's channel, counts messages and bits once, at the sender, moves the
+simulated clock, and gives what was received and the network as it then is.  A stream is a named sequence of like messages:
+each keeps a channel state of its own, such as the residual of error feedback, and messages under way of its own where they
+take time (`in_flight`).  What receivers make of it is in `combining`, the way to and from a server in `server_messages`.
 """
 
 from __future__ import annotations
