@@ -11,8 +11,8 @@ looked up and compared with their 32-byte hashes on a chain.  A step is 4 lookup
 The server beside them is an M / M / 1 queue.
 
 Measured: see experiments/papers/README.md.  What the page calls the stale rate, 1 - exp(-D / tau), is the share of heights at
-which blocks compete; of all blocks a share D / (D + tau) is stale, since a height is won once.  Both are measured: at D / tau = 0.3 they are 0.259 and 0.231, 11 % apart, so C3 as the page has
-it fails there by arithmetic.
+which blocks compete; of all blocks a share D / (D + tau) is stale, since a height is won once.  Both are measured: at
+D / tau = 0.3 they are 0.259 and 0.231, 11 % apart, so C3 as the page has it fails there by arithmetic.
 """
 
 from __future__ import annotations

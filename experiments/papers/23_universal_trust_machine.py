@@ -162,15 +162,10 @@ def _market(config: ConfigDict, rest: list[str]) -> dlsim.Process:
     threshold = GOOD if name == "eigen" else 0.0
     rate, who = (float(rest[1]), rest[2]) if len(rest) > 1 else (0.0, "trusted")
     newcomers = threshold if who == "trusted" else threshold - 0.5
-    # Numbers are data: markets of one reputation are one program.
-    return trust.anonymous_market(
-        networks.complete(num),
-        reputation,
-        defectors=config.defectors,
-        threshold=jnp.float32(threshold),
-        newcomers=jnp.float32(newcomers),
-        whitewashing=jnp.float32(rate),
-    )
+    # As data: markets of one reputation are one program.
+    numbers = {"threshold": threshold, "newcomers": newcomers, "whitewashing": rate}
+    numbers = {name: jnp.float32(number) for name, number in numbers.items()}
+    return trust.anonymous_market(networks.complete(num), reputation, defectors=config.defectors, **numbers)
 
 
 def _sybils(start: str, size: int, leak: Any) -> dlsim.Process:
