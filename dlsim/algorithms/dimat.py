@@ -153,9 +153,8 @@ def _assigned_by_host(key: Array, step: int, view: Any) -> Any:
     found = tuple(np.empty_like(order) for order in orders)
     for matrices, out in zip(scores, found, strict=True):
         for heard, into in zip(matrices, out, strict=True):
-            costs = -np.nan_to_num(heard).astype(
-                np.float64
-            )  # SciPy's own numbers, made for all messages of a node at once
+            # SciPy's own numbers, made for all messages of a node at once.
+            costs = -np.nan_to_num(heard).astype(np.float64)
             for cost, order in zip(costs, into, strict=True):
                 order[:] = linear_sum_assignment(cost)[1]
     return scores, found
