@@ -29,7 +29,17 @@ from dlsim import checks, keys
 from dlsim.core import Array, Info, Process
 from dlsim.running.status import BUFFER_OVERFLOW, flag
 from dlsim.trust.graphs.click_gossip import GRank, introduced, met, pushed, told
-from dlsim.trust.graphs.click_logs import Logs, counts_of, known_rows, one_of, rank_distance, similarities, written
+from dlsim.trust.graphs.click_logs import (
+    Logs,
+    counts_of,
+    drawn_once,
+    known_rows,
+    one_of,
+    places,
+    rank_distance,
+    similarities,
+    written,
+)
 
 BYTES_A_ROW = 600
 FRESH = 10  # random items where nothing is known of a term
@@ -251,14 +261,14 @@ def _or_fresh(state: GRank, key: Array, node: Array, term: Array, is_listed: Arr
     """Of a term never seen: what fits it in the library, else ten random items."""
     fits = state.library[node] & state.tags[:, term]
     draws = keys.node_uniform(keys.stream(key, "fresh"), jnp.arange(fits.shape[0]), 1)[:, 0]
-    fresh = draws >= jax.lax.top_k(draws, FRESH)[0][-1]
+    fresh = jnp.zeros(fits.shape, bool).at[jax.lax.top_k(draws, FRESH)[1]].set(True)
     return jnp.where(jnp.any(is_listed), is_listed, jnp.where(jnp.any(fits), fits, fresh))
 
 
 def _tick(key: Array, settings: Settings, state: GRank) -> tuple[GRank, Info]:
     num, count = settings.num_nodes, settings.num_attackers
     num_items, num_terms = state.tags.shape
-    draw = keys.node_uniform(keys.stream(key, "search"), jnp.arange(1), 5)[0]
+    draw = drawn_once(keys.node_uniform(keys.stream(key, "search"), jnp.arange(1), 5)[0])
     acting = num + jnp.where(state.tick >= settings.acts_at, count, 0)
     node = jnp.minimum(jnp.floor(draw[0] * acting), acting - 1).astype(jnp.int32)
     term = jnp.minimum(jnp.floor(draw[1] * num_terms), num_terms - 1).astype(jnp.int32)
@@ -320,7 +330,7 @@ def _act(key: Array, settings: Settings, state: GRank) -> GRank:
     def query(place: Array, carry: tuple[GRank, Array]) -> tuple[GRank, Array]:
         state, scores = carry
         now = keys.fold_in(key, place)
-        draws = keys.node_uniform(now, ids, 2)
+        draws = drawn_once(keys.node_uniform(now, ids, 2))
         terms = jnp.minimum(jnp.floor(draws[:, 0] * num_terms), num_terms - 1).astype(jnp.int32)
         listed = jax.vmap(lambda node, term, seen: _or_fresh(state, keys.fold_in(now, node), node, term, seen))(
             ids, terms, is_seen[places_of, terms]
@@ -349,6 +359,7 @@ def _measure(settings: Settings, state: GRank) -> Info:
     best = counts_of(logs, live.astype(jnp.float32), num_terms, num_items)
     is_best = (best > 0) | state.tags.T
     first = jnp.argmax(jnp.where(is_best, best, -1), axis=1)
+    standing = places(best, is_best)
 
     def one(node: Array) -> tuple[Array, Array, Array, Array]:
         rows = known_rows(logs, state.versions[node])
@@ -358,8 +369,8 @@ def _measure(settings: Settings, state: GRank) -> Info:
         is_listed = counts > 0
         top = jnp.argmax(jnp.where(is_listed, scores, -1), axis=1)
         return (
-            jnp.mean(rank_distance(counts, is_listed, best, is_best)),
-            jnp.mean(rank_distance(scores, is_listed, best, is_best)),
+            jnp.mean(rank_distance(counts, is_listed, standing, is_best)),
+            jnp.mean(rank_distance(scores, is_listed, standing, is_best)),
             jnp.mean((top == first) & jnp.any(is_listed, axis=1)),
             jnp.sum(rows),
         )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import dlsim
 from dlsim import trust
+from dlsim.running.status import BUFFER_OVERFLOW
 from dlsim.trust.graphs.click_logs import Logs, known_rows, places, rank_distance, similarities
 from dlsim.trust.graphs.g_rank import GRank
 
@@ -67,7 +67,7 @@ def test_similarities_are_those_of_sets():
 def test_distance_of_two_rankings():
     first, second = jnp.array([3.0, 2.0, 1.0]), jnp.array([2.0, 1.0, 3.0])  # a b c and c a b
     everything = jnp.ones(3, bool)
-    assert float(rank_distance(first, everything, second, everything)) == 4.0
+    assert float(rank_distance(first, everything, places(second, everything), everything)) == 4.0
     assert places(jnp.array([1.0, 1.0, 5.0]), jnp.array([True, True, False])).tolist() == [0, 1, 2]
 
 
@@ -78,7 +78,7 @@ def process(**settings):
 
 @functools.cache
 def played(**settings):
-    """States after every tick, and what was measured at the end."""
+    """States after every tick and two more than there is room for, and what was measured at the end."""
     made = process(**settings)
 
     def go(state, t):
@@ -86,7 +86,7 @@ def played(**settings):
         return state, (state, info)
 
     first = jax.jit(made.init)(jax.random.key(1))
-    last, states = jax.jit(lambda state: jax.lax.scan(go, state, jnp.arange(1, TICKS + 1)))(first)
+    last, states = jax.jit(lambda state: jax.lax.scan(go, state, jnp.arange(1, TICKS + 3)))(first)
     return first, last, jax.tree.map(np.asarray, states), jax.jit(made.measure)(last, {})
 
 
@@ -127,7 +127,7 @@ def test_a_plain_loop_of_ticks(gossip):
     found = np.asarray(before.similarity)
     known = [np.asarray(known_rows(before.logs, jnp.asarray(before.versions[i]))) for i in range(NODES)]
     every = list(zip(*(np.asarray(getattr(before.logs, n)).tolist() for n in ("author", "term", "item")), strict=True))
-    node = int(info["node"][-1])
+    node = int(info["node"][TICKS - 1])
     mine = [row for row, is_known in zip(every, known[node], strict=True) if is_known]
     np.testing.assert_allclose(found[node], plain_similarity(mine, node, NODES, TERMS, "paper"), rtol=1e-5)
 
@@ -164,18 +164,25 @@ def test_attackers_whom_nobody_asks_stay_unheard():
 
 
 def test_seeds_side_by_side_are_seeds_alone():
-    made = process(attack="targeted", num_attackers=1, num_queries=3)
-    record = dlsim.Record(every=TICKS)
-    both = dlsim.simulate(made, seed=[0, 1], num_steps=TICKS, record=record, progress=False).results
-    alone = dlsim.simulate(made, seed=1, num_steps=TICKS, record=record, progress=False).results
-    np.testing.assert_allclose(both.distance.sel(seed=1), alone.distance, atol=1e-5)
+    """The moments of the attackers are loops of which both seeds take part."""
+    settings = {"attack": "targeted", "num_attackers": 2, "num_queries": 7}
+    made = process(**settings)
+    seeds = jax.vmap(jax.random.key)(jnp.arange(2))
+
+    def go(state, t):
+        return jax.vmap(made.step)(jax.vmap(lambda key: jax.random.fold_in(key, t))(seeds), state)[0], None
+
+    first = jax.jit(jax.vmap(made.init))(seeds)
+    both = jax.jit(lambda state: jax.lax.scan(go, state, jnp.arange(1, TICKS + 3))[0])(first)
+    _, alone, _, _ = played(**settings)
+    jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-6), both, alone)
 
 
 def test_a_full_log_is_said():
-    made = process(gossip="pull")
-    run = dlsim.simulate(made, seed=0, num_steps=TICKS + 2, record=dlsim.Record(every=TICKS + 2), progress=False)
-    assert not run.status.ok and "BUFFER_OVERFLOW" in run.status.report()[0]
-    assert int(run.state.logs.size) == NODES * TERMS + TICKS
+    _, last, (states, info), _ = played(gossip="pull")
+    assert (info["status"][:TICKS] == 0).all() and (info["status"][TICKS:] == BUFFER_OVERFLOW).all()
+    assert int(last.logs.size) == NODES * TERMS + TICKS == int(last.logs.lengths.sum())
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[-1], leaf[TICKS - 1]), states.logs)
 
 
 @pytest.mark.parametrize(
