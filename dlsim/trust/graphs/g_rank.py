@@ -90,8 +90,9 @@ def g_rank(
     `"targeted"` click the bottom result for random terms, `"inflation"` random results.  They search like anybody after that.
 
     It measures, over the N nodes that are no attackers: `distance` `[N]`, between each node's ranking by its own counts and
-    that by all honest clicks, mean over terms; `weighted_distance` `[N]`, the same with R_i; `top`, the part of (node, term)
-    whose first item by R_i is the right one; `known_rows`, mean rows a node knows; `reply_bytes` sent this far.
+    that by all honest clicks, mean over terms (what fits and was never clicked comes last in both); `weighted_distance`
+    `[N]`, the same with R_i; `top`, the part of (node, term) whose first item by R_i is the right one; `known_rows`, mean
+    rows a node knows; `reply_bytes` sent this far.
 
     Args:
       num_nodes: N.
@@ -366,12 +367,13 @@ def _measure(settings: Settings, state: GRank) -> Info:
         counts = counts_of(logs, rows.astype(jnp.float32), num_terms, num_items)
         worth = jnp.where(rows, state.similarity[node][logs.author] + settings.isolation, 0)
         scores = counts_of(logs, worth, num_terms, num_items)
-        is_listed = counts > 0
-        top = jnp.argmax(jnp.where(is_listed, scores, -1), axis=1)
+        is_seen = counts > 0
+        is_listed = is_seen | state.tags.T  # what fits and was never clicked comes last
+        top = jnp.argmax(jnp.where(is_seen, scores, -1), axis=1)
         return (
             jnp.mean(rank_distance(counts, is_listed, standing, is_best)),
             jnp.mean(rank_distance(scores, is_listed, standing, is_best)),
-            jnp.mean((top == first) & jnp.any(is_listed, axis=1)),
+            jnp.mean((top == first) & jnp.any(is_seen, axis=1)),
             jnp.sum(rows),
         )
 

@@ -132,10 +132,32 @@ def test_a_plain_loop_of_ticks(gossip):
     np.testing.assert_allclose(found[node], plain_similarity(mine, node, NODES, TERMS, "paper"), rtol=1e-5)
 
 
-def test_full_knowledge_is_no_distance():
-    _, last, _, _ = played(gossip="pull")
+def plain_distance(mine, everyone, tags):
+    """Mean over terms of how far places are apart, by counting rows (author, term, item)."""
+    out = []
+    for q in range(TERMS):
+        placed = []
+        for rows in (mine, everyone):
+            count = np.bincount([k for _, term, k in rows if term == q], minlength=ITEMS)
+            order = sorted((k for k in range(ITEMS) if count[k] or tags[k, q]), key=lambda k: (-count[k], k))
+            placed.append({k: place for place, k in enumerate(order)})
+        out.append(sum(abs(placed[0][k] - placed[1][k]) for k in placed[0].keys() & placed[1].keys()))
+    return np.mean(out)
+
+
+def test_distances_by_counting_and_none_of_full_knowledge():
+    first, last, _, measured = played(gossip="pull")
+    measure = jax.jit(process(gossip="pull").measure)
+    found = measure(first, {})["distance"]
+    size = int(first.logs.size)
+    rows = list(zip(*(np.asarray(getattr(first.logs, n))[:size] for n in ("author", "term", "item")), strict=True))
+    for node in range(NODES):
+        known = np.asarray(known_rows(first.logs, first.versions[node]))[:size]
+        mine = [row for row, is_known in zip(rows, known, strict=True) if is_known]
+        assert float(found[node]) == pytest.approx(plain_distance(mine, rows, np.asarray(first.tags)))
+    assert 0 < float(jnp.mean(measured["distance"])) < float(jnp.mean(found))
     whole = last._replace(versions=jnp.broadcast_to(last.logs.lengths, last.versions.shape))
-    assert float(jnp.max(process(gossip="pull").measure(whole, {})["distance"])) == 0.0
+    assert float(jnp.max(measure(whole, {})["distance"])) == 0.0
 
 
 def test_attackers_join_act_and_are_counted():
