@@ -13,8 +13,8 @@ from dlsim.aggregators.linear import reduced
 from dlsim.algorithms import wavelets
 from dlsim.algorithms.local import local_updates
 from dlsim.channels.codes import gamma_bits, gaps
+from dlsim.channels.rows import how_many
 from dlsim.channels.selection import largest_of_each
-from dlsim.channels.thresholds import how_many
 from dlsim.core import Algorithm, Array, Info, Problem, PyTree
 from dlsim.networks.network import Network
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 from dlsim import checks
 from dlsim.channels import cluster_codes
 from dlsim.channels.packets import as_sent, check_codable, flat_leaves, ranks, stateless
-from dlsim.channels.thresholds import how_many, ordered, reached_by
+from dlsim.channels.rows import how_many, how_many_each, total
+from dlsim.channels.thresholds import ordered, reached_by
 from dlsim.core import Array, Channel, Packet, PyTree, Route
 
 
@@ -116,8 +118,7 @@ def clustered(
     check_codable(where, int(ends[-1]))
     arrived, sides, extra_bits, numbers = [], [], packet.extra_bits, jnp.arange(num_clusters)
     for x, at, end in zip(parts, ends[:-1], ends[1:], strict=True):
-        sent = jnp.ones((1, x.shape[1]), bool) if packet.is_sent is None else packet.is_sent[:, at:end]
-        rank = ranks(sent, packet.is_sent is None)
+        sent = None if packet.is_sent is None else packet.is_sent[:, at:end]
         centroids = _centroids(x, sent, num_clusters, num_iterations)
         cluster, counts = _nearest(x, centroids), _sizes(x, sent, centroids)
         if snap_zero:
@@ -128,9 +129,11 @@ def clustered(
         for j in range(num_clusters):
             value = jnp.where(cluster == j, centroids[:, j, None], value)
         few = jnp.sum(counts, axis=1) < num_clusters
-        arrived.append(jnp.where(sent, jnp.where(few[:, None], x, value), 0))
+        value = jnp.where(few[:, None], x, value)
+        arrived.append(value if sent is None else jnp.where(sent, value, 0))
         by_size = jnp.argsort(-counts, axis=1, stable=True)
-        bits = cluster_codes.num_bits(code, cluster, by_size, counts, sent, rank)
+        sent = jnp.ones((1, x.shape[1]), bool) if sent is None else sent
+        bits = cluster_codes.num_bits(code, cluster, by_size, counts, sent, ranks(sent, packet.is_sent is None))
         extra_bits = extra_bits + jnp.where(few, 32 * jnp.sum(counts, axis=1), bits).astype(jnp.uint32)
         sides.append(_in_order(centroids, by_size, counts).astype(jnp.float32))
     return packet._replace(
@@ -155,46 +158,49 @@ def _nearest(x: Array, centroids: Array) -> Array:
     return cluster
 
 
-def _sizes(x: Array, sent: Array, centroids: Array) -> Array:
-    """How many of the numbers that are sent are nearest to each centroid, int32 `[n, K]`."""
-    beyond = [how_many(sent & (x > middle[:, None])) for middle in _middles(centroids)]
-    total = jnp.broadcast_to(how_many(sent), beyond[0].shape)
-    return jnp.stack([a - b for a, b in itertools.pairwise([total, *beyond, jnp.zeros_like(total)])], axis=1)
+def _sizes(x: Array, sent: Array | None, centroids: Array) -> Array:
+    """How many of the numbers that are sent (None: all) are nearest to each centroid, int32 `[n, K]`."""
+    beyond = how_many_each([_among(sent, x > middle[:, None]) for middle in _middles(centroids)])
+    everything = jnp.full_like(beyond[0], x.shape[1]) if sent is None else how_many(sent)
+    return jnp.stack([a - b for a, b in itertools.pairwise([everything, *beyond, jnp.zeros_like(everything)])], axis=1)
 
 
-def _centroids(x: Array, sent: Array, num_clusters: int, num_iterations: int) -> Array:
-    """Ascending centroids `[n, K]` of the numbers `[n, d]` that are sent."""
+def _among(sent: Array | None, mask: Array) -> Array:
+    return mask if sent is None else sent & mask
+
+
+def _centroids(x: Array, sent: Array | None, num_clusters: int, num_iterations: int) -> Array:
+    """Ascending centroids `[n, K]` of the numbers `[n, d]` that are sent (None: all)."""
     low = jnp.min(x, axis=1, where=sent, initial=jnp.inf)
     high = jnp.max(x, axis=1, where=sent, initial=-jnp.inf)
-    is_any = jnp.any(sent, axis=1)
-    low, high = jnp.where(is_any, low, 0), jnp.where(is_any, high, 0)
+    if sent is not None:
+        is_any = jnp.any(sent, axis=1)
+        low, high = jnp.where(is_any, low, 0), jnp.where(is_any, high, 0)
     share = jnp.arange(num_clusters) / (num_clusters - 1)
     start = low[:, None] * (1 - share) + high[:, None] * share
 
-    whole = jnp.sum(jnp.where(sent, x, 0), axis=1, keepdims=True)
-    least, most = jnp.full_like(start[:, :1], -jnp.inf), jnp.full_like(start[:, :1], jnp.inf)
+    whole = total(x if sent is None else jnp.where(sent, x, 0))
+    least, most = jnp.full_like(whole, -jnp.inf), jnp.full_like(whole, jnp.inf)
 
     def improve(_: int, centroids: Array) -> Array:
         count = _sizes(x, sent, centroids)
         # The largest cluster has what the others leave of the whole: a pass less, and its mean is as exact, since it has
         # at least one number in K.
-        largest = jnp.argmax(count, axis=1, keepdims=True)
-        other = jnp.arange(num_clusters - 1)
-        other = other + (other >= largest)  # [n, K - 1]
-        edges = jnp.concatenate([least, jnp.stack(_middles(centroids), axis=1), most], axis=1)
-        above, up_to = jnp.take_along_axis(edges, other, axis=1), jnp.take_along_axis(edges, other + 1, axis=1)
-
-        def add_up(place: Array) -> Array:
-            a, b = (jax.lax.dynamic_index_in_dim(one, place, 1) for one in (above, up_to))
-            return jnp.sum(jnp.where(sent & (x > a) & (x <= b), x, 0), axis=1)
-
-        totals = jax.lax.map(add_up, jnp.arange(num_clusters - 1)).T
-        rest = whole - jnp.sum(totals, axis=1, keepdims=True)
-        at = jnp.arange(num_clusters)
-        before = jnp.pad(totals, ((0, 0), (0, 1)))
-        after = jnp.pad(totals, ((0, 0), (1, 0)))
-        total = jnp.where(at == largest, rest, jnp.where(at < largest, before, after))
-        return jnp.where(count > 0, total / jnp.maximum(count, 1), centroids)
+        largest = jnp.argmax(count, axis=1)
+        edges = [least, *_middles(centroids), most]
+        totals = []
+        for place in range(
+            num_clusters - 1
+        ):  # of the others: from here on one cluster further where the largest is before
+            is_before = place < largest
+            above = jnp.where(is_before, edges[place], edges[place + 1])
+            up_to = jnp.where(is_before, edges[place + 1], edges[place + 2])
+            totals.append(total(jnp.where(_among(sent, (x > above[:, None]) & (x <= up_to[:, None])), x, 0)))
+        rest = whole - functools.reduce(jnp.add, totals)
+        before, after = jnp.stack([*totals, rest], axis=1), jnp.stack([rest, *totals], axis=1)
+        at, largest = jnp.arange(num_clusters), largest[:, None]
+        whole_of = jnp.where(at == largest, rest[:, None], jnp.where(at < largest, before, after))
+        return jnp.where(count > 0, whole_of / jnp.maximum(count, 1), centroids)
 
     return jax.lax.fori_loop(0, num_iterations, improve, start)
 

@@ -9,13 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from dlsim.channels.rows import how_many
 from dlsim.channels.thresholds import (
     KEPT,
     LONG,
     between_ends,
     between_given,
     between_guesses,
-    how_many,
     of_each,
     of_groups,
     ordered,

@@ -22,8 +22,8 @@ from dlsim.channels.packets import (
     stateless,
 )
 from dlsim.channels.places import index_width, indices, seed
+from dlsim.channels.rows import how_many
 from dlsim.channels.selection import largest
-from dlsim.channels.thresholds import how_many
 from dlsim.core import Array, Channel, Packet, Route
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlsim.channels.rows import greatest, how_many
 from dlsim.core import Array
 
 KEPT = 3  # numbers that stand for a group of a row
 NEAR = 2  # numbers by which a guess may be off, so that one more pass finds the right one
 HALVED = 16  # numbers of which three are kept, again and again, to find the three of a row
-LANES = 8  # counts that are added up number by number before they are added up along a row
 SAMPLED = 8  # of so many numbers of a long row one tells between what the threshold lies
 LONG = 2048  # numbers a row, from which on it is worth asking a sample
 
@@ -48,16 +48,6 @@ def _three_largest(keys: Array) -> tuple[Array, Array, Array]:
     return first, second, third
 
 
-def how_many(mask: Array) -> Array:
-    """How many of a row hold, int32 `[n]`: lanes first, since a sum along a row waits for each of its additions."""
-    width = mask.shape[1] // LANES
-    total = jnp.sum(mask[:, LANES * width :].astype(jnp.int32), axis=1)
-    if width:
-        parts = [mask[:, lane * width : (lane + 1) * width].astype(jnp.int32) for lane in range(LANES)]
-        total = total + jnp.sum(sum(parts[1:], start=parts[0]), axis=1)
-    return total
-
-
 def between_ends(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Array]:
     """A threshold that at least k numbers of a row reach, and how many, `[n]`: k, in all rows but `few` and equals.
 
@@ -66,7 +56,7 @@ def between_ends(keys: Array, k: int, few: int, floor: int) -> tuple[Array, Arra
     bound = jnp.maximum(_bound(keys, k), jnp.asarray(floor, keys.dtype))
     beyond = how_many(keys > bound[:, None])
     is_found = beyond < k  # many equals, zeros most of all
-    high = jnp.where(is_found, bound, jnp.max(keys, axis=1))
+    high = jnp.where(is_found, bound, greatest(keys))
     return _finished(keys, k, _search(keys, k, few, bound, high, jnp.where(is_found, beyond, 0)))
 
 
@@ -90,7 +80,7 @@ def _guessed(keys: Array, k: int | Array, few: int, floor: int, spreads: float) 
     spread = spreads * jnp.sqrt(rank * (1 - rank / num)) + 1
     at_most = jnp.clip(jnp.ceil(rank + spread).astype(jnp.int32), 1, num)
     at_least = jnp.clip(jnp.floor(rank - spread).astype(jnp.int32), 1, num)
-    top = jnp.max(keys, axis=1)
+    top = greatest(keys)
     low = _search(sample, at_most, few, jnp.full_like(top, floor), top).low
     high = jnp.where(rank > spread, _search(sample, at_least, few, low, top).high, top)
     return low, jnp.maximum(low, high)
@@ -106,7 +96,7 @@ def reached_by(values: Array, k: Array) -> Array:
 
 def of_each(keys: Array, k: Array) -> tuple[Array, Array]:
     """The k-th largest key of each row, and how many reach it, `[n]`: k, or more where it has equals."""
-    low, high = jnp.zeros(keys.shape[0], keys.dtype), jnp.max(keys, axis=1)
+    low, high = jnp.zeros(keys.shape[0], keys.dtype), greatest(keys)
     beyond: Array | int = 0
     if keys.shape[1] >= LONG:
         low, high, beyond = _true_ends(keys, k, _guessed(keys, k, 0, 0, 6.0), high)

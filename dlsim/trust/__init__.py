@@ -53,6 +53,7 @@ from dlsim.trust.marks.features import (
     forged_marks,
 )
 from dlsim.trust.marks.fingerprints import Fingerprint, boundary_fingerprint, match_rate
+from dlsim.trust.marks.locking import ModelLock, lock_weights, locked_problem, model_lock
 from dlsim.trust.marks.owned_data import Stamp, stamped, watermark_dataset
 from dlsim.trust.marks.removal import free_riding, labelled_by, prune_weights, quantize_weights
 from dlsim.trust.marks.triggers import (
@@ -75,7 +76,7 @@ from dlsim.trust.overlays.dht import dht
 from dlsim.trust.overlays.snowball import snowball
 from dlsim.trust.overlays.tangle import tangle
 from dlsim.trust.rewards.market import proof_of_contribution
-from dlsim.trust.rewards.outliers import OutlierRule, three_sigma
+from dlsim.trust.rewards.outliers import OutlierRule, krum_outliers, three_sigma
 from dlsim.trust.rewards.shapley import (
     ShapleyEstimate,
     coalition_utility,
@@ -92,6 +93,7 @@ __all__ = [
     "FeatureMarks",
     "Fingerprint",
     "Ledger",
+    "ModelLock",
     "OutlierRule",
     "OwnershipTest",
     "ReplayWindow",
@@ -138,14 +140,18 @@ __all__ = [
     "imitation",
     "invasion_share",
     "joint_capacity",
+    "krum_outliers",
     "labelled_by",
     "leave_one_out",
     "lock",
+    "lock_weights",
+    "locked_problem",
     "log10_p_value",
     "match_rate",
     "max_flow",
     "memory_one",
     "merit_rank",
+    "model_lock",
     "no_reputation",
     "noise_triggers",
     "open_ledger",

@@ -6,9 +6,15 @@ N = 1000 slots, D numbers a peer, `peer_churn(death_rate, 0.3)`: at a rate of 0.
 it takes some ten attempts.  An operation is a round of the scenario, all attempts with their bits and seconds by node, and
 the sum, by default with every addition in the order of the ring.
 
-Measured 2026-11-30 on 2 cores (x86_64) that some twenty other processes shared, jax 0.10.2; operations/s, median (best):
-ring, D=1000: 383 (404) with 11.5 attempts each, 171 (549) where nobody dies; D=10,000: 27 (35), in any order 6 (20).
-Butterfly, D=1000: 81 (109); D=10,000: 5 (15).  Ring in 8 bits, D=1000: 9 (28): its extremes are found anew at every hop.
+Measured 2026-12-01, 2 cores (x86_64) to itself, jax 0.10.2; operations/s, median (best), 11.5 attempts each where peers die
+(100 were required):
+
+    ring, D=1000                   450 (493)      butterfly, D=1000              378 (443)
+    ring, D=1000, nobody dies      506 (638)      butterfly, D=10,000            196 (208)
+    ring, D=10,000                 166 (221)      ring in 8 bits, D=1000          48 (49)
+    any order, D=10,000            121 (125)
+
+The ring in 8 bits finds its extremes anew at every hop.
 """
 
 from __future__ import annotations

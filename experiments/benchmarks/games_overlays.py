@@ -5,6 +5,10 @@ Command: `python experiments/benchmarks/games_overlays.py [num_nodes]`
 Each is timed after it was compiled: a tournament of 1,000 automata, all 500,500 pairs over 200 rounds, where nothing is drawn
 and where moves are; in the same turns the same tournament of 40 automata as a plain Python loop, for a rate of rounds; a
 round of push broadcast when half of the nodes know; a round of Snowball, K = 10, when nobody has decided; 1,000 lookups.
+
+Measured 2026-12-01, 2 cores (x86_64) to itself, jax 0.10.2: the tournament 0.23 s where nothing is drawn (432 million rounds
+of a pair a second; plain Python, which keeps no scores, 9.5 million) and 1.3 s with noise (77 million).  A million nodes: a
+round of push 0.017 s, of Snowball 0.23 s; 1,000 lookups 1.3 s (5.9 rounds each, all find their node).  Most memory 0.86 GiB.
 """
 
 from __future__ import annotations

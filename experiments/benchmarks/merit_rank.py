@@ -8,9 +8,8 @@ each counted once a node (what the package does).  The package walks in a proces
 so that what else the machine does meets both.  dlsim's program is compiled before.  Then the same with bottlenecks, for the
 connectivity decay, which the package has not.
 
-Measured 2026-11-30, 2 cores (x86_64, shared with much other work, load average 5 to 8), jax 0.10.2, not yet in turns: 10,000
-walks in 10 to 14 ms by dlsim, about 700,000 a second; 2,200 to 2,500 a second by meritrank-python 0.2.10 (3,800 a second
-of its own CPU time): some 200 to 300 times.  With bottlenecks 0.6 to 0.8 s, most of it for 10^8 counts of pairs.
+Measured 2026-12-01, 2 cores (x86_64) to itself, jax 0.10.2, in turns, walks a second: meritrank-python 0.2.10 3,666, dlsim
+837,458, which is 228 times as many (50 were required); with bottlenecks, most of it for 10^8 counts of pairs, 58,143.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Jiang, Gao, Zhou, Hu, Fu, Susilo, Intellectual property protection for deep lear
 
 Ten clients train an MLP 64-256-10 with a scale vector after the first layer on the digits by FedAvg, two local epochs a
 round.  Each embeds secret bits of its own in the signs of projections of the scale, and ten triggers of its own (FedIPR).
-Then the model is pruned, quantised, fine-tuned and overwritten.  Others train as free riders, on stamped data, or alone,
-for fingerprints.
+Then the model is pruned, quantised, fine-tuned, overwritten, and copied by its answers.  Others train as free riders, on
+stamped data, with a key without which the model does not work, or alone, for fingerprints.
 
     case             what is trained
     plain            no mark
@@ -15,6 +15,7 @@ for fingerprints.
     riders           16 bits; clients 8 and 9 never train
     server           a trigger set of the server's own (WAFFLE)
     stamped r        a share r of all data carries a patch and a target label
+    locked           every client holds a secret bit for each number of the scale, and trains the locked model
     alone            ten models that never meet: the first one's fingerprint against the others and its own copies
 
 The survey reports no experiment; numbers beside ours are of an independent program with one seed.  Thresholds were set
@@ -35,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen
-from marks_claims import PRUNED, at_end, decided
+from marks_claims import KNOWN, PRUNED, at_end, decided
 from ml_collections import ConfigDict
 
 import dlsim
@@ -56,7 +57,9 @@ CITATION = (
 )
 SCALARS = ("accuracy", "bit_detection", "trigger_accuracy", "foreign", "quantised", "finetuned", "overwritten")
 SCALARS = (*SCALARS, "finetuned_accuracy", "trainers", "idle", "gain", "gain_spread", "num_asked")
+SCALARS = (*SCALARS, "copied", "copied_accuracy", "no_key", "anew")
 SHAPES = {"pruned_accuracy": (len(PRUNED),), "pruned_bits": (len(PRUNED),), "others": (9,), "copies": (9,)}
+SHAPES |= {"by_key": (len(KNOWN),)}
 FRACTIONS = np.linspace(0.05, 0.45, 5)  # of weights pruned from copies, beside four that are quantised
 
 
@@ -78,7 +81,11 @@ def get_config(mode: str = "default") -> ConfigDict:
     is_tiny = mode == "tiny"
     config = ConfigDict()
     bits = ["bits 8 0.1"] if is_tiny else [f"bits {b} 0.1" for b in (4, 8, 16, 32)] + ["bits 32 0.3"]
-    rest = [] if is_tiny else ["narrow 2", "narrow 6", "narrow 40", "riders", "server", "stamped 0", "stamped 0.1"]
+    rest = (
+        []
+        if is_tiny
+        else ["narrow 2", "narrow 6", "narrow 40", "riders", "server", "stamped 0", "stamped 0.1", "locked"]
+    )
     config.case = ("plain", *bits, *rest, "alone")
     config.num_clients = 10
     config.width = 32 if is_tiny else 256
@@ -115,7 +122,7 @@ def _problem(config: ConfigDict, width: int, fraction: float = 0.0) -> dlsim.Pro
 def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     """One case."""
     kind, *rest = config.case.split()
-    known = ("plain", "bits", "narrow", "riders", "server", "stamped", "alone")
+    known = ("plain", "bits", "narrow", "riders", "server", "stamped", "locked", "alone")
     checks.one_of(NAME, "case", kind, known)
     b = 16 if kind == "riders" else int(rest[0]) if kind in ("bits", "narrow") else 8
     plain = _problem(config, 64 if kind == "narrow" else config.width, float(rest[0]) if kind == "stamped" else 0.0)
@@ -128,6 +135,9 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         problem = trust.feature_watermark(problem, marks, strength=strength, margin=config.margin)
     if kind == "riders":
         problem = trust.free_riding(problem, np.arange(config.num_clients) >= 8, noise=0.001)
+    lock = trust.model_lock(plain, "scale")
+    if kind == "locked":
+        problem = trust.locked_problem(plain, lock)
     optimizer = optax.sgd(config.learning_rate)
     if kind == "alone":
         steps = config.num_local_epochs * (143 // config.batch_size + 1)
@@ -158,6 +168,8 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
         if kind == "riders":
             each = trust.bit_detection(marks, models)[:, 0]
             found |= {"trainers": jnp.min(each[:8]), "idle": jnp.max(each[8:])}
+        if kind == "locked":
+            found |= _without_key(plain, lock, model, config)
         if kind == "stamped":
             found |= _gain(plain, model)
         shapes = {**dict.fromkeys(SCALARS, ()), **SHAPES}
@@ -178,33 +190,70 @@ def _attacked(
     plain: dlsim.Problem, marks: trust.FeatureMarks, attacker: trust.FeatureMarks, model: Any, config: ConfigDict
 ) -> dict[str, Any]:
     """What a thief who holds the first client's data can do to the model."""
-
-    def bits(one: Any) -> Any:
-        return jnp.mean(trust.bit_detection(marks, jax.tree.map(lambda leaf: leaf[None], one)))
-
-    def accuracy(one: Any) -> Any:
-        return plain.evaluate(jax.tree.map(lambda leaf: leaf[None], one), None)["accuracy"][0]
-
-    def trained(problem: dlsim.Problem) -> Any:
-        def one(t: Any, params: Any) -> Any:
-            key = keys.fold_in(jax.random.key(5), t)
-            gradient, _ = problem.gradient(key, params, jnp.zeros(1, jnp.int32))
-            return jax.tree.map(lambda x, g: x - config.learning_rate * g, params, gradient)
-
-        start = jax.tree.map(lambda leaf: leaf[None], model)
-        return jax.tree.map(lambda leaf: leaf[0], jax.lax.fori_loop(0, config.attack_steps, one, start))
-
-    pruned = [trust.prune_weights(model, fraction) for fraction in PRUNED]
-    tuned = trained(plain)
-    over = trained(trust.feature_watermark(plain, attacker, strength=0.3, margin=config.margin))
-    return {
-        "pruned_accuracy": jnp.stack([accuracy(one) for one in pruned]),
-        "pruned_bits": jnp.stack([bits(one) for one in pruned]),
-        "quantised": bits(trust.quantize_weights(model, 4)),
-        "finetuned": bits(tuned),
-        "finetuned_accuracy": accuracy(tuned),
-        "overwritten": bits(over),
+    pruned = jax.vmap(lambda fraction: trust.prune_weights(model, fraction))(jnp.asarray(PRUNED))
+    overwriting = trust.feature_watermark(plain, attacker, strength=0.3, margin=config.margin)
+    changed = {
+        "quantised": trust.quantize_weights(model, 4),
+        "finetuned": _trained(plain, model, config),
+        "overwritten": _trained(overwriting, model, config),
+        "copied": _copied(plain, model, config),
     }
+    models = jax.tree.map(
+        lambda *leaves: jnp.concatenate([leaves[0], jnp.stack(leaves[1:])]), pruned, *changed.values()
+    )
+    bits = jnp.mean(trust.bit_detection(marks, models), axis=0)
+    right = plain.evaluate(models, None)["accuracy"]
+    found = dict(zip(changed, right[len(PRUNED) :], strict=True))
+    return {
+        "pruned_accuracy": right[: len(PRUNED)],
+        "pruned_bits": bits[: len(PRUNED)],
+        "finetuned_accuracy": found["finetuned"],
+        "copied_accuracy": found["copied"],
+        **dict(zip(changed, bits[len(PRUNED) :], strict=True)),
+    }
+
+
+def _trained(problem: dlsim.Problem, model: Any, config: ConfigDict) -> Any:
+    """The model after steps on the first client's data."""
+
+    def one(t: Any, params: Any) -> Any:
+        gradient, _ = problem.gradient(keys.fold_in(jax.random.key(5), t), params, jnp.zeros(1, jnp.int32))
+        return jax.tree.map(lambda x, g: x - config.learning_rate * g, params, gradient)
+
+    start = jax.tree.map(lambda leaf: leaf[None], model)
+    return jax.tree.map(lambda leaf: leaf[0], jax.lax.fori_loop(0, config.attack_steps, one, start))
+
+
+def _copied(plain: dlsim.Problem, model: Any, config: ConfigDict) -> Any:
+    """A fresh model trained on the model's answers to the first client's inputs."""
+    apply = plain.model.apply
+
+    def one(t: Any, params: Any) -> Any:
+        inputs = plain.sample(keys.fold_in(jax.random.key(6), t), jnp.zeros(1, jnp.int32)).inputs[0]
+        answers = jnp.argmax(apply(model, inputs), axis=-1)
+
+        def loss(own: Any) -> Any:
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(apply(own, inputs), answers))
+
+        return jax.tree.map(lambda x, g: x - config.learning_rate * g, params, jax.grad(loss)(params))
+
+    return jax.lax.fori_loop(0, config.attack_steps, one, plain.init(jax.random.key(7)))
+
+
+def _without_key(plain: dlsim.Problem, lock: trust.ModelLock, model: Any, config: ConfigDict) -> dict[str, Any]:
+    """What a locked model is worth to who knows no bit of the key, or some, or trains it further."""
+    order = jax.random.permutation(jax.random.key(8), lock.signs.size)
+
+    def with_key(share: Any) -> Any:
+        is_known = order < jnp.round(share * lock.signs.size)
+        return trust.lock_weights(lock._replace(signs=jnp.where(is_known, lock.signs, -lock.signs)), model)
+
+    guessed = jax.vmap(with_key)(jnp.asarray(KNOWN))
+    tuned, anew = (_trained(plain, start, config) for start in (model, plain.init(jax.random.key(7))))
+    models = jax.tree.map(lambda many, *one: jnp.concatenate([many, jnp.stack(one)]), guessed, model, tuned, anew)
+    right = plain.evaluate(models, None)["accuracy"]
+    names = ("no_key", "finetuned_accuracy", "anew")
+    return {"by_key": right[: len(KNOWN)], **dict(zip(names, right[len(KNOWN) :], strict=True))}
 
 
 def _gain(plain: dlsim.Problem, model: Any) -> dict[str, Any]:
@@ -227,9 +276,9 @@ def _fingerprints(plain: dlsim.Problem, models: Any, num_pairs: int) -> dict[str
     first = jax.tree.map(lambda leaf: leaf[0], models)
     inputs = jnp.asarray(dlsim.problems.shared_inputs(_data(0.0)[0], 200, part="test"))
     made = boundary_points(jax.random.key(9), plain.model.apply, first, inputs, num_pairs, 12)
-    copies = [trust.prune_weights(first, float(f)) for f in FRACTIONS]
-    copies += [trust.quantize_weights(first, bits) for bits in (3, 4, 5, 6)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies)
+    pruned = jax.vmap(lambda fraction: trust.prune_weights(first, fraction))(jnp.asarray(FRACTIONS))
+    rough = [trust.quantize_weights(first, bits) for bits in (3, 4, 5, 6)]
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate([leaves[0], jnp.stack(leaves[1:])]), pruned, *rough)
     rates = trust.match_rate(plain, made, models)
     return {"others": rates[1:], "copies": trust.match_rate(plain, made, stacked)}
 
@@ -240,15 +289,16 @@ def claims(results: xarray.Dataset) -> list[Claim]:
 
 
 def figure(results: xarray.Dataset) -> Figure:
-    """Detection and accuracy against total bits; against pruning; ROC of fingerprints."""
+    """Detection and accuracy against total bits; against pruning; ROC of fingerprints; accuracy against the key known."""
     from dlsim import plotting
 
     with plotting.style():
-        made, panels = plotting.panels(1, 3, height=2.8)
+        made, panels = plotting.panels(2, 2, height=4.8)
         _draw_capacity(panels[0, 0], results)
         _draw_pruning(panels[0, 1], results)
-        _draw_roc(panels[0, 2], results)
-        plotting.letters(panels, ("capacity", "pruning", "fingerprints"))
+        _draw_roc(panels[1, 0], results)
+        _draw_key(panels[1, 1], results)
+        plotting.letters(panels, ("capacity", "pruning", "fingerprints", "a lock"))
     return made
 
 
@@ -268,6 +318,8 @@ def _draw_capacity(panel: Axes, results: xarray.Dataset) -> None:
     for x in (1, 2):
         panel.axvline(x, color="0.6", linewidth=0.8)
     panel.set_xscale("log")
+    panel.set_xticks((0.2, 0.5, 1, 2, 5), ("0.2", "0.5", "1", "2", "5"))
+    panel.minorticks_off()
     panel.set_xlabel("bits in all / numbers of the scale")
     panel.set_ylabel("detection (o), accuracy (squares)")
     panel.legend()
@@ -284,7 +336,7 @@ def _draw_pruning(panel: Axes, results: xarray.Dataset) -> None:
             panel.plot(PRUNED, values, style, color=color, label=case if style == "o-" else None)
     panel.set_xlabel("share of weights pruned")
     panel.set_ylabel("detection (o), accuracy (squares)")
-    panel.legend(fontsize=5)
+    panel.legend(fontsize=5, loc="lower left")
 
 
 def _draw_roc(panel: Axes, results: xarray.Dataset) -> None:
@@ -301,3 +353,24 @@ def _draw_roc(panel: Axes, results: xarray.Dataset) -> None:
     panel.set_xlabel("share of independent models accused")
     panel.set_ylabel("share of copies found")
     panel.legend(loc="lower right")
+
+
+def _draw_key(panel: Axes, results: xarray.Dataset) -> None:
+    from dlsim import plotting
+
+    if "locked" not in results.case.values:
+        return
+    right = at_end(results, "locked", "by_key").reshape(-1, len(KNOWN)).mean(axis=0)
+    panel.plot(KNOWN, right, "o-", color=plotting.COLORS[0], label="with a guessed key")
+    rest = {"no_key": "without a key", "finetuned_accuracy": "fine-tuned without", "anew": "trained anew alike"}
+    for place, (name, label) in enumerate(rest.items(), start=1):
+        panel.axhline(
+            at_end(results, "locked", name).mean(),
+            color=plotting.COLORS[place],
+            linestyle="--",
+            linewidth=0.8,
+            label=label,
+        )
+    panel.set_xlabel("share of the key's bits that are right")
+    panel.set_ylabel("accuracy")
+    panel.legend()

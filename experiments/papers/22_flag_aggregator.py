@@ -11,11 +11,11 @@ or -0.1 times the mean of the honest (`empires`).
 The paper says that its rule, which is not told how many lie, is more accurate than those that are.  No number of its tables
 could be checked; what stands beside ours is from an independent NumPy program.
 
-Measured so far (nine of the 42 cases of the default mode, 3 seeds; `reverse` and the qualities alone): flag 95.4 +- 2.0 %,
-normalised mean 95.1, median 94.6, Bulyan 94.3, mean 10.0, and 96.1 % where nobody lies.  C3 does not hold as it was set: at
-r = 4 three of the nine Gaussian liars of three seeds own a dimension, with quality 1, the others 0.03 or less (mean 0.34,
-where at most 0.1 was expected; honest 0.70); the cosine with the honest mean is 0.990 (normalised mean 0.979).  At r = 8 all
-own one, and the cosine is 0.977.
+Measured (default mode, 3 seeds), softmax and `reverse`: flag 95.4 +- 2.0 %, median 94.6, Bulyan 94.3, mean 10.0, and 96.1
+% where nobody lies.  Eleven claims hold.  Two do not.  The network with `random` lies: flag 94.6, Bulyan 94.7: behind by a
+tenth of the spread, where not behind at all was asked.  C3 as it was set: at r = 4 three of the nine Gaussian liars of the
+three seeds own a dimension, with quality 1, the others 0.03 or less (mean 0.34, where at most 0.1 was expected; honest 0.70);
+the cosine with the honest mean is 0.990 (normalised mean 0.979).  At r = 8 all own one, and the cosine is 0.977.
 
 Departures: digits and small models in place of ResNets on CIFAR-10; shares are dealt at random, about 96 examples a worker.
 """

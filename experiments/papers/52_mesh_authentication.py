@@ -11,7 +11,10 @@ ask for access under rings of n public keys.  The cryptography is toy arithmetic
 The paper says: authentication with little overhead, robust and efficient.  None of its numbers could be read; those reported
 beside ours are of an independent program (droppers) or follow from formulas, and thresholds were set before the first run.
 
-The default mode has not been run yet: no claim is decided.
+Measured (default mode, 10 seeds): all claims hold.  With f = 0.1 of droppers 0.69 +- 0.29 of honest traffic is delivered,
+with the watchdog 1.00; with 0.2 of them 0.56 +- 0.24 and 0.99, which is the share that has an honest path.  Nothing forged or
+replayed is accepted with all protection; without the window 1,898 of 2,093 replays are, without tags 2,232 of 2,294
+forgeries.
 
 Departures: the defence against droppers, all sizes and rates are ours; see `dlsim.trust.wireless_mesh`.
 """
@@ -255,7 +258,8 @@ def _draw_bytes(panel: Axes, results: xarray.Dataset) -> None:
         base += height
     panel.set_xticks(range(len(names)), names, rotation=30)
     panel.set_ylabel("bytes a delivered packet")
-    panel.legend()
+    panel.set_ylim(0, 1.35 * float(base.max(initial=1.0)))
+    panel.legend(ncols=3, columnspacing=0.8, handlelength=1.0, loc="upper center")
 
 
 def _draw_rings(panel: Axes, results: xarray.Dataset) -> None:
@@ -273,3 +277,5 @@ def _draw_rings(panel: Axes, results: xarray.Dataset) -> None:
         sizes, [at_end(results, f"ring {n} fresh", "signature_bytes")[0] for n in sizes], "s:", color=plotting.COLORS[1]
     )
     other.set_ylabel("bytes of a signature", color=plotting.COLORS[1])
+    panel.set_xticks(sizes, [str(n) for n in sizes])
+    panel.set_xticks([], minor=True)

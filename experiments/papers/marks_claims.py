@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SOURCE = "FedIPR's method in the survey"
 PRUNED = (0.0, 0.2, 0.5, 0.8)
+KNOWN = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # share of a lock's bits that are right
+ALIKE, USELESS, WORTH = 0.01, 0.5, 0.02  # locks: accuracy lost with the key; at most without; won by fine-tuning
 COSTS = 0.03  # C1: accuracy
 WHOLE, LESS = 0.99, 0.95  # C2: detection within capacity, and beyond it
 WITHIN, BEYOND = 0.6, 1.25  # C2: bits in all by numbers of the carrier
@@ -107,6 +109,8 @@ def decided(results: xarray.Dataset) -> list[Claim]:
         )
     if {"stamped 0", "stamped 0.1"} <= set(have):
         out.append(_data_set(results, decides))
+    if {"plain", "locked"} <= set(have):
+        out += _locks(results, decides)
     return out
 
 
@@ -135,6 +139,8 @@ def _robustness(results: xarray.Dataset, decides: bool) -> list[Claim]:
     loses = right[:, :1].mean() - right.mean(axis=0)
     holds = max(tails) < math.log10(LEVEL) and loses[2] <= KEPT and loses[3] >= GONE
     others = {name: at_end(results, case, name) for name in ("quantised", "finetuned", "overwritten")}
+    copied, copy = at_end(results, case, "copied"), at_end(results, case, "copied_accuracy")
+    least = min(_p_values(copied, 80))
     worst = {name: max(_p_values(rates, 80)) for name, rates in others.items()}
     return [
         Claim(
@@ -152,6 +158,37 @@ def _robustness(results: xarray.Dataset, decides: bool) -> list[Claim]:
             reported="no number",
             measured="; ".join(f"{name} {_text(r, 2)}, p at most 10^{worst[name]:.1f}" for name, r in others.items()),
             holds=bool(max(worst.values()) < math.log10(LEVEL)) if decides else None,
+        ),
+        Claim(
+            text=f"Extraction: a copy trained on the model's answers proves nothing (p > {LEVEL:g} in every seed)",
+            source=SOURCE,
+            reported="no number",
+            measured=f"bits {_text(copied, 2)}, p at least 10^{least:.1f}; the copy's accuracy {_text(copy)}",
+            holds=bool(least > math.log10(LEVEL)) if decides else None,
+        ),
+    ]
+
+
+def _locks(results: xarray.Dataset, decides: bool) -> list[Claim]:
+    plain, owner = at_end(results, "plain", "accuracy"), at_end(results, "locked", "accuracy")
+    thief, tuned, anew = (at_end(results, "locked", name) for name in ("no_key", "finetuned_accuracy", "anew"))
+    by_key = at_end(results, "locked", "by_key").reshape(-1, len(KNOWN)).mean(axis=0)
+    return [
+        Claim(
+            text=f"Authorisation: with the key a locked model is the plain one within {ALIKE:g}, without at most {USELESS:g} "
+            "is right, in every seed",
+            source="locking in the survey, by a secret bit a unit",
+            reported="no number",
+            measured=f"{_text(owner)} with it, {_text(plain)} unlocked, {_text(thief)} without; with "
+            + ", ".join(f"{100 * share:.0f} % of it {rate:.2f}" for share, rate in zip(KNOWN, by_key, strict=True)),
+            holds=bool((np.abs(owner - plain) <= ALIKE).all() and (thief <= USELESS).all()) if decides else None,
+        ),
+        Claim(
+            text=f"Fine-tuned without the key, for 200 steps, it is at most {WORTH:g} above a model trained anew alike",
+            source="locking in the survey, by a secret bit a unit",
+            reported="no number",
+            measured=f"{_text(tuned)} against {_text(anew)}",
+            holds=bool(tuned.mean() <= anew.mean() + WORTH) if decides else None,
         ),
     ]
 

@@ -41,6 +41,11 @@ def _marks() -> trust.FeatureMarks:
 
 
 @functools.cache
+def _lock() -> trust.ModelLock:
+    return trust.model_lock(_net(), "Dense_0/bias")
+
+
+@functools.cache
 def _points() -> np.ndarray:
     return problems.shared_inputs(data(), 5, part="test")
 
@@ -80,8 +85,11 @@ MARKS: dict[str, Call] = {
     "handshake_success": just(loss=0.1, retries=3, hops=2),
     "joint_capacity": just(num_bits=3, dimension=2),
     "labelled_by": just(dataset=data, problem=_net, params=_one),
+    "lock_weights": just(lock=_lock, params=_one),
+    "locked_problem": just(problem=_net, lock=_lock),
     "log10_p_value": just(matches=3, num=4),
     "match_rate": just(problem=_net, fingerprint=_print, params=_models),
+    "model_lock": just(problem=_net, carrier="Dense_0/bias"),
     "noise_triggers": just(problem=_net, num=2),
     "ownership_test": just(before=HALF, after=HALF),
     "pattern_triggers": just(problem=_net, num_per_class=1),

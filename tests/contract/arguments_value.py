@@ -44,6 +44,7 @@ VALUE: dict[str, Call] = {
     "contract_game": just(num_trainers=3),
     "exact_shapley": _played(),
     "fund": lambda: {"ledger": _books(), "who": SOME, "amount": 3},
+    "krum_outliers": just(num_removed=1),
     "leave_one_out": _played(),
     "lock": lambda: {"ledger": _books(), "who": SOME, "amount": 3},
     "open_ledger": just(balances=ACCOUNTS),

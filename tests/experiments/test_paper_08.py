@@ -5,7 +5,9 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
+import pytest
 
+from dlsim.configs import make_config
 from dlsim.studies.experiment import load_experiment, run_experiment
 
 FILE = pathlib.Path(__file__).parents[2] / "experiments" / "papers" / "08_bristle.py"
@@ -21,6 +23,17 @@ def test_the_tiny_mode_runs_and_counts_output_layers_alone(tmp_path: pathlib.Pat
     accuracy = results.accuracy.isel(step=-1)
     assert float(accuracy.sel(case="skew4 flip bristle")) > 0.3
     assert (results.num_nodes == 15).all()
+
+
+@pytest.mark.parametrize("case", ["iid none krum", "skew4 noise krum", "skew2 flip median", "iid none whole-average"])
+def test_cases_of_other_sizes_can_be_built(case: str) -> None:
+    """Ten nodes are fewer than Krum asks for against four, and two classes of two examples less than a batch."""
+    experiment = load_experiment(FILE)
+    config = make_config(experiment, "default")
+    with config.unlocked(), config.ignore_type():
+        config.case, config.draw = case, 0
+    process, _ = experiment.module.build(config)
+    assert process.step is not None
 
 
 def test_two_examples_a_class_and_tests_that_nobody_trains_on() -> None:

@@ -38,7 +38,9 @@ def made_up(module):
     names = ("accuracy", "gain", "sum_phi", "hits", "false_removals", "total_change")
     found = {name: np.full(shape, 0.0) for name in names}
     chances = np.array(module.PROBABILITIES)
-    net = np.broadcast_to((1 - chances) * module.GAIN - chances * module.DEPOSIT, (*shape, len(chances))).copy()
+    net = np.broadcast_to(
+        (1 - chances) * module.contract_games.GAIN - chances * module.DEPOSIT, (*shape, len(chances))
+    ).copy()
     short = np.zeros((*shape, len(module.PAIRS)))
     paid = np.full((*shape, trainers), np.nan)
     paid[..., : module.NUM] = np.array([25, 24, 18, 16, 9, 6, 1, 1]) * 1e4
@@ -47,7 +49,9 @@ def made_up(module):
         found["hits"][i] = 1.0
         if case == "random none":
             found["accuracy"][i] = 0.3
-        if case in ("random 1", "lazy 1"):
+        if case == "honest 1":
+            found["hits"][i] = 0.0
+        if case in ("random 1", "random krum", "lazy 1"):
             paid[i][..., list(module.ATTACKED)] = 0
         if case == "split three":
             paid[i] = np.array([10, 10, 10, 10, 10, 10, 10, 10, 10, 10]) * 1e4
@@ -60,14 +64,16 @@ def made_up(module):
 
 def test_claims_follow_the_numbers(module):
     good = made_up(module)
-    assert [claim.holds for claim in module.claims(good)] == [True] * 7 + [None]
+    assert [claim.holds for claim in module.claims(good)] == [True] * 9 + [None]
     changes = {
         0: ("paid", "pay exact_shapley log_likelihood", [1, 1, 6, 9, 16, 18, 24, 25]),
         2: ("false_removals", "random 1", 0.1),
-        3: ("sum_phi", "pay exact_shapley log_likelihood", 0.01),
-        4: ("short", "contracts", 1.0),
-        5: ("net", "audits", -1.0),
-        6: ("paid", "lazy none", 0.0),
+        3: ("accuracy", "random median", 0.8),
+        4: ("false_removals", "honest 1", 1.0),
+        5: ("sum_phi", "pay exact_shapley log_likelihood", 0.01),
+        6: ("short", "contracts", 1.0),
+        7: ("net", "audits", -1.0),
+        8: ("paid", "lazy none", 0.0),
     }
     for place, (name, case, value) in changes.items():
         bad = good.copy(deep=True)

@@ -245,6 +245,48 @@ def test_every_mass_arrives_once() -> None:
         np.testing.assert_allclose(xs[-1].sum(0) + under_way, np.asarray(start()).sum(0), atol=1e-5)
 
 
+def test_messages_that_arrive_together_all_count_once_and_with_the_weights_they_left_with() -> None:
+    """Against a queue a link: random delays, weights that change from round to round."""
+    late, x, rng = networks.random_delay([0.3, 0.2, 0.2, 0.3]), start(), np.random.default_rng(6)
+    net, num_edges = network().with_delays(late), 2 * len(EDGES)
+    weights, own = rng.random((ROUNDS, num_edges)) / 4, rng.random((ROUNDS, NUM))
+    made = tuple(jnp.asarray(table, jnp.float32) for table in (weights, own))
+    sent = Transmissions(jnp.zeros((), jnp.int32), net.node_ids, net.senders, net.receivers, None, num_edges, True)
+    opened = open_channels(net, lambda probed: probed.mix(KEY, x, weights=(made[0][0], made[1][0]), hear="all")[1])
+
+    def one(carry: Any, row: Any) -> Any:
+        (x, state), (t, *now) = carry, row
+        key = jax.random.fold_in(KEY, t)
+        x, after = net.with_state(state).mix(key, x, weights=tuple(now), hear="all")
+        return (x, after.state), draw("mix", late, keys.stream(key, "mix"), sent, None)[0]
+
+    rows = (jnp.arange(ROUNDS), *made)
+    (got, state), rounds = jax.jit(lambda carry, rows: jax.lax.scan(one, carry, rows))((x, opened.state), rows)
+    senders, receivers = np.asarray(net.senders), np.asarray(net.receivers)
+    queues: list[list[Any]] = [[] for _ in range(num_edges)]
+    want, ages, together = np.asarray(x, float), np.zeros(4), 0
+    for t in range(ROUNDS):
+        new = own[t][:, None] * want
+        for e in range(num_edges):
+            queues[e].append((t + int(rounds[t, e]), t, weights[t, e] * want[senders[e]]))
+            there, queues[e] = ([m for m in queues[e] if (m[0] == t) is now] for now in (True, False))
+            together += len(there) > 1
+            for _, since, share in there:
+                new[receivers[e]] += share
+                ages[t - since] += 1
+        want = new
+    assert together > 10
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    np.testing.assert_array_equal(to_float(staleness(state.in_flight))[:4], ages)
+    flight = state.in_flight["mix"]
+    assert int((flight.arrives > flight.round).sum()) == sum(map(len, queues)) > 0
+    kept = [leaf.shape for leaf in (flight.values, flight.arrives, flight.weights)]  # state: in the estimate of memory
+    assert kept == [(NUM, 4, 3), (num_edges, 4), (num_edges, 4)]
+    sent_each = ROUNDS * np.bincount(senders, minlength=NUM)
+    np.testing.assert_array_equal(to_float(state.traffic.messages), sent_each)
+    np.testing.assert_array_equal(to_float(state.traffic.bits), sent_each * 3 * 32)
+
+
 def test_gather_hears_what_mix_hears() -> None:
     for delays in (networks.trace_delay(table(), per="link"), networks.fixed_delay(1)):
         net = network().with_delays(delays)

@@ -15,7 +15,7 @@ from dlsim.core import Array, Info, Problem, PyTree
 from dlsim.problems.maps import without_maps
 from dlsim.problems.notices import notice
 from dlsim.problems.variables import trained, with_statistics, with_trained
-from dlsim.trust.marks.models import flags
+from dlsim.trust.marks.models import flags, named_leaf
 
 SOURCE = "Li et al., FedIPR, 2022"
 LOSSES = ("hinge", "logistic")
@@ -75,23 +75,14 @@ def feature_marks(
 
 
 def _carrier(where: str, shapes: PyTree, carrier: str, axis: int) -> Callable[[PyTree], Array]:
-    named = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
-        named["/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)] = leaf
-    found = [name for name in named if name == carrier or name.endswith(f"/{carrier}")]
-    if not carrier or not found:
-        checks.one_of(where, "carrier", carrier, named)
-    if len(found) > 1:
-        checks.fail(where, "carrier", "the name of one leaf", f"{carrier!r} for {', '.join(found)}")
-    place, rank = list(named).index(found[0]), len(named[found[0]].shape)
-    if rank == 0:
-        checks.fail(where, "carrier", "a leaf of one dimension or more", found[0])
-    axis, shape = checks.integer(where, "axis", axis, -rank, rank - 1), named[found[0]].shape
+    place, name, shape = named_leaf(where, shapes, carrier)
+    rank = len(shape)
+    axis = checks.integer(where, "axis", axis, -rank, rank - 1)
 
     def carry(params: PyTree) -> Array:
         leaf = (jax.tree.leaves(trained(params))[place : place + 1] or [None])[0]
         if getattr(leaf, "shape", None) != shape:
-            checks.fail("feature_marks", "params", f"a model with {found[0]} {list(shape)}", checks.describe(params))
+            checks.fail("feature_marks", "params", f"a model with {name} {list(shape)}", checks.describe(params))
         leaf = jnp.asarray(leaf, jnp.float32)
         return leaf if rank == 1 else jnp.mean(leaf, axis=axis).reshape(-1)
 

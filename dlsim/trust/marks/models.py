@@ -1,4 +1,4 @@
-"""Whether what is given are models of a problem, and flags of its nodes."""
+"""Whether what is given are models of a problem, leaves of them, and flags of its nodes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def check_models(where: str, problem: Problem, params: PyTree, stacked: bool) ->
     if not alike or any(one != (*lead, *other.shape) for one, other in zip(own, wanted, strict=True)):
         rule = "models of the problem, every leaf [n, ...]" if stacked else "one model of the problem, [...]"
         checks.fail(where, "params", rule, checks.describe(params))
+
+
+def named_leaf(where: str, shapes: PyTree, carrier: str) -> tuple[int, str, tuple[int, ...]]:
+    """`(place among the leaves, whole path, shape)` of the leaf with this name, or whose path ends with it."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+        named["/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)] = leaf
+    found = [name for name in named if name == carrier or name.endswith(f"/{carrier}")]
+    if not carrier or not found:
+        checks.one_of(where, "carrier", carrier, named)
+    if len(found) > 1:
+        checks.fail(where, "carrier", "the name of one leaf", f"{carrier!r} for {', '.join(found)}")
+    shape = tuple(named[found[0]].shape)
+    if not shape:
+        checks.fail(where, "carrier", "a leaf of one dimension or more", found[0])
+    return list(named).index(found[0]), found[0], shape
 
 
 def flags(where: str, name: str, value: Any, num: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from dlsim.core import Array, Info, Process, Scenario
 from dlsim.networks.messages import count
 from dlsim.networks.network import Network
 from dlsim.running import counters
+from dlsim.trust.draws import share_of
 from dlsim.trust.overlays.kademlia import Found, Ring, lookup, make_ring, nearest, random_present
 from dlsim.trust.rounds import check_world, in_rounds
 
@@ -25,11 +26,13 @@ class Table(NamedTuple):
     record_keys: Array  # uint32 [R]
     holders: Array  # int32 [R, r] nodes, -1: fewer
     is_kept: Array  # bool [R] a holder is there
+    is_altering: Array  # bool [N] whose copies are not what was stored
     rounds: Array  # int32 [Q]
     messages: Array  # int32 [Q]
     timeouts: Array  # int32 [Q]
     is_closest: Array  # bool [Q] the closest node that is there was found
     is_found: Array  # bool [Q] one of the k closest found holds the record
+    is_audited: Array  # bool [Q] and its copy has the record's hash
     step: Array  # int32 [] done
 
 
@@ -44,6 +47,7 @@ def dht(
     num_records: int = 0,
     copies: int = 3,
     republish_every: int | None = None,
+    altering: float | Array = 0.0,
     scenario: Scenario | None = None,
 ) -> Process:
     """Kademlia: every step Q nodes, drawn among those that are there, look up keys, all side by side.
@@ -56,11 +60,13 @@ def dht(
 
     Records are held by the r closest nodes that a lookup finds before anybody fails, and anew at every `republish_every`
     steps while somebody is there that holds them; older copies expire then.  Lookups are for records where there are any,
-    each as likely, else for keys drawn at random.
+    each as likely, else for keys drawn at random.  Who alters what it holds answers as others do; an audit compares the
+    copies found with the record's hash, which a ledger keeps, and passes if one of them has it.
 
     The process measures means over the step's lookups: `rounds`, `messages` (questions), `timeouts`, `success` (the closest
-    node that is there was found) and, with records, `found` (one of the k closest found holds it), `kept` (share of the
-    records of which a holder is there) and `records_per_node` (the mean); `bits_sent` is that of questions and answers.
+    node that is there was found) and, with records, `found` (one of the k closest found holds it), `audited` (and its copy
+    is unaltered), `kept` (share of the records of which a holder is there) and `records_per_node` (the mean); `bits_sent` is
+    that of questions and answers.
 
     Args:
       network: its nodes; who knows whom is the tables' affair, and its links play no part.
@@ -71,6 +77,7 @@ def dht(
       num_records: R, 0 or more.
       copies: r, 1 to k.
       republish_every: steps; None: never.
+      altering: share of the nodes, drawn once, in [0, 1]; may be traced.
       scenario: who is there.
 
     Cost a round of a lookup: O(alpha bits (k^2 + log N)); memory O(N + Q alpha bits k).
@@ -91,6 +98,7 @@ def dht(
     copies = checks.integer(where, "copies", copies, 1, bucket_size)
     if republish_every is not None:
         checks.integer(where, "republish_every", republish_every, 1)
+    checks.probability(where, "altering", altering)
 
     def search(ring: Ring, is_there: Array, askers: Array, targets: Array) -> Found:
         options = {"bits": bits, "bucket_size": bucket_size, "parallelism": parallelism}
@@ -110,11 +118,13 @@ def dht(
             record_keys=record_keys,
             holders=holders,
             is_kept=jnp.ones(num_records, bool),
+            is_altering=share_of(keys.stream(key, "altering"), ids, altering),
             rounds=nothing,
             messages=nothing,
             timeouts=nothing,
             is_closest=nothing > 0,
             is_found=nothing > 0,
+            is_audited=nothing > 0,
             step=jnp.zeros((), jnp.int32),
         )
 
@@ -152,10 +162,12 @@ def dht(
         wanted = (words % jnp.uint32(max(num_records, 1))).astype(jnp.int32)
         targets = own.record_keys[wanted] if num_records else words >> (32 - bits)
         found = search(own.ring, is_there, askers, targets)
-        is_found = jnp.zeros(num_lookups, bool)
+        is_found = is_audited = jnp.zeros(num_lookups, bool)
         if num_records:
             by = holders[wanted]
-            is_found = jnp.any((found.nodes[:, :, None] == by[:, None, :]) & (by[:, None, :] >= 0), axis=(1, 2))
+            holds = jnp.any((found.nodes[:, :, None] == by[:, None, :]) & (by[:, None, :] >= 0), axis=1)
+            is_found = jnp.any(holds, axis=1)
+            is_audited = jnp.any(holds & ~own.is_altering[jnp.maximum(by, 0)], axis=1)
         own = own._replace(
             holders=holders,
             is_kept=jnp.any(_there(is_there, holders), axis=1),
@@ -164,6 +176,7 @@ def dht(
             timeouts=found.timeouts,
             is_closest=found.nodes[:, 0] == nearest(own.ring, is_there, targets, bits),
             is_found=is_found,
+            is_audited=is_audited,
             step=step,
         )
         return own, counted(current, askers, found), {}
@@ -172,7 +185,7 @@ def dht(
         del info
         means = {"rounds": own.rounds, "messages": own.messages, "timeouts": own.timeouts, "success": own.is_closest}
         if num_records:
-            means |= {"found": own.is_found, "kept": own.is_kept}
+            means |= {"found": own.is_found, "audited": own.is_audited, "kept": own.is_kept}
         out = {name: jnp.mean(value.astype(jnp.float32)) for name, value in means.items()}
         if num_records:
             out["records_per_node"] = jnp.sum(own.holders >= 0) / num

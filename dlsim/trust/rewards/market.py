@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from dlsim import checks, keys, trees
 from dlsim.algorithms import server_round
 from dlsim.algorithms.local import local_updates
-from dlsim.core import Algorithm, Array, Info, Problem, PyTree
-from dlsim.networks.network import Network
+from dlsim.core import Aggregator, Algorithm, Array, Info, Problem, PyTree
+from dlsim.networks.network import Arrival, Network
 from dlsim.problems.blocks import check_node_block
 from dlsim.trust.ledger.accounts import Ledger, fund, lock, open_ledger, pay, release, slash
 from dlsim.trust.ledger.conduct import Conduct, check_conduct, check_no_cohort, handed_in
@@ -40,6 +40,7 @@ class ContributionState(NamedTuple):
 
     params: PyTree  # [...] the model
     outliers: PyTree
+    aggregator: PyTree
     contributions: Array  # [N] sums over rounds
     strikes: Array  # int32 [N] rounds in which one was removed
     ledger: Ledger  # N + 2 accounts; the pool is the escrow
@@ -63,6 +64,7 @@ def proof_of_contribution(
     num_permutations: int = 200,
     metric: str = "log_likelihood",
     outliers: OutlierRule | None = None,
+    aggregator: Aggregator | None = None,
     features: Any = None,
     strikes: int = 3,
     accomplice: int | None = None,
@@ -99,7 +101,8 @@ def proof_of_contribution(
         `sampled_leave_one_out`, or a baseline that asks for no utility: `equal`, `examples`, `random`; structural.
       num_permutations: P of the sampled ones, of `gtg_shapley` rounded up to a multiple of N; structural.
       metric: `log_likelihood` (minus the judge's loss) or `accuracy`; structural.
-      outliers: such as `three_sigma()`; None: nobody is removed.
+      outliers: such as `three_sigma()` or `krum_outliers(2)`; None: nobody is removed.
+      aggregator: a rule of `dlsim.aggregators` in place of the mean of the movements x_i - x of I, and of every coalition.
       features: function of parameters `[n, ...]` that gives what outliers are judged by, such as the last layer; None: all.
       strikes: structural.
       accomplice: a trainer, structural; None: the aggregator is honest.
@@ -137,6 +140,7 @@ def proof_of_contribution(
     check_conduct(where, conduct, num)
     check_node_block(where, coalition_block)
     server_round.check_weighting(where, weighting)
+    server_round.check_aggregator(where, aggregator)
     local = local_updates(
         problem,
         client_optimizer,
@@ -146,7 +150,7 @@ def proof_of_contribution(
         where=where,
         argument="client_optimizer",
     )
-    owner, aggregator = num + 1, num
+    owner, keeper = num + 1, num  # accounts; the keeper of the books is the aggregator
 
     def utility_of(models: PyTree) -> Array:
         found = judge.evaluate(models)
@@ -165,6 +169,7 @@ def proof_of_contribution(
         return ContributionState(
             params=model,
             outliers=() if outliers is None else outliers.init(features_of(params)),
+            aggregator=() if aggregator is None else aggregator.init(trees.replicate(model, 1)),
             contributions=jnp.zeros(num),
             strikes=jnp.zeros(num, jnp.int32),
             ledger=books,
@@ -176,7 +181,7 @@ def proof_of_contribution(
             round=jnp.zeros((), jnp.int32),
         )
 
-    def valued(key: Array, models: PyTree, weights: Array, without: PyTree, is_kept: Array) -> Array:
+    def valued(key: Array, models: PyTree, weights: Array, without: PyTree, is_kept: Array, mix: Any) -> Array:
         """What each contributed in this round, `[N]`."""
         if contribution == "equal":
             return is_kept.astype(jnp.float32)
@@ -184,7 +189,7 @@ def proof_of_contribution(
             return jnp.where(is_kept, jnp.asarray(problem.num_examples, jnp.float32), 0)
         if contribution == "random":
             return jnp.where(is_kept, jax.random.uniform(keys.stream(key, "random pay"), (num,)), 0)
-        utility = coalition_utility(utility_of, models, weights, without, block=coalition_block)
+        utility = coalition_utility(utility_of, models, weights, without, mix=mix, block=coalition_block)
         if contribution == "exact_shapley":
             return exact_shapley(utility, num, present=is_kept)
         if contribution == "leave_one_out":
@@ -216,18 +221,29 @@ def proof_of_contribution(
         # Weights of zero would not keep out the NaN of a model that is left out.
         moved = moved if outliers is None else trees.select(kept, moved, nothing)
         weights = server_round.aggregation_weights(problem, weighting, network, None, kept)
-        mean = trees.mean(moved, weights)
+
+        def combined(who: Array) -> tuple[PyTree, PyTree]:
+            """What the rule remembers, and the movement that it makes of those of some trainers."""
+            some = Arrival(moved, who)
+            return server_round.aggregated(aggregator, state.aggregator, key, some, jnp.where(who, weights, 0))
+
+        def mixed(who: Array) -> PyTree:
+            return trees.subtract(state.params, combined(who)[1])
+
+        remembered, mean = combined(kept)
         model = jax.tree.map(lambda x, m: jnp.where(jnp.any(kept), x - m, x), state.params, mean)
 
         models = jax.tree.map(lambda x, m: x - m, state.params, moved)
-        earned = valued(keys.stream(key, "value"), models, weights, state.params, kept)
+        earned = valued(
+            keys.stream(key, "value"), models, weights, state.params, kept, None if aggregator is None else mixed
+        )
         books, caught = state.ledger, state.caught
         if accomplice is not None:
             drawn = jax.random.uniform(keys.stream(key, "audit"))
             is_found = drawn < audit_probability
             booked = jnp.zeros(num).at[accomplice].set(jnp.sum(jnp.maximum(earned, 0)))
             earned = jnp.where(is_found, earned, booked)
-            books = slash(books, (jnp.arange(num + 2) == aggregator) & is_found, deposit, to=owner)
+            books = slash(books, (jnp.arange(num + 2) == keeper) & is_found, deposit, to=owner)
             caught = caught + is_found
         removed = mask & ~kept
         struck = state.strikes + removed
@@ -236,6 +252,7 @@ def proof_of_contribution(
         new = state._replace(
             params=model,
             outliers=seen,
+            aggregator=remembered,
             contributions=state.contributions + earned,
             strikes=struck,
             ledger=books,
@@ -260,6 +277,7 @@ def proof_of_contribution(
         params=lambda state: server_round.as_one(state.params),
         requires=frozenset({"server", "prompt"}),
         source="Buyukates et al., 2023",
+        aggregator=aggregator,
     )
 
 

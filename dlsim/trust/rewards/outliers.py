@@ -115,6 +115,40 @@ def three_sigma(
     return OutlierRule(init, apply)
 
 
+@checks.typed
+def krum_outliers(num_removed: int) -> OutlierRule:
+    """Removes the f trainers with the largest Krum scores: Multi-Krum's choice of n - f models, round by round.
+
+    The score of trainer i is the sum of its squared distances to its n - f - 2 nearest others, n the number of those that
+    handed in a model of finite numbers; of equal scores the later ones go.  It always removes f, whether they lie or not, and
+    never all: one stays.
+
+    Args:
+      num_removed: f >= 0, structural; n >= 2 f + 3 trainers there must be.
+    Source: Blanchard, El Mhamdi, Guerraoui and Stainer, Machine learning with adversaries, NeurIPS 2017.
+    """
+    where = "krum_outliers"
+    f = checks.integer(where, "num_removed", num_removed, 0)
+
+    def init(features: Array) -> tuple[()]:
+        num = features.shape[0]
+        if num < 2 * f + 3:
+            fix = f"Use num_removed={max((num - 3) // 2, 0)}." if num >= 3 else ""
+            checks.fail(where, "num_removed", f"f with 2 f + 3 <= {num} trainers", f, fix)
+        return ()
+
+    def apply(state: tuple[()], features: Array, given: Array, mask: Array) -> tuple[tuple[()], Verdict]:
+        del given
+        sound = mask & jnp.all(jnp.isfinite(features), axis=1)
+        values = jnp.where(sound[:, None], features, 0).astype(jnp.float32)[None]
+        count = jnp.sum(sound)
+        scores = krum_scores(values, squared_distances(values), sound[None], (count - f - 2)[None])[0]
+        is_kept = sound & (ranks(scores) < jnp.maximum(count - f, 1))
+        return state, Verdict(is_kept, jnp.zeros_like(mask), mask & ~is_kept)
+
+    return OutlierRule(init, apply)
+
+
 def _distance(a: Array, b: Array) -> tuple[Array, Array]:
     """1 - cos of rows, exact near zero, as ||a / |a| - b / |b|||^2 / 2; and whether it is one: of one zero row it is not."""
     size_a, size_b = jnp.linalg.norm(a, axis=1), jnp.linalg.norm(b, axis=1)

@@ -24,6 +24,10 @@ class UtilityFn(Protocol):
     def __call__(self, masks: Array, /) -> Array: ...
 
 
+class MixFn(Protocol):
+    def __call__(self, mask: Array, /) -> PyTree: ...
+
+
 class ShapleyEstimate(NamedTuple):
     """Shapley values from permutations."""
 
@@ -34,7 +38,13 @@ class ShapleyEstimate(NamedTuple):
 
 @checks.typed
 def coalition_utility(
-    evaluate: Any, models: PyTree, weights: Any, without: PyTree, *, block: int | str | None = "auto"
+    evaluate: Any,
+    models: PyTree,
+    weights: Any,
+    without: PyTree,
+    *,
+    mix: MixFn | None = None,
+    block: int | str | None = "auto",
 ) -> UtilityFn:
     """u(S) = evaluate(sum_{i in S} w_i x_i / sum_{i in S} w_i), evaluate(without) where that has no weight.
 
@@ -43,6 +53,8 @@ def coalition_utility(
       models: x_i, every leaf `[n, ...]`.
       weights: w_i >= 0, `[n]`; may be traced.
       without: the model that there is without anybody, `[...]`.
+      mix: what makes one model of a coalition's in place of their weighted mean: `mix(mask bool [n]) -> [...]`, `vmap`ped
+        over coalitions that have weight.
       block: coalitions at a time, structural: memory is that of so many averages and of their evaluation; None: all;
         "auto": as `dlsim.problems.map_nodes` says.
     """
@@ -74,7 +86,11 @@ def coalition_utility(
             mean = jnp.tensordot(parts.astype(wide.dtype), wide, axes=1, precision=jax.lax.Precision.HIGHEST)
             return jnp.where(trees.expand(total[:, 0] > 0, mean), mean.astype(leaf.dtype), alone)
 
-        return evaluate(jax.tree.map(mixed, models, without))
+        if mix is None:
+            return evaluate(jax.tree.map(mixed, models, without))
+        made = jax.vmap(mix)(held > 0)
+        has_any = total[:, 0] > 0
+        return evaluate(jax.tree.map(lambda m, x: jnp.where(trees.expand(has_any, m), m, x), made, without))
 
     return map_nodes(of_block, block)
 

@@ -145,6 +145,24 @@ def test_records_are_lost_with_all_copies_unless_they_are_published_again() -> N
     assert float(again.messages_sent) > float(last.messages_sent)
 
 
+def test_an_audit_passes_where_a_holder_alters_nothing() -> None:
+    """One record, two holders, half of the nodes alter: what lookups say is what the holders are."""
+    options = {"num_lookups": 3, "bits": 8, "num_records": 1, "copies": 2}
+    process = trust.dht(networks.complete(8), altering=0.5, **options)
+
+    def record(state, info):
+        found = process.measure(state, info)
+        is_altered = state.own.is_altering[state.own.holders[0]]
+        return {"altered": is_altered, "found": found["found"], "audited": found["audited"]}
+
+    results = dlsim.simulate(
+        process, seed=list(range(12)), num_steps=1, record=dlsim.Record(fn=record), progress=False
+    ).results.isel(step=-1)
+    assert (results.found == 1).all()
+    np.testing.assert_array_equal(results.audited, ~results.altered.values.all(axis=1))
+    assert 0 < float(results.audited.mean()) < 1 and 0 < results.altered.mean() < 1
+
+
 NINE = networks.complete(9)
 CASES = [
     ({"bits": 33}, r"dht: bits must be an integer in \[1, 32\], got 33"),
@@ -153,6 +171,7 @@ CASES = [
     ({"copies": 9}, r"dht: copies must be an integer in \[1, 8\], got 9"),
     ({"num_lookups": 0}, "dht: num_lookups must be an integer .*, got 0"),
     ({"republish_every": 0}, "dht: republish_every must be an integer >= 1, got 0"),
+    ({"altering": 1.5}, r"dht: altering must be .*, got 1.5"),
     ({"parallelism": 0}, "dht: parallelism must be an integer >= 1, got 0"),
 ]
 

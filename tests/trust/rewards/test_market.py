@@ -82,6 +82,15 @@ def test_random_models_are_removed_unpaid_and_slashed_and_free_riders_are_lazy(w
     assert (results.total == BUDGET + (NUM + 1) * DEPOSIT).all()
 
 
+def test_a_median_takes_the_place_of_the_mean_in_the_round_and_in_coalitions(world):
+    median = dlsim.aggregators.median()
+    last = played(world, num_steps=1, num_rounds=1, aggregator=median)
+    plain = dlsim.algorithms.fedavg(world, optax.sgd(0.2), num_local_epochs=2, aggregator=median)
+    assert (last.params.values == played(world, num_steps=1, algorithm=plain).params.values).all()
+    end = last.isel(step=-1)
+    assert abs(float(end.phi.sum() - end.gain)) < 1e-5 and float(end.gain) > 0.05
+
+
 def test_a_baseline_pays_by_size_and_sampled_values_are_near_exact_ones(world, by_rule):
     exact = by_rule.isel(step=-1)
     sampled = played(world, contribution="sampled_shapley", num_permutations=200).isel(step=-1)
@@ -124,6 +133,7 @@ def test_bad_input_gets_one_line(world):
         ({"deposit": 2**31 - 1}, "deposit must be an integer"),
         ({"conduct": trust.conduct(4)}, "conduct must be of the problem's 6 nodes, got 4 nodes"),
         ({"outliers": "krum"}, "outliers must be"),
+        ({"aggregator": "median"}, "aggregator must be"),
     ):
         with pytest.raises(ValueError, match=f"proof_of_contribution: {line}"):
             made(**options)

@@ -98,3 +98,32 @@ def test_the_published_code_lets_the_first_round_pass():
         trust.three_sigma(first_round="skipped")
     with pytest.raises(ValueError, match="three_sigma: num_sigmas must be"):
         trust.three_sigma(-1.0)
+
+
+def test_multi_krum_keeps_those_of_the_least_scores_as_in_numpy():
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(9, 5))
+    features[[2, 6]] *= 6
+    for f, missing in ((2, []), (1, [0, 5]), (0, []), (3, [4])):
+        there = [i for i in range(9) if i not in missing]
+        squares = np.array([[((features[i] - features[j]) ** 2).sum() for j in there] for i in there])
+        scores = np.sort(squares, axis=1)[:, 1 : len(there) - f - 1].sum(axis=1)
+        kept = set(np.array(there)[np.argsort(scores)[: len(there) - f]].tolist())
+        mask = jnp.asarray([i in there for i in range(9)])
+        rule = trust.krum_outliers(f)
+        values = jnp.asarray(features, jnp.float32)
+        _, verdict = rule.apply(rule.init(values), values, values[0], mask)
+        assert set(np.flatnonzero(verdict.is_kept).tolist()) == kept and not verdict.is_lazy.any()
+        assert set(np.flatnonzero(verdict.is_far).tolist()) == set(there) - kept
+    two = trust.krum_outliers(2).apply((), values, values[0], jnp.ones(9, bool))[1]
+    assert np.flatnonzero(two.is_far).tolist() == [2, 6]
+    assert once(trust.krum_outliers(1), np.where(np.arange(5)[:, None] == 3, np.nan, features[:5])).is_far[3]
+
+
+def test_multi_krum_needs_trainers_enough():
+    with pytest.raises(
+        ValueError, match=r"krum_outliers: num_removed must be f with 2 f \+ 3 <= 8 trainers, got 3. Use"
+    ):
+        trust.krum_outliers(3).init(jnp.zeros((8, 2)))
+    with pytest.raises(ValueError, match="krum_outliers: num_removed must be an integer"):
+        trust.krum_outliers(-1)

@@ -174,3 +174,15 @@ def test_bad_input_gets_one_line():
         trust.coalition_utility(lambda m: m, np.ones((2, 3)), np.array([-1.0, 1]), np.ones(3))
     with pytest.raises(ValueError, match="exact_shapley: present must be True or False"):
         trust.exact_shapley(of_table(PAGE), 3, present=np.ones(3))
+
+
+def test_coalitions_whose_models_a_median_mixes():
+    """u(S) is the median of x_i over S, and of nobody what there is without."""
+    x = jnp.asarray([[1.0], [10.0], [2.0], [7.0]])
+
+    def mix(mask):
+        return jnp.nanmedian(jnp.where(mask[:, None], x, jnp.nan), axis=0)
+
+    utility = trust.coalition_utility(lambda m: m[:, 0], x, jnp.array([1.0, 1.0, 1.0, 0.0]), jnp.array([-3.0]), mix=mix)
+    masks = jnp.asarray([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]], bool)
+    assert utility(masks).tolist() == [2.0, 5.5, 2.0, -3.0]
