@@ -45,7 +45,8 @@ def cga(problem: Problem, optimizer: optax.GradientTransformation) -> Algorithm:
     Assumes: connected undirected network with row-stochastic weights and a table of neighbours.  Who did not hear a model
       sends nothing back, and a gradient that is lost asks for nothing.
     Cost per round: 1 + d gradients a node with d neighbours, and two messages of D numbers a neighbour, one of them another
-      for each; gradients of all neighbours are held, d D numbers a node.
+      for each; gradients of all neighbours are held, d D numbers a node.  On the standard workload (100 nodes, d = 4, a
+      CPU) a round takes 1.7 times one of D-SGD with 1 + d local steps, 6.7 times one with a single gradient.
     Source: Esfandiari, Tan, Jiang, Balu, Herron, Hegde, Sarkar, Cross-gradient aggregation for decentralized learning from
       non-iid data, ICML 2021, Algorithm 1.
     """

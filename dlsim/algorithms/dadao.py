@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,15 @@ import numpy as np
 
 from dlsim import checks, clocks, trees
 from dlsim.algorithms.convexity import convexity_of
-from dlsim.algorithms.edge_rates import SAME, agreement, check_links, check_rates, dadao_rates, meeting_clocks
+from dlsim.algorithms.edge_rates import (
+    SAME,
+    check_graphs,
+    check_links,
+    check_rates,
+    dadao_rates,
+    meeting_clocks,
+    slowest_agreement,
+)
 from dlsim.algorithms.estimators import batch_count, full_count
 from dlsim.algorithms.local import by_row
 from dlsim.core import Array, EventAlgorithm, Info, Problem, PyTree
@@ -48,6 +57,7 @@ def dadao(
     rates: Any = "uniform",
     allow_low_rates: bool = False,
     use_full_gradient: bool = False,
+    graphs: Sequence[Network] | None = None,
 ) -> EventAlgorithm:
     """Decoupled accelerated decentralised asynchronous optimisation of sum_i f_i, f_i mu-strongly convex and L-smooth.
 
@@ -76,13 +86,20 @@ def dadao(
         link in the order of `dlsim.clocks.clock_edges`; fewer than the method needs are refused.
       allow_low_rates: take them all the same, to see what becomes of it: the method may diverge; structural.
       use_full_gradient: gradients over all of a node's data, as the paper states the method; structural.
+      graphs: where the network changes, the graphs that it shows: each connected, of the same nodes and of links of the
+        network, which a scenario takes away for a while (`network.replace(is_linked=...)`).  Meetings over a link that is
+        down do not take place.  chi_1 and chi_2 are then the largest among them, and "optimal" rates are refused.  None:
+        all links all the time; with a scenario that takes some away the rates would be too low, without a word.
 
     One node alone has no messages and follows the flow and its gradients: accelerated gradient descent.
 
     Departure: stochastic gradients unless `use_full_gradient` (the error then has a floor).  All vectors but x start at 0.
     Assumes: messages that arrive at both ends or at neither, and unchanged.  One that is lost one way, or rounded by a
       channel, leaves the sums of z off zero for good, and the limit is off by as much.
-    Cost: a gradient event is one gradient, a communication event two messages of D numbers.
+    Cost: a gradient event is one gradient, a communication event two messages of D numbers, and every event reads and
+      writes the six vectors of its nodes.  Events that share a node come one after the other, in waves: on the standard
+      workload (100 nodes, a random 4-regular graph, a CPU) a second, of 100 gradients and 194 meetings in 34 waves, takes
+      20 to 23 times a round of D-SGD and 15 times a second of `gossip_learning`, of 98 gradients and 98 messages.
     Source: Nabli, Oyallon, DADAO: decoupled accelerated decentralized asynchronous optimization, ICML 2023, Algorithm 1.
     """
     where = "dadao"
@@ -93,6 +110,9 @@ def dadao(
         checks.one_of(where, "rates", rates, ("uniform", "optimal"))
     else:
         check_rates(where, "rates", rates)
+    shown = check_graphs(where, graphs)
+    if shown and isinstance(rates, str) and rates != "uniform":
+        checks.fail(where, "rates", '"uniform" or numbers where graphs are given', repr(rates))
     gradient = by_row(problem.full_gradient if use_full_gradient else problem.gradient)
     counted = full_count if use_full_gradient else batch_count
 
@@ -110,13 +130,13 @@ def dadao(
             checks.fail(where, "timing.gradient", "a clock of one event a second and node", got, fix)
         if network.num_nodes == 1:
             return when
-        return meeting_clocks(where, when, _rates_of(network, rates, allow_low_rates))
+        return meeting_clocks(where, when, _rates_of(network, rates, allow_low_rates, shown))
 
     def init(key: Array, params: PyTree, network: Network) -> DADAOState:
         del key
         chi_1 = 0.0
         if network.num_nodes > 1:
-            chi_1, _ = agreement(where, network, _rates_of(network, rates, allow_low_rates))
+            chi_1, _ = slowest_agreement(where, network, _rates_of(network, rates, allow_low_rates, shown), shown)
         zero = trees.zeros_like(params)
         return DADAOState(params, zero, zero, zero, zero, zero, jnp.full(network.num_nodes, chi_1, float))
 
@@ -164,13 +184,17 @@ def dadao(
     )
 
 
-def _rates_of(network: Network, rates: Any, allow_low_rates: bool) -> np.ndarray:
-    """Meetings a second, float64 `[links]`, in the order of the clocks."""
-    if isinstance(rates, str):
+def _rates_of(network: Network, rates: Any, allow_low_rates: bool, graphs: tuple[Network, ...]) -> np.ndarray:
+    """Meetings a second, float64 `[links]`, in the order of the clocks; of links that are up, where they change."""
+    if isinstance(rates, str) and not graphs:
         return dadao_rates(network, rates)
     first, _ = check_links("dadao", network)
+    if isinstance(rates, str):
+        values = np.full(len(first), 1 / len(first))
+        chi_1, chi_2 = slowest_agreement("dadao", network, values, graphs)
+        return values * np.sqrt(2 * chi_1 * chi_2)
     values = check_rates("dadao", "rates", rates, len(first))
-    chi_1, chi_2 = agreement("dadao", network, values)
+    chi_1, chi_2 = slowest_agreement("dadao", network, values, graphs)
     if chi_1 * chi_2 > ENOUGH / 2 and not allow_low_rates:
         total = np.broadcast_to(values, first.shape).sum()
         factor = float(np.sqrt(2 * chi_1 * chi_2))

@@ -58,6 +58,54 @@ def agreement(where: str, network: Network, values: np.ndarray) -> tuple[float, 
     return spectral.chi_1(network, weights), spectral.chi_2(network, weights) / 2
 
 
+def check_graphs(where: str, graphs: Any) -> tuple[Network, ...]:
+    """Graphs that a network shows in turn, each connected and undirected; None: none, it is always its own."""
+    if graphs is None:
+        return ()
+    given = checks.sequence(where, "graphs", graphs, "one or more Networks, or None")
+    for graph in given:
+        checks.instance(where, "graphs", graph, Network, "Each is a network of some of the links.")
+        for name in ("undirected", "connected"):
+            if name not in graph.properties:
+                held = ", ".join(sorted(graph.properties)) or "none of these properties"
+                checks.fail(where, "graphs", f"{name}, each of them", held)
+    if not given:
+        checks.fail(where, "graphs", "one or more Networks, or None", "none")
+    return tuple(given)
+
+
+def slowest_agreement(
+    where: str, network: Network, values: np.ndarray, graphs: tuple[Network, ...]
+) -> tuple[float, float]:
+    """The largest chi_1 and the largest chi_2 among graphs of the network's links (none: its own), at the links' rates."""
+    if not graphs:
+        return agreement(where, network, values)
+    if network.is_implicit:
+        checks.fail(where, "network", "one that lists its edges where graphs are given", "a large complete graph")
+    num = network.num_nodes
+    codes = _codes(num, *clocks.clock_edges(network))
+    order = np.argsort(codes)
+    found = []
+    for graph in graphs:
+        if graph.num_nodes != num:
+            checks.fail(where, "graphs", f"of the network's {num} nodes", f"{graph.num_nodes} nodes")
+        first, second = clocks.clock_edges(graph)
+        wanted = _codes(num, first, second)
+        place = np.minimum(np.searchsorted(codes[order], wanted), len(codes) - 1)
+        for k in np.flatnonzero(codes[order][place] != wanted)[:1].tolist():
+            got = f"one from node {first[k]} to node {second[k]}"
+            checks.fail(
+                where, "graphs", "of links that the network has", got, "Give learn a network of all their links."
+            )
+        found.append(agreement(where, graph, np.broadcast_to(values, codes.shape)[order][place]))
+    return max(chi_1 for chi_1, _ in found), max(chi_2 for _, chi_2 in found)
+
+
+def _codes(num_nodes: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """One number a link, whichever of its ends comes first."""
+    return np.minimum(first, second).astype(np.int64) * num_nodes + np.maximum(first, second)
+
+
 def meeting_clocks(where: str, when: clocks.Timing, wanted: np.ndarray) -> clocks.Timing:
     """The timing with Poisson clocks of the wanted rates on the links; a clock that is given must have them."""
     if when.communication is None:
@@ -164,7 +212,7 @@ def _of_edges(network: Network, first: np.ndarray, second: np.ndarray, rates: np
     """Rates of links as those of the network's directed edges, `[E]`."""
     senders, receivers = np.asarray(network.senders).astype(np.int64), np.asarray(network.receivers).astype(np.int64)
     num = network.num_nodes
-    code = np.minimum(first, second).astype(np.int64) * num + np.maximum(first, second)
+    code = _codes(num, first, second)
     order = np.argsort(code)
-    place = np.searchsorted(code[order], np.minimum(senders, receivers) * num + np.maximum(senders, receivers))
+    place = np.searchsorted(code[order], _codes(num, senders, receivers))
     return rates[order][place]

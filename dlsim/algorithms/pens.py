@@ -60,7 +60,9 @@ def pens(
     Returns:
       Algorithm whose state holds models and optimiser states of all nodes, and two counts a directed link.
     Cost per round: K gradients; n messages of D numbers to hear and n losses over all of a node's own data (p messages and
-      none after T).  Losses are not counted among gradient evaluations.
+      none after T).  Losses are not counted among gradient evaluations.  On the standard workload (100 nodes, n = 4, a CPU)
+      a round takes 5 times one of D-SGD while it selects, for 240 examples judged a node beside a gradient of 32, and 1.5
+      times after T, for models are taken apart before a part of them is averaged.
     Assumes: connected network with a table of neighbours.  Whom a node asks in vain, it does not hear, nor count.
     Departure: rounds; in the paper nodes push to neighbours drawn at random and select whenever n models have come, and push
       to their own neighbours afterwards.
@@ -96,7 +98,13 @@ def pens(
         around = network.replace(is_linked=both(network.is_linked, _on_edges(asked, table, network.num_edges)))
         inbox, around = around.gather(key, state.params)
         network = network.with_state(around.state)
-        losses = own_losses(problem, key, inbox.values, inbox.node_ids, on="all")
+        # Once they have selected nobody asks for losses.
+        losses = jax.lax.cond(
+            selects,
+            lambda models: own_losses(problem, key, models, inbox.node_ids, on="all"),
+            lambda models: jnp.zeros(inbox.mask.shape),
+            inbox.values,
+        )
         best = _least(losses, drawn, inbox.mask, num_best)
         taken = jnp.where(selects, best, inbox.mask)
         params = jax.tree.map(lambda x, heard: _mean_with(x, heard, taken), state.params, inbox.values)

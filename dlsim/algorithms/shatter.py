@@ -52,6 +52,8 @@ def shatter(
     node sends to another one of its own node counts in the mean, is exact, and costs nothing.  Nodes that are away keep
     their models, and chunks for them are not sent.  Where messages take time chunks go out one after the other.
     Cost per round: K gradients; v r messages of D / v numbers a node, so the bits of D-SGD with r neighbours.
+      On the standard workload (100 nodes, r = 4, a CPU) a round takes 1.8 to 2 times one of D-SGD on a random graph with
+      v = 4 and 2.9 to 3.5 times with 16: v graphs, and numbers that do not lie side by side.
     Source: Biswas, Even, Kermarrec, Massoulie, Pires, Sharma, de Vos, Noiseless privacy-preserving decentralized learning,
       PETS 2025.  Differs: the graph is the one of `epidemic`, directed, drawn as said there; numbers are dealt out in turn
       (the authors deal out those of each tensor in an order drawn once, which all know).

@@ -70,6 +70,34 @@ def gaps(members: Array, ranks: Array) -> Array:
     return ranks - jnp.pad(last[:, :-1], ((0, 0), (1, 0)))
 
 
+def gamma_bits_of_gaps(members: Array) -> Array:
+    """Length of the gamma codes of a row's gaps (`gaps` with ranks 1, 2, ...) together, int32 `[n]` of bool `[n, d]`.
+
+    Of 32 places in a word: the first member of each is as far behind as it is behind the last one of the words before; of
+    the others, less than 32 behind, those at least 2^k behind are those with no member in the 2^k - 1 bits below.
+    """
+    num, width = members.shape[0], -(-members.shape[1] // 32)
+    bits = jnp.pad(members, ((0, 0), (0, 32 * width - members.shape[1]))).reshape(num, width, 32)
+    values = jnp.left_shift(jnp.uint32(1), jnp.arange(32, dtype=jnp.uint32))
+    words = jnp.sum(jnp.where(bits, values, jnp.uint32(0)), axis=2, dtype=jnp.uint32)
+    is_any, first = words > 0, words & (~words + 1)
+    ends = 32 * jnp.arange(1, width + 1, dtype=jnp.int32)  # the rank of a word's last place
+    highest = jnp.where(is_any, ends - jax.lax.clz(words).astype(jnp.int32), 0)
+    last = jnp.pad(jax.lax.cummax(highest, axis=1)[:, :-1], ((0, 0), (1, 0)))
+    behind = jnp.where(is_any, ends - jax.lax.clz(first).astype(jnp.int32) - last, 1)
+    others = words ^ first
+    lengths = jnp.where(is_any, gamma_bits(behind), 0) + _how_many_bits(others)
+    near = words << 1
+    for reach in (2, 4, 8, 16):  # near: a member in the reach - 1 places before
+        lengths = lengths + 2 * _how_many_bits(others & ~near)
+        near = near | (near << reach) | (words << reach)
+    return jnp.sum(lengths, axis=1)
+
+
+def _how_many_bits(words: Array) -> Array:
+    return jax.lax.population_count(words).astype(jnp.int32)
+
+
 def huffman_bits(counts: Array) -> Array:
     """Length of all symbols `counts [n, K]` in their best prefix code: the sum of all merged counts, int32 `[n]`."""
 

@@ -189,9 +189,8 @@ def _centroids(x: Array, sent: Array | None, num_clusters: int, num_iterations: 
         largest = jnp.argmax(count, axis=1)
         edges = [least, *_middles(centroids), most]
         totals = []
-        for place in range(
-            num_clusters - 1
-        ):  # of the others: from here on one cluster further where the largest is before
+        # Of the others: from here on one cluster further where the largest is before.
+        for place in range(num_clusters - 1):
             is_before = place < largest
             above = jnp.where(is_before, edges[place], edges[place + 1])
             up_to = jnp.where(is_before, edges[place + 1], edges[place + 2])

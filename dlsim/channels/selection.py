@@ -153,6 +153,14 @@ def largest_of_each(values: Array, k: Array) -> Array:
     """
     keys = ordered(values)
     threshold, count = of_each(keys, k)
-    place = jnp.arange(keys.shape[1], dtype=jnp.int32)
-    last = _last(keys, threshold, count, k)
-    return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
+
+    def with_equals(keys: Array, threshold: Array, count: Array) -> Array:
+        place = jnp.arange(keys.shape[1], dtype=jnp.int32)
+        last = _last(keys, threshold, count, k)
+        return (keys > threshold[:, None]) | ((keys == threshold[:, None]) & (place < last[:, None]))
+
+    def without(keys: Array, threshold: Array, count: Array) -> Array:
+        del count
+        return keys >= threshold[:, None]
+
+    return jax.lax.cond(jnp.any(count > k), with_equals, without, keys, threshold, count)  # type: ignore[no-any-return]

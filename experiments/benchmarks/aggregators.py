@@ -7,6 +7,30 @@ One exchange over a random 8-regular graph: everybody hears eight others and mak
 product that gathers nothing; "gathered" is the same mean made of messages that are held, as all other rules need them.  Of
 each rule: processor time over that of both, in turns, and the memory that its program needs beside its arguments, in MiB:
 that of all messages would be 8 N D numbers.
+
+Measured 2026-12-01, 2 cores (x86_64) beside other programs, jax 0.10.2, processor time, medians of 5 turns; the mean takes 14
+ms, and all messages would be 240 MiB:
+
+    rule                       ms  means gathered  MiB     rule                       ms  means gathered  MiB
+    gathered                  101    7.0      1.0  0.2     centered_clipping (3)     308   21.9      2.8  1.1
+    median                     75    5.4      0.8  0.3     minimum_diameter          313   22.0      3.1  1.1
+    trimmed_mean               79    5.6      0.8  0.6     norm_clipping             314   22.3      3.1  0.5
+    bucketing                 125    9.3      1.2  1.4     krum                      317   21.9      3.1  1.1
+    cge                       153   10.9      1.5  1.1     mean_around_median        366   25.7      3.7  0.5
+    foolsgold                 198   14.1      1.7  3.9     flag                      480   34.2      4.5  0.6
+    self_centered_clipping    213   15.1      2.1  1.0     geometric_median (8)      537   38.2      5.1  0.5
+    adaptive_robust_clipping  306   21.1      3.0  0.5     sybil_wall (16 records)   816   57.1      7.5  719
+    multi_krum                310   21.8      3.0  1.1     bulyan                    827   59.8      7.5  0.5
+                                                           nearest_neighbor_mixing   883   62.6      8.5  0.6
+                                                           caf                       934   68.0      8.4  1.1
+
+Within ten means are the rules that read each message once.  To gather costs seven of them: the mean reads the same rows and
+holds none.  Distances of all pairs (krum, multi_krum, minimum_diameter, caf) cost 15 more, 81 sums of 7,850 squared
+differences a receiver: one product of matrices would take a third of the time (115 ms with the messages), and would lose
+the small distances between two lies far away.  Half of the pairs, sums of eight lanes, sums by a product with ones, and
+messages gathered one neighbour after the other were each tried, and no one was quicker by more than the spread.  What
+iterates (geometric_median, flag, centered_clipping) reads all messages again and again, caf asks LAPACK for eigenvectors
+nine times, and sybil_wall compares 16 records a node.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ honest on all ten classes, after 150 batches.
 The paper says: with label skew 2.3 times the accuracy of the most robust baseline, and 90 % less traffic.  No other number of
 it could be checked; what stands beside ours is from an independent NumPy program.
 
-Measured so far in the tiny mode alone (20 batches, one draw): with four classes a node and 5 of 15 flipping, Bristle 0.53,
-the median 0.28.
+Measured (default mode, 2 draws with 2 seeds each): all claims hold.  With four classes a node and 5 of 15 flipping, Bristle
+0.77, Krum 0.35, the median 0.25; against noise the median overtakes it, 0.83.  To an accuracy of 0.6 with four classes it
+sends 4.3 MB a node where a network of which all layers are sent takes 86, and with all classes and no liar 0.46 and 13.8.
 
 Departures: features are random where the authors pre-train a network; a node's own columns of classes that it does not hold
 enter the integrator as they were sent, not after a training step; Krum's choice may be the node's own model; it guards

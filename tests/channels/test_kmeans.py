@@ -151,6 +151,14 @@ def test_elias_codes_at_their_steps() -> None:
     np.testing.assert_array_equal(codes.omega_bits(values)[:7], [1, 3, 3, 6, 6, 7, 7])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.3, 1.0])
+def test_the_codes_of_all_gaps_of_a_row_are_as_long_as_each_of_them_together(share: float) -> None:
+    members = np.random.default_rng(0).random((20, 700)) < share
+    members[0, [0, 31, 32, 63, 699]] = True
+    wanted = [sum(2 * int(gap).bit_length() - 1 for gap in np.diff(np.flatnonzero(row), prepend=-1)) for row in members]
+    np.testing.assert_array_equal(codes.gamma_bits_of_gaps(jnp.asarray(members)), wanted)
+
+
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=8))
 @settings(max_examples=25)
 def test_huffman_codes_are_the_best_and_prefixes_of_none(counts: list[int]) -> None:
