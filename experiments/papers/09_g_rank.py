@@ -8,7 +8,9 @@ every term before.  A node ranks by the clicks it knows of, each weighted by how
 tenth of the nodes, join after a quarter of the ticks and act after half: `targeted`, 100 clicks each on bottom results;
 `inflation`, 1,000 each on random ones; `epic`, targeted by three times as many attackers as nodes.
 
-Not yet run in its default mode: the claims stand with their thresholds, undecided.
+Measured so far with one seed and F = 1 at the default size: without attack 111, 45, 1.6, 0 and 0 at 0, 10, 20, 30 and 50 %
+of the ticks; pushed 111, 21, 0 at 0, 10, 20 %; at 60 % and at the end targeted 12 and 24, inflation 33 and 37; the first item
+is right for all from 30 % on.  The default mode has not been run to its end: the claims stand with their thresholds, undecided.
 
 Departures: see `dlsim.trust.g_rank`; 40 nodes and 4,000 ticks in place of 100 and 10,000 (mode `paper`), random tags.
 """
