@@ -10,7 +10,7 @@ tenth of the nodes, join after a quarter of the ticks and act after half: `targe
 
 Measured so far with one seed and F = 1 at the default size: without attack 111, 45, 1.6, 0 and 0 at 0, 10, 20, 30 and 50 %
 of the ticks; pushed 111, 21, 0 at 0, 10, 20 %; at 60 % and at the end targeted 12 and 24, inflation 33 and 37; the first item
-is right for all from 30 % on.  The default mode has not been run to its end: the claims stand with their thresholds, undecided.
+is right for all from 30 % on.  Not yet run in its default mode: the claims stand with their thresholds, undecided.
 
 Departures: see `dlsim.trust.g_rank`; 40 nodes and 4,000 ticks in place of 100 and 10,000 (mode `paper`), random tags.
 """
