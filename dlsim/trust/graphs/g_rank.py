@@ -14,8 +14,8 @@ Source: Gold, Pouwelse, G-Rank: unsupervised continuous learn-to-rank for edge d
 notebook beside it.
 Differs: a peer that is asked gets to know who asks (else knowledge flows only down the tree of who introduced whom); what
 a newcomer gets of another's log is the first tenth of each author's rows, not a random tenth; attackers have no rows of
-their own before they act, and their similarities are renewed after all of their queries.  How a node ranks what fits and it never saw clicked is
-not said; here it comes last, by id, as in the ranking by all clicks.
+their own before they act, and their similarities are renewed after all of their queries.  How a node
+ranks what fits and it never saw clicked is not said; here it comes last, by id, as in the ranking by all clicks.
 """
 
 from __future__ import annotations
