@@ -12,6 +12,11 @@ outvotes; two return what they were given; one comes as three with a third of it
 The paper says (its abstract): rewards follow contributions, poisoned models are removed, everybody can check the
 aggregator, and the owner cannot evade.  None of its data sets or numbers could be verified: those expected are from an
 independent NumPy program.
+
+Measured so far (without payments, six seeds): two random models of eight leave 0.52 +- 0.07 of the digits right where pixels
+have mean 0 and variance 1, as everywhere here, and 0.37 where they are in [0, 1], as in that program (0.33): honest trainers
+go further in a round on the former, against noise of the same size.  So C2 may miss its bound of 0.5 without removal; `raw`
+cases show the other pixels.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ CITATION = (
     "machine learning on blockchain, 2023."
 )
 EACH, VALIDATION, TEST = 80, 300, 500
+NO_BOUND = 1e9
 BOUNDS = (0.5, 1.0, 1.5, 2.0, 3.0)
 RULES = {
     "exact_shapley": "Shapley",
@@ -96,15 +102,15 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
 
 
 def _market(config: ConfigDict, kind: str, *rest: str) -> dlsim.Process:
-    contribution, metric, behaviour = "exact_shapley", "log_likelihood", None
+    contribution, metric = "exact_shapley", "log_likelihood"
     removal = rest[0] if kind in ("random", "raw", "honest", "lazy") else "none"
     num, owners = NUM, np.arange(NUM)
     noise = NOISE if kind == "pay" else (0.0,) * NUM
     if kind == "pay":
         contribution, metric = rest
+    named: dict[str, Any] = {}
     if kind in ("random", "raw", "lazy"):
-        named: dict[str, Any] = {"free_riders" if kind == "lazy" else "random_models": ATTACKED}
-        behaviour = trust.conduct(NUM, **named)
+        named = {"free_riders" if kind == "lazy" else "random_models": ATTACKED}
     if kind == "lazy":
         metric = "accuracy"
     if kind == "split" and rest[0] == "three":
@@ -121,16 +127,19 @@ def _market(config: ConfigDict, kind: str, *rest: str) -> dlsim.Process:
         metric=metric,
         outliers=_removed_by(removal),
         aggregator=dlsim.aggregators.median() if removal == "median" else None,
-        conduct=behaviour,
+        conduct=trust.conduct(num, **named),
         num_local_epochs=config.num_epochs,
     )
     return dlsim.learn(problem, algorithm, dlsim.networks.complete(num))
 
 
-def _removed_by(removal: str) -> trust.OutlierRule | None:
+def _removed_by(removal: str) -> trust.OutlierRule:
+    """Bounds are data, so "none" is a bound that nobody is beyond: the same program."""
+    if removal == "krum":
+        return trust.krum_outliers(len(ATTACKED))
     if removal in ("none", "median"):
-        return None
-    return trust.krum_outliers(len(ATTACKED)) if removal == "krum" else trust.three_sigma(float(removal))
+        return trust.three_sigma(NO_BOUND, lazy=0.0)
+    return trust.three_sigma(float(removal))
 
 
 @functools.cache

@@ -127,7 +127,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     b = 16 if kind == "riders" else int(rest[0]) if kind in ("bits", "narrow") else 8
     plain = _problem(config, 64 if kind == "narrow" else config.width, float(rest[0]) if kind == "stamped" else 0.0)
     marks, foreign, attacker = (_marks(plain, b, seed) for seed in (0, 1, 2))
-    strength = float(rest[1]) if kind == "bits" else 0.1
+    strength = jnp.float32(rest[1] if kind == "bits" else 0.1)  # data: cases that differ in it alone are one program
     problem = plain
     if kind in ("bits", "narrow", "riders"):
         triggers = trust.noise_triggers(plain, config.num_triggers)

@@ -100,7 +100,7 @@ def build(config: ConfigDict) -> tuple[dlsim.Process, dlsim.Record]:
     elif kind == "market":
         process, names = _market(config, rest), ("gap", "cooperation", "is_trusting", "names_per_defector")
     else:
-        process, names = _sybils(rest[0], int(rest[1]), float(rest[2])), ("clique_share", "image_share")
+        process, names = _sybils(rest[0], int(rest[1]), jnp.float32(rest[2])), ("clique_share", "image_share")
     dims = {name: ("strategy",) for name in names if name in ("score", "shares")}
     return process, dlsim.Record(every=config.record_every, fn=only(process, names), dims=dims)
 
@@ -159,17 +159,13 @@ def _market(config: ConfigDict, rest: list[str]) -> dlsim.Process:
     threshold = GOOD if name == "eigen" else 0.0
     rate, who = (float(rest[1]), rest[2]) if len(rest) > 1 else (0.0, "trusted")
     newcomers = threshold if who == "trusted" else threshold - 0.5
-    return trust.anonymous_market(
-        networks.complete(num),
-        reputation,
-        defectors=config.defectors,
-        threshold=threshold,
-        newcomers=newcomers,
-        whitewashing=rate,
-    )
+    # As data: markets of one reputation are one program.
+    numbers = {"threshold": threshold, "newcomers": newcomers, "whitewashing": rate}
+    numbers = {name: jnp.float32(number) for name, number in numbers.items()}
+    return trust.anonymous_market(networks.complete(num), reputation, defectors=config.defectors, **numbers)
 
 
-def _sybils(start: str, size: int, leak: float) -> dlsim.Process:
+def _sybils(start: str, size: int, leak: Any) -> dlsim.Process:
     """EigenTrust of honest nodes and a clique, an iteration a step; and image scores, to which all praise adds."""
     checks.one_of("23_universal_trust_machine", "case", start, ("pretrusted", "uniform"))
     num = HONEST + size
