@@ -19,6 +19,7 @@ from dlsim.trust.games.tournament import (
     tournament,
     tournament_scores,
 )
+from dlsim.trust.graphs.g_rank import g_rank
 from dlsim.trust.graphs.graph import TrustGraph, trust_graph, trust_matrix
 from dlsim.trust.graphs.merit_rank import merit_rank, personalized_pagerank, sybil_bound
 from dlsim.trust.graphs.reputation import reputation
@@ -132,6 +133,7 @@ __all__ = [
     "forged_marks",
     "free_riding",
     "fund",
+    "g_rank",
     "handshake_success",
     "image_score",
     "image_scoring",

@@ -31,6 +31,7 @@ TRUST_GRAPHS: dict[str, Call] = {
     "affinity": just(num_users=3, num_items=4, users=np.array([0, 1]), items=np.array([0, 0])),
     "bartercast": just(**SEEN),
     "eigen_trust": just(**PEOPLE),
+    "g_rank": just(num_nodes=4, num_ticks=8, num_items=12, num_terms=3),
     "image_score": just(scores=np.zeros(3), acts=np.ones(3)),
     "max_flow": just(**SEEN),
     "merit_rank": just(**SEEN),

@@ -58,10 +58,10 @@ else:
 """
 
 
-# What each of TensorStore's threads says, between the words of the others.
+# What each of TensorStore's threads says, in the pieces that are written at once: others' words come between any two.
 CLOSED = re.compile(
-    r"Traceback \(most recent call last\):|File \".*?/asyncio/base_events\.py\", line \d+, in \w+"
-    r"|self\._check_closed\(\)|raise RuntimeError\('Event loop is closed'\)|RuntimeError: Event loop is closed|[~^]{5,}"
+    r"Traceback \(most recent call last\):|File \".*?/asyncio/base_events\.py\", line \d+, in \w+|self\._check_closed\(\)"
+    r"|raise RuntimeError\('Event loop is closed'\)|RuntimeError|: |Event loop is closed|[~^]{5,}"
 )
 
 

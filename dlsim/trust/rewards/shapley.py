@@ -60,6 +60,8 @@ def coalition_utility(
     """
     where = "coalition_utility"
     checks.function(where, "evaluate", evaluate)
+    if mix is not None:
+        checks.function(where, "mix", mix, "a function of a mask that gives one model")
     check_node_block(where, block)
     shares = jnp.asarray(checks.array(where, "weights", weights, (None,), 0.0), jnp.float32)
     num = shares.shape[0]
@@ -75,6 +77,11 @@ def coalition_utility(
     form: Any = jax.tree.structure(without)
     if form != jax.tree.structure(models) or alone != [shape[1:] for shape in shapes]:
         checks.fail(where, "without", "one model like those of models, without their first axis", "another tree")
+    if mix is not None:
+        made = jax.eval_shape(mix, jax.ShapeDtypeStruct((num,), bool))
+        if jax.tree.structure(made) != form or [leaf.shape for leaf in jax.tree.leaves(made)] != alone:
+            got = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(made)) or "no leaves"
+            checks.fail(where, "mix", "a function whose model has the form of without", f"one of leaves {got}")
 
     def of_block(masks: Array) -> Array:
         held = masks * shares
